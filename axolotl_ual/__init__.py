@@ -1,0 +1,21 @@
+"""Uncertainty-aware fine-tuning for Axolotl.
+
+`axolotl_ual.UALPlugin` is what a recipe names under `plugins:`. It is imported on first use, so
+that importing this package loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+__all__ = ["UALPlugin", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "UALPlugin":
+        from axolotl_ual.plugin import UALPlugin
+
+        return UALPlugin
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,253 @@
+"""The `ual:` block of a recipe: one pydantic model, the only home of defaults.
+
+The CLI and the plugin both parse the block through `parse_ual`, so a wrong key is named the
+same way, with the same hint, before anything is read, paid for or loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, cast, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from axolotl_ual.errors import ConfigError
+
+OPERATIONAL: dict[str, Any] = {"operational": True}
+"""Marks a key that changes how a run proceeds, and never what it produces."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class JudgeConfig(_Section):
+    """A model behind an OpenAI-compatible `/v1/chat/completions`."""
+
+    model: str = Field(min_length=1, description="Model name as the server knows it.")
+    base_url: str | None = Field(
+        None,
+        description="Server root with its /v1; null is the openai client's default.",
+        json_schema_extra=OPERATIONAL,
+    )
+    api_key_env: str = Field(
+        "OPENAI_API_KEY",
+        min_length=1,
+        description="Environment variable that holds the key. A local server needs none.",
+        json_schema_extra=OPERATIONAL,
+    )
+    max_concurrency: int = Field(
+        64, ge=1, le=4096, description="Requests in flight.", json_schema_extra=OPERATIONAL
+    )
+    timeout: float = Field(
+        120.0, gt=0, description="Seconds a request may take.", json_schema_extra=OPERATIONAL
+    )
+    max_retries: int = Field(
+        6,
+        ge=0,
+        le=100,
+        description="Further tries after 429, 5xx, timeout or a lost connection.",
+        json_schema_extra=OPERATIONAL,
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the judge.")
+    max_tokens: int = Field(
+        64, ge=8, description="Completion tokens allowed; raise it for models that reason first."
+    )
+
+
+class PerplexityConfig(_Section):
+    """A local causal language model."""
+
+    model: str | None = Field(None, description="Folder or Hub name; null is the base_model.")
+    mapping: Literal["rank", "minmax"] = Field(
+        "rank", description="How negative log-likelihoods become numbers in [0, 1]."
+    )
+    max_length: int = Field(2048, ge=2, description="Tokens of prompt and response together.")
+    batch_tokens: int = Field(
+        8192, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL
+    )
+    device: str = Field(
+        "auto", description="auto, cpu, cuda, cuda:1, ...", json_schema_extra=OPERATIONAL
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto is the checkpoint's own on a GPU, float32 on a CPU."
+    )
+
+
+Estimator = Literal["judge", "perplexity"]
+
+
+class AnnotateConfig(_Section):
+    """How `axolotl-ual annotate` gives each sample its uncertainty."""
+
+    output: str = Field(min_length=1, description="Folder of the annotated copy.")
+    estimator: Estimator = "judge"
+    judge: JudgeConfig | None = Field(None, description="Needed by `estimator: judge`.")
+    perplexity: PerplexityConfig = Field(default_factory=PerplexityConfig)
+    cache: str | None = Field(
+        None,
+        description="Folder of the durable cache; null is the user's cache directory.",
+        json_schema_extra=OPERATIONAL,
+    )
+    on_missing: Literal["mean", "drop", "error"] = Field(
+        "mean", description="What becomes of a row whose uncertainty could not be had."
+    )
+
+    @model_validator(mode="after")
+    def _estimator_has_its_section(self) -> AnnotateConfig:
+        if self.estimator == "judge" and self.judge is None:
+            raise ValueError(
+                "`estimator: judge` needs a `judge:` section with at least a `model:`, "
+                "for example `judge: {model: gpt-4o}`"
+            )
+        return self
+
+
+class SmoothingConfig(_Section):
+    """eps = min(a * u, max), with a solved so that the mean of eps is `mean`."""
+
+    mean: float = Field(0.1, ge=0, lt=1, description="Mean label smoothing over the data.")
+    max: float = Field(0.5, gt=0, lt=1, description="Largest label smoothing of a sample.")
+    direction: Literal["increasing", "decreasing"] = Field(
+        "increasing",
+        description="increasing: uncertain samples get more smoothing. decreasing: ablations only.",
+    )
+
+    @model_validator(mode="after")
+    def _mean_is_below_max(self) -> SmoothingConfig:
+        if self.mean > self.max:
+            raise ValueError(
+                f"`mean: {self.mean:g}` is above `max: {self.max:g}`: no sample may be smoothed by "
+                "more than max, so the mean cannot reach it. The paper uses 0.1"
+            )
+        return self
+
+
+class StagesConfig(_Section):
+    """Where the certain end and the uncertain begin."""
+
+    thresholds: tuple[float, float] | None = Field(
+        None,
+        description="Two ascending uncertainties in [0, 1] that part the stages; null: tertiles.",
+    )
+
+    @model_validator(mode="after")
+    def _thresholds_ascend(self) -> StagesConfig:
+        if self.thresholds is not None:
+            low, high = self.thresholds
+            if not 0.0 <= low <= high <= 1.0:
+                raise ValueError(
+                    f"`thresholds: [{low:g}, {high:g}]` must be two ascending numbers in [0, 1]"
+                )
+        return self
+
+
+class UALConfig(_Section):
+    """The whole `ual:` block."""
+
+    annotate: AnnotateConfig | None = Field(
+        None, description="Not needed where the dataset already has the columns."
+    )
+    smoothing: SmoothingConfig = Field(default_factory=SmoothingConfig)
+    stages: StagesConfig = Field(default_factory=StagesConfig)
+
+    def result_settings(self, base_model: str | None) -> dict[str, Any]:
+        """The settings that shape the annotations, as plain JSON values.
+
+        Keys that only change how a run proceeds (addresses, concurrency, cache folder) are left
+        out, and so are the sections of estimators that are not in use, so that two recipes with
+        equal settings give equal annotations.
+
+        Args:
+            base_model: the recipe's `base_model`, which a local estimator uses by default.
+        """
+        if self.annotate is None:
+            return {}
+        name = self.annotate.estimator
+        section = getattr(self.annotate, name)
+        estimator = _without_operational(section) if isinstance(section, BaseModel) else {}
+        if name == "perplexity" and estimator.get("model") is None:
+            estimator["model"] = base_model
+        return {
+            "estimator": name,
+            name: estimator,
+            "on_missing": self.annotate.on_missing,
+            "smoothing": self.smoothing.model_dump(mode="json"),
+            "stages": self.stages.model_dump(mode="json"),
+        }
+
+
+class UALArgs(BaseModel):
+    """What the plugin adds to Axolotl's config schema."""
+
+    ual: UALConfig | None = None
+
+
+def parse_ual(raw: Any, where: str = "ual") -> UALConfig:
+    """Validate a `ual:` block.
+
+    Args:
+        raw: the block as YAML gives it: a mapping, or None for an absent block.
+        where: what error messages call the block, for example the file and `ual`.
+
+    Raises:
+        ConfigError: naming every wrong key, its value, and the nearest known key.
+    """
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        raise ConfigError(f"{where}: must be a mapping, not {type(raw).__name__} {raw!r}")
+    try:
+        return UALConfig.model_validate(_plain(raw))
+    except ValidationError as error:
+        lines = [_explain(details, where) for details in error.errors()]
+        raise ConfigError("\n  ".join(lines)) from None
+
+
+def _plain(value: Any) -> Any:
+    """Copy Axolotl's DictDefault (which answers None for any key) into plain containers."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _explain(details: ErrorDetails, where: str) -> str:
+    key = ".".join([where, *(str(part) for part in details["loc"])])
+    value = details.get("input")
+    if details["type"] == "extra_forbidden":
+        name = str(details["loc"][-1])
+        known = list(_section_at(details["loc"][:-1]).model_fields)
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys: {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if details["type"] == "missing":
+        return f"{key}: this key is needed"
+    message = details["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(value, Mapping) else f" (value: {value!r})"
+    return f"{key}: {message}{shown}"
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section model that a pydantic error location points into."""
+    section: type[BaseModel] = UALConfig
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        candidates = [annotation, *get_args(annotation)]
+        section = next(
+            cast("type[BaseModel]", kind)
+            for kind in candidates
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
+    return section
+
+
+def _without_operational(section: BaseModel) -> dict[str, Any]:
+    values = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"):
+            del values[name]
+    return values

@@ -1,0 +1,1 @@
+"""Loss functions: pure torch, formula at the top of each file."""

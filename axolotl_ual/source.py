@@ -1,0 +1,67 @@
+"""What an annotated copy was made from, and whether that is still what the recipe names.
+
+A local file or folder is known by the digest of its bytes; data on the Hub by its name, revision
+and options, which is all that can be known without a download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 1 << 20
+
+
+def plain(value: Any) -> Any:
+    """Copy a YAML value into dicts, lists and scalars.
+
+    Axolotl's own mapping answers None for any key, and pydantic models and tuples do not
+    compare equal to what JSON gives back; plain containers do.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def fingerprint(entry: Mapping[str, Any]) -> str:
+    """Digest of a `datasets:` entry and, for local paths, of the bytes it names.
+
+    Args:
+        entry: one entry of `datasets:` as the recipe spells it.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256(json.dumps(plain(entry), sort_keys=True, default=str).encode())
+    for path in _local_files(entry):
+        digest.update(b"\0" + path.name.encode() + b"\0" + file_digest(path).encode())
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _local_files(entry: Mapping[str, Any]) -> Iterable[Path]:
+    named = entry.get("data_files")
+    names = [named] if isinstance(named, str) else list(named or [])
+    if isinstance(named, Mapping):
+        names = [name for group in named.values() for name in ([group] if isinstance(group, str)
+                                                               else group)]
+    files = [Path(name) for name in names if Path(str(name)).is_file()]
+    root = Path(str(entry.get("path", "")))
+    if root.is_file():
+        files.append(root)
+    elif root.is_dir() and not files:
+        files.extend(path for path in root.rglob("*") if path.is_file())
+    return sorted(files)

@@ -1,0 +1,1 @@
+"""The CLI half: how uncertain is each sample? Installed as `axolotl_ual.preprocess`."""
