@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
 
+from ..progress import Progress
 from ..rows import Sample
 
 FloatArray = npt.NDArray[np.float32]
@@ -50,10 +51,6 @@ class Plan:
     cost_usd: float | None = 0.0
 
 
-Advance = Callable[[int], None]
-"""Called with the number of samples that were finished since the last call."""
-
-
 class Estimator(Protocol):
     """Uncertainty of samples. `samples` is lazy: each access may read and convert a row."""
 
@@ -61,7 +58,7 @@ class Estimator(Protocol):
         """Tell what `estimate` would do. Sends nothing and loads no model."""
         ...
 
-    def estimate(self, samples: Sequence[Sample], advance: Advance) -> Estimation:
+    def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
         """Estimate every sample.
 
         Raises:
