@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -238,9 +238,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
         annotation = section.model_fields[str(part)].annotation
         candidates = [annotation, *get_args(annotation)]
         section = next(
-            cast("type[BaseModel]", kind)
-            for kind in candidates
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
+            kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)
         )
     return section
 

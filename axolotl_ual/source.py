@@ -56,8 +56,11 @@ def _local_files(entry: Mapping[str, Any]) -> Iterable[Path]:
     named = entry.get("data_files")
     names = [named] if isinstance(named, str) else list(named or [])
     if isinstance(named, Mapping):
-        names = [name for group in named.values() for name in ([group] if isinstance(group, str)
-                                                               else group)]
+        names = [
+            name
+            for group in named.values()
+            for name in ([group] if isinstance(group, str) else group)
+        ]
     files = [Path(name) for name in names if Path(str(name)).is_file()]
     root = Path(str(entry.get("path", "")))
     if root.is_file():

@@ -1,0 +1,52 @@
+"""The dataset card of an output folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import jinja2
+
+from axolotl_ual import columns
+from axolotl_ual.columns import Manifest
+
+_MEANING: Final = {
+    columns.UNCERTAINTY: (
+        "float32",
+        "0: every competent answerer would give this response; 1: equally good responses differ "
+        "widely; null: not known",
+    ),
+    columns.SMOOTHING: ("float32", "label smoothing of the sample's trained tokens"),
+    columns.STAGE: ("string", "stage of the curriculum: " + ", ".join(columns.STAGES)),
+}
+
+
+def render(manifest: Manifest, folder: Path) -> str:
+    """The card as Markdown with a YAML header, as the Hugging Face Hub reads it.
+
+    Args:
+        manifest: of the folder.
+        folder: where it lies; its name is the title.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("axolotl_ual.preprocess"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.get_template("card.md.jinja").render(
+        manifest=manifest,
+        folder=folder.as_posix(),
+        title=folder.name,
+        names=", ".join(f"`{source.entry['path']}`" for source in manifest.sources),
+        splits=_splits(manifest),
+        columns=[(name, *meaning) for name, meaning in _MEANING.items()],
+    )
+
+
+def _splits(manifest: Manifest) -> list[str]:
+    """Split names for the card: letters, digits and underscores, one for each file."""
+    if len(manifest.sources) == 1:
+        return ["train"]
+    stems = (Path(source.file.path).stem for source in manifest.sources)
+    return ["".join(c if c.isalnum() else "_" for c in stem) for stem in stems]

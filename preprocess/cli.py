@@ -1,0 +1,112 @@
+"""The command line: parse, call the pipeline, print. `axolotl-ual` and `axolotl ual` are the same.
+
+Nothing heavy is imported before a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from axolotl_ual import __version__
+from axolotl_ual.errors import UALError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RECIPE = click.argument(
+    "recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="RECIPE.yaml"
+)
+
+
+class FriendlyGroup(click.Group):
+    """Prints our own errors without a traceback, and exits with status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except UALError as error:
+            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
+            click.echo(str(error), err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo(
+                "interrupted; answers that were had are kept in the cache, nothing was written",
+                err=True,
+            )
+            ctx.exit(130)
+
+
+@click.group(cls=FriendlyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="axolotl-ual")
+def main() -> None:
+    """Fine-tune with uncertainty in mind: annotate a dataset, then `axolotl train`."""
+
+
+@main.command()
+@RECIPE
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write instead of the recipe's ual.annotate.output.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Annotate only the first rows of each dataset: a trial, not something to train on.",
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Tell what would be done and what it would cost; send nothing."
+)
+def annotate(recipe: Path, output: Path | None, limit: int | None, dry_run: bool) -> None:
+    """Give every row of the recipe's datasets its uncertainty and label smoothing."""
+    from .pipeline import AnnotateOptions
+    from .pipeline import annotate as run
+
+    run(recipe, AnnotateOptions(output, limit, dry_run), _console())
+
+
+@main.command()
+@RECIPE
+@click.pass_context
+def check(ctx: click.Context, recipe: Path) -> None:
+    """Is everything there for `axolotl train`, and what will it do?
+
+    Ends with status 1 and the reasons when something is wrong.
+    """
+    from .check import check as run
+
+    if not run(recipe, _console()):
+        ctx.exit(1)
+
+
+@main.command()
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo-output"),
+    show_default=True,
+    help="Folder for data, models and results.",
+)
+def demo(output: Path) -> None:
+    """Watch the whole method work on this machine, without a GPU or a network.
+
+    Makes data of known entropy and a small base model, annotates by perplexity, trains with and
+    without uncertainty, and prints a table. Takes a few minutes on two cores.
+    """
+    from axolotl_ual.demo.run import main as run
+
+    run(output)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main(prog_name="axolotl-ual")

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from axolotl_ual.preprocess.smoothing import solve_smoothing
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from axolotl_ual.errors import ConfigError
+
+uncertainties = hnp.arrays(
+    np.float32,
+    st.integers(1, 300),
+    elements=st.one_of(
+        st.just(0.0), st.just(1.0), st.floats(0.0009765625, 1.0, width=32, allow_nan=False)
+    ),
+)
+
+
+def bisect_slope(u: np.ndarray, mean: float, cap: float) -> float:
+    """The slow, obvious way: the mean grows with the slope, so halve an interval 200 times."""
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        if math.fsum(min(middle * float(x), cap) for x in u) / len(u) < mean:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def test_without_truncation_the_slope_is_mean_over_mean() -> None:
+    # mean u = 0.25, so a = 0.1 / 0.25 = 0.4; the largest is 0.4 * 0.4 = 0.16 < 0.5
+    solved = solve_smoothing([0.1, 0.2, 0.3, 0.4], mean=0.1, max=0.5)
+    assert solved.scale == pytest.approx(0.4, rel=1e-12)
+    assert solved([0.4]) == pytest.approx([0.16], rel=1e-12)
+
+
+def test_truncated_samples_are_made_up_for_by_the_others() -> None:
+    # n = 4, mean 0.2, cap 0.5: the sum is 0.8. Untruncated a = 0.8 / 1.3 = 0.615 would give the
+    # first 0.615 > 0.5. With one truncated: a = (0.8 - 0.5) / 0.3 = 1.0, and 1.0 * 0.1 <= 0.5.
+    solved = solve_smoothing([1.0, 0.1, 0.1, 0.1], mean=0.2, max=0.5)
+    assert solved.scale == pytest.approx(1.0, rel=1e-12)
+    assert solved([1.0, 0.1]) == pytest.approx([0.5, 0.1], rel=1e-12)
+
+
+def test_unknown_uncertainties_do_not_count() -> None:
+    with_nan = solve_smoothing([0.1, float("nan"), 0.3], mean=0.1, max=0.5)
+    assert with_nan.scale == solve_smoothing([0.1, 0.3], mean=0.1, max=0.5).scale
+    assert np.isnan(with_nan([float("nan")]))[0]
+
+
+def test_decreasing_swaps_certain_and_uncertain() -> None:
+    solved = solve_smoothing([0.0, 1.0], mean=0.1, max=0.5, decreasing=True)
+    assert solved([0.0, 1.0]) == pytest.approx([0.2, 0.0])
+
+
+def test_unreachable_mean_says_what_is_reachable() -> None:
+    # one of ten above 0: at most 0.5 / 10 = 0.05
+    with pytest.raises(ConfigError, match=r"1 of 10 samples.*\n.*0\.05 or less"):
+        solve_smoothing([0.0] * 9 + [0.7], mean=0.1, max=0.5)
+
+
+def test_the_reachable_mean_itself_is_reached() -> None:
+    solved = solve_smoothing([0.0, 0.2, 0.9, 0.4], mean=0.375, max=0.5)
+    assert solved([0.0, 0.2, 0.9, 0.4]) == pytest.approx([0.0, 0.5, 0.5, 0.5])
+
+
+def test_zero_mean_smooths_nothing() -> None:
+    assert solve_smoothing([0.0, 1.0], mean=0.0, max=0.5)([0.0, 1.0]).tolist() == [0.0, 0.0]
+
+
+def test_outside_the_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="outside"):
+        solve_smoothing([0.5, 1.5], mean=0.1, max=0.5)
+
+
+@given(uncertainties, st.floats(0.001, 0.5), st.floats(0.05, 0.95))
+def test_mean_cap_order_and_slope(u: np.ndarray, mean: float, cap: float) -> None:
+    assume(mean <= np.count_nonzero(u) * cap / u.size)
+    solved = solve_smoothing(u, mean, cap)
+    eps = solved(u)
+    assert float(eps.mean()) == pytest.approx(mean, rel=1e-9)
+    assert float(eps.astype(np.float32).mean(dtype=np.float64)) == pytest.approx(mean, rel=1e-6)
+    assert eps.min() >= 0.0 and eps.max() <= cap
+    assert np.all(np.diff(eps[np.argsort(u)]) >= 0.0)
+    slow = np.minimum(bisect_slope(u, mean, cap) * u.astype(np.float64), cap)
+    np.testing.assert_allclose(eps, slow, atol=1e-9)
+
+
+def test_a_million_samples_keep_the_mean() -> None:
+    u = np.random.default_rng(0).beta(0.3, 2.0, 1_000_000).astype(np.float32)
+    eps = solve_smoothing(u, 0.1, 0.5)(u).astype(np.float32)
+    assert float(eps.mean(dtype=np.float64)) == pytest.approx(0.1, rel=1e-7)
