@@ -1,0 +1,35 @@
+"""Axolotl plugins that only tests use: a lossless log, and runs of several processes on a CPU."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from axolotl.integrations.base import BasePlugin
+from transformers import TrainerCallback
+
+
+class _Writer(TrainerCallback):
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if state.is_world_process_zero:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as stream:
+                stream.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+
+
+class Recorder(BasePlugin):
+    """Writes every log entry to `output_dir/log.jsonl` with all its digits."""
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        return [_Writer(Path(cfg.output_dir) / "log.jsonl")]
+
+
+class ManyProcesses(BasePlugin):
+    """Lets Axolotl load a model on the CPU in each of several processes."""
+
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
+        cfg.device_map = {"": "cpu"}
