@@ -4,12 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from axolotl_ual.preprocess.smoothing import solve_smoothing
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.preprocess.smoothing import solve_smoothing
 
 uncertainties = hnp.arrays(
     np.float32,

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-from axolotl_ual.preprocess.stages import assign_stages, stage_counts
 from hypothesis import given
 from hypothesis import strategies as st
+
+from axolotl_ual.preprocess.stages import assign_stages, stage_counts
 
 
 def test_tertiles_of_nine_values() -> None:
