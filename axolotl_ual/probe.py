@@ -1,0 +1,56 @@
+"""Asks Axolotl itself about a recipe: `python -m axolotl_ual.probe RECIPE`.
+
+Axolotl loads its plugins and validates the YAML here as it does for `axolotl train`, in a process
+of its own, because both change global state. The last line printed is a JSON object with the key
+`problems`, a list of strings; it is empty when Axolotl accepts the recipe.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+PLUGIN = "axolotl_ual.UALPlugin"
+
+
+def problems(recipe: Path) -> list[str]:
+    """Load the recipe's plugins and validate it, without touching data, model or GPU."""
+    import yaml
+    from axolotl.cli.config import prepare_plugins
+    from axolotl.integrations.base import PluginManager
+    from axolotl.utils.config import validate_config
+    from axolotl.utils.dict import DictDefault
+    from pydantic import ValidationError
+
+    from axolotl_ual.errors import UALError
+
+    cfg = DictDefault(yaml.safe_load(recipe.read_text(encoding="utf-8")))
+    try:
+        prepare_plugins(cfg)
+        missing = [name for name in cfg.plugins or [] if name not in PluginManager().plugins]
+        if missing:
+            return [f"plugins: Axolotl cannot import {name}" for name in missing]
+        validate_config(cfg)
+    except UALError as error:
+        return [str(error)]
+    except ValidationError as error:
+        return [
+            f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: {item['msg']}"
+            for item in error.errors()
+        ]
+    except (AttributeError, ImportError, TypeError, ValueError) as error:
+        return [f"{type(error).__name__}: {error}"]
+    return []
+
+
+def main() -> None:
+    """Print the problems of the recipe that the command line names."""
+    warnings.simplefilter("ignore")
+    found = problems(Path(sys.argv[1]))
+    print(json.dumps({"problems": found}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
