@@ -1,0 +1,60 @@
+"""Raw scores -> uncertainties in [0, 1], over one set of samples.
+
+rank     (r_i - min r) / (max r - min r), r the average rank: equal scores share the mean of the
+         ranks that they take up. Only the order of the scores matters, so an outlier moves nobody.
+minmax   (x_i - min x) / (max x - min x). Keeps distances; one outlier squeezes all the others.
+
+Both give the least score 0 and the greatest 1. Where all scores are equal (one sample, say) there
+is no order to tell, and every sample gets 0.5. NaN stays NaN and takes no rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+Scores = npt.NDArray[np.float64]
+Uncertainties = npt.NDArray[np.float32]
+Mapping = Callable[[Scores], Uncertainties]
+
+
+def average_ranks(scores: Scores) -> Scores:
+    """Ranks from 1 to N of finite scores (N,); ties share the mean of their ranks."""
+    _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    means: Scores = last - (counts - 1) / 2.0
+    return means[inverse.reshape(-1)]
+
+
+def rank(scores: Scores) -> Uncertainties:
+    """Map scores (N,), finite or NaN, to float32 in [0, 1] by their average rank."""
+    return _over_finite(scores, average_ranks)
+
+
+def minmax(scores: Scores) -> Uncertainties:
+    """Map scores (N,), finite or NaN, to float32 in [0, 1] linearly."""
+    return _over_finite(scores, lambda finite: finite)
+
+
+MAPPINGS: Final[dict[str, Mapping]] = {"rank": rank, "minmax": minmax}
+
+
+def _over_finite(scores: Scores, position: Callable[[Scores], Scores]) -> Uncertainties:
+    mapped = np.full(len(scores), np.nan, dtype=np.float32)
+    known = np.isfinite(scores)
+    if known.any():
+        mapped[known] = _to_unit_interval(position(scores[known]))
+    return mapped
+
+
+def _to_unit_interval(values: Scores) -> Scores:
+    low, high = values.min(), values.max()
+    if low == high:
+        return np.full_like(values, 0.5)
+    # Halves, so that the width of a range beyond the largest float stays finite.
+    width = high / 2 - low / 2
+    scaled: Scores = np.clip((values / 2 - low / 2) / width, 0.0, 1.0)
+    return scaled
