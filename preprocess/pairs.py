@@ -118,7 +118,8 @@ def digests(texts: Sequence[str], salt: int = 0) -> Digests:
 
 def rounded(uncertainty: npt.ArrayLike) -> FloatArray:
     """Uncertainties at the resolution at which they are compared."""
-    return np.round(np.asarray(uncertainty, dtype=np.float64), DECIMALS)
+    values: FloatArray = np.asarray(uncertainty, dtype=np.float64)
+    return values.round(DECIMALS)
 
 
 def select_pairs(scored: Scored, policy: Policy, min_gap: float = 0.0, seed: int = 0) -> Selection:

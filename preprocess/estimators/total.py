@@ -43,7 +43,8 @@ def total_uncertainty(
     total = np.divide(summed_N, mass_N, out=np.full(mass_N.shape, np.nan), where=mass_N > 0)
     if on_missing == "exclude":
         total[~known_DN.all(axis=0)] = np.nan
-    return np.clip(total, 0.0, 1.0)
+    clipped: FloatArray = np.clip(total, 0.0, 1.0)
+    return clipped
 
 
 def shares(weights: Mapping[str, float], used: list[str]) -> dict[str, float]:
