@@ -12,7 +12,8 @@ import re
 
 _ABBREVIATED = """
     mr mrs ms dr prof sr jr st vs etc fig figs eq eqs nos vol pp ed eds al approx dept inc ltd corp
-    gen col lt sgt capt rev hon jan feb apr jun jul aug sep sept oct nov dec e.g i.e cf a.m p.m u.s u.k
+    gen col lt sgt capt rev hon jan feb apr jun jul aug sep sept oct nov dec e.g i.e cf a.m p.m u.s
+    u.k
 """
 _ABBREVIATIONS = frozenset(_ABBREVIATED.split())
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)

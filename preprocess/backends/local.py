@@ -92,15 +92,15 @@ class LocalModel:
             ConfigError: there is no such device here.
             BackendError: the model is not there or cannot be loaded.
         """
-        torch, transformers = _libraries()
-        place = _device(torch, device, f"{section}.device")
-        source = _existing(name, key)
+        torch, transformers = libraries()
+        place = find_device(torch, device, f"{section}.device")
+        source = existing_model(name, key)
         if dtype == "auto" and place.type != "cpu":
             kind: Any = "auto"
         else:
             kind = torch.float32 if dtype == "auto" else getattr(torch, dtype)
         try:
-            with _quiet(transformers):
+            with quiet_loading(transformers):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(source)
                 model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=kind)
         except Exception as error:  # Every format and every library below has errors of its own.
@@ -230,7 +230,8 @@ def _at_least_fp32(logits: Any) -> Any:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _libraries() -> tuple[Any, Any]:
+def libraries() -> tuple[Any, Any]:
+    """torch and transformers, or a message on how to get them."""
     try:
         import torch
         import transformers
@@ -242,7 +243,8 @@ def _libraries() -> tuple[Any, Any]:
     return torch, transformers
 
 
-def _device(torch: Any, name: str, key: str) -> Any:
+def find_device(torch: Any, name: str, key: str) -> Any:
+    """The torch device of that name; "auto" is an accelerator where there is one."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -258,7 +260,7 @@ def _device(torch: Any, name: str, key: str) -> Any:
     return device
 
 
-def _existing(name: str, key: str) -> str:
+def existing_model(name: str, key: str) -> str:
     """The folder or Hub name to load; a path that does not exist is told at once."""
     path = Path(name).expanduser()
     if path.is_dir():
@@ -273,7 +275,7 @@ def _existing(name: str, key: str) -> str:
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet_loading(transformers: Any) -> Iterator[None]:
     """Keep the bars of loading out of a command that draws its own."""
     logging = transformers.utils.logging
     was_enabled = logging.is_progress_bar_enabled()
