@@ -1,0 +1,130 @@
+"""Log-probabilities of tokens from hidden states and the head, without the full logits.
+
+    log p(y) = x_y - log sum_v exp(x_v),     x = soft cap(scale * head(h))
+
+The logits of a few hundred tokens exist at a time. The backward pass computes them once more, so
+that between the passes nothing of the size of the vocabulary is kept: memory is O(chunk V) in
+place of O(N V), for one more product with the head. The sum is taken in float32, or in float64.
+
+Shape suffixes: N tokens, C tokens of a chunk, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LogitTransform:
+    """What a model does to its head's output.
+
+    Attributes:
+        scale: a constant factor (1 / logits_scaling in Granite, logit_scale in Cohere).
+        soft_cap: c in c * tanh(x / c) (Gemma 2's final_logit_softcapping); None: no cap.
+    """
+
+    scale: float = 1.0
+    soft_cap: float | None = None
+
+    def __call__(self, logits_NV: Tensor) -> Tensor:
+        """Apply factor and cap, in float32 at least."""
+        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
+        if self.scale != 1.0:
+            logits_NV = logits_NV * self.scale
+        if self.soft_cap is not None:
+            logits_NV = torch.tanh(logits_NV / self.soft_cap) * self.soft_cap
+        return logits_NV
+
+
+def token_logprobs(
+    hidden_NH: Tensor,
+    labels_N: Tensor,
+    head: Callable[[Tensor], Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    transform: LogitTransform = LogitTransform(),
+    chunk: int = 512,
+) -> Tensor:
+    """Log-probability of each label.
+
+    Args:
+        hidden_NH: last hidden states.
+        labels_N: int64 token ids.
+        head: hidden states of shape (C, H) to logits of shape (C, V). Deterministic: it runs once
+            in the forward and once in the backward pass.
+        parameters: of the head; those that require it get gradients.
+        transform: what the model does to the head's output.
+        chunk: tokens whose logits exist at a time.
+
+    Returns:
+        float32 (float64 for float64 logits) of shape (N,).
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    result: Tensor = _TokenLogprobs.apply(
+        hidden_NH, labels_N, _Head(head, transform), chunk, *trained
+    )
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    head: Callable[[Tensor], Tensor]
+    transform: LogitTransform
+
+    def logprobs(self, hidden_CH: Tensor, labels_C: Tensor) -> Tensor:
+        logits_CV = self.transform(self.head(hidden_CH))
+        picked_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
+        return picked_C - torch.logsumexp(logits_CV, dim=1)
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """One node for all chunks, so that each parameter of the head gets one gradient.
+
+    Data-parallel wrappers reduce a parameter's gradient when it first arrives; a checkpoint for
+    each chunk would bring several.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_NH: Tensor, labels_N: Tensor, head: _Head, chunk: int, *trained: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(hidden_NH, labels_N, *trained)
+        ctx.head, ctx.chunk = head, chunk
+        device = hidden_NH.device.type
+        ctx.autocast = {
+            "device_type": device,
+            "enabled": torch.is_autocast_enabled(device),
+            "dtype": torch.get_autocast_dtype(device),
+        }
+        parts = [
+            head.logprobs(hidden_CH, labels_C)
+            for hidden_CH, labels_C in zip(
+                hidden_NH.split(chunk), labels_N.split(chunk), strict=True
+            )
+        ]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_NH, labels_N, *trained = ctx.saved_tensors
+        grad_hidden_NH = torch.zeros_like(hidden_NH) if ctx.needs_input_grad[0] else None
+        grad_trained: list[Tensor | None] = [None] * len(trained)
+        for start in range(0, max(len(labels_N), 1), ctx.chunk):
+            piece = slice(start, start + ctx.chunk)
+            with torch.enable_grad(), torch.autocast(**ctx.autocast):
+                hidden_CH = hidden_NH[piece].detach().requires_grad_(grad_hidden_NH is not None)
+                logps_C = ctx.head.logprobs(hidden_CH, labels_N[piece])
+            wanted = [hidden_CH, *trained] if grad_hidden_NH is not None else trained
+            found = list(torch.autograd.grad(logps_C, wanted, grads[0][piece]))
+            if grad_hidden_NH is not None:
+                grad_hidden_NH[piece] = found.pop(0)
+            grad_trained = [
+                new if old is None else old.add_(new)
+                for old, new in zip(grad_trained, found, strict=True)
+            ]
+        return (grad_hidden_NH, None, None, None, *grad_trained)
