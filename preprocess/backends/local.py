@@ -231,7 +231,7 @@ def _at_least_fp32(logits: Any) -> Any:
 
 
 def libraries() -> tuple[Any, Any]:
-    """torch and transformers, or a message on how to get them."""
+    """Import torch and transformers, or say how to get them."""
     try:
         import torch
         import transformers
