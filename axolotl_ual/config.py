@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from axolotl_ual.curriculum_config import CurriculumConfig, PreferenceConfig
 from axolotl_ual.errors import ConfigError
 
 OPERATIONAL: dict[str, Any] = {"operational": True}
@@ -152,6 +153,25 @@ class UALConfig(_Section):
     )
     smoothing: SmoothingConfig = Field(default_factory=SmoothingConfig)
     stages: StagesConfig = Field(default_factory=StagesConfig)
+    curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
+
+    @model_validator(mode="after")
+    def _betas_match_the_stages(self) -> UALConfig:
+        beta, order = self.preference.beta, self.curriculum.order
+        if beta is None:
+            return self
+        if not self.curriculum.active:
+            raise ValueError(
+                f"`preference.beta: {beta}` is one for each stage, and `curriculum.mode: none` has "
+                "none; set rl_beta, or a curriculum"
+            )
+        if len(beta) != len(order):
+            raise ValueError(
+                f"`preference.beta: {beta}` has {len(beta)} values for the {len(order)} stages of "
+                f"`curriculum.order: {order}`"
+            )
+        return self
 
     def result_settings(self, base_model: str | None) -> dict[str, Any]:
         """The settings that shape the annotations, as plain JSON values.
