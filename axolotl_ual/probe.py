@@ -12,8 +12,6 @@ import sys
 import warnings
 from pathlib import Path
 
-PLUGIN = "axolotl_ual.UALPlugin"
-
 
 def problems(recipe: Path) -> list[str]:
     """Load the recipe's plugins and validate it, without touching data, model or GPU."""
@@ -27,22 +25,26 @@ def problems(recipe: Path) -> list[str]:
     from axolotl_ual.errors import UALError
 
     cfg = DictDefault(yaml.safe_load(recipe.read_text(encoding="utf-8")))
+    cfg.axolotl_config_path = str(recipe)
+    found = []
     try:
         prepare_plugins(cfg)
-        missing = [name for name in cfg.plugins or [] if name not in PluginManager().plugins]
-        if missing:
-            return [f"plugins: Axolotl cannot import {name}" for name in missing]
-        validate_config(cfg)
     except UALError as error:
-        return [str(error)]
+        found.append(str(error))
+    loaded = PluginManager.get_instance().plugins
+    found += [
+        f"plugins: {name} cannot be imported" for name in cfg.plugins or [] if name not in loaded
+    ]
+    try:
+        validate_config(cfg)
     except ValidationError as error:
-        return [
+        found += [
             f"{'.'.join(str(part) for part in item['loc']) or 'recipe'}: {item['msg']}"
             for item in error.errors()
         ]
     except (AttributeError, ImportError, TypeError, ValueError) as error:
-        return [f"{type(error).__name__}: {error}"]
-    return []
+        found.append(f"{type(error).__name__}: {error}")
+    return found
 
 
 def main() -> None:

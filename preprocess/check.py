@@ -1,0 +1,158 @@
+"""`axolotl-ual check`: what stands between a recipe and `axolotl train`, and what training will do.
+
+The YAML, the settings and the annotated copy are looked at here; whether Axolotl can import the
+plugin and accepts the recipe is asked of Axolotl itself, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+
+from axolotl_ual import columns
+from axolotl_ual.annotated import locate
+from axolotl_ual.config import UALConfig, parse_ual
+from axolotl_ual.errors import ConfigError, UALError
+from axolotl_ual.settings import unsupported
+
+from .axolotl_yaml import read_yaml
+
+PLUGINS = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
+_PROBE_SECONDS = 600
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a check found out.
+
+    Attributes:
+        problems: each with its fix; empty when `axolotl train` can run.
+        facts: what training will do.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+
+
+def check(path: Path, console: Console) -> bool:
+    """Check a recipe and print the result.
+
+    Returns:
+        Whether nothing is wrong.
+    """
+    findings = examine(path)
+    for fact in findings.facts:
+        console.print(Text("ok     ", style="green"), Text(fact), sep="")
+    for problem in findings.problems:
+        console.print(Text("wrong  ", style="bold red"), Text(problem), sep="")
+    if findings.problems:
+        number = len(findings.problems)
+        console.print(f"{path}: {number} problem{'s' if number > 1 else ''}", highlight=False)
+        return False
+    console.print(f"{path}: nothing is wrong; next: axolotl train {path}", highlight=False)
+    return True
+
+
+def examine(path: Path) -> Findings:
+    """Look at a recipe from all sides; one problem does not hide the next."""
+    findings = Findings()
+    try:
+        recipe = read_yaml(path)
+    except UALError as error:
+        return Findings(problems=[str(error)])
+    _note(findings, _plugin_named(recipe, path))
+    findings.problems.extend(str(error) for error in unsupported(recipe))
+    try:
+        ual = parse_ual(recipe.get("ual"))
+        _note(findings, list(_data(recipe, ual, path)))
+    except UALError as error:
+        findings.problems.append(str(error))
+    _note(findings, _axolotl(path, findings.problems))
+    return findings
+
+
+def _note(findings: Findings, found: list[str | UALError]) -> None:
+    for item in found:
+        if isinstance(item, UALError):
+            findings.problems.append(str(item))
+        else:
+            findings.facts.append(item)
+
+
+def _plugin_named(recipe: Mapping[str, Any], path: Path) -> list[str | UALError]:
+    if set(PLUGINS) & set(recipe.get("plugins") or []):
+        return []
+    return [
+        ConfigError(
+            f"{path}: plugins: does not list {PLUGINS[0]}, so training would take no notice of "
+            "`ual:` and of the annotations",
+            f"add\n    plugins:\n      - {PLUGINS[0]}",
+        )
+    ]
+
+
+def _data(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> Iterator[str | UALError]:
+    if not recipe.get("datasets"):
+        yield ConfigError(f"{path}: datasets: this key is needed", "name the data to train on")
+        return
+    for entry in locate(recipe, ual, str(path)).entries:
+        yield _describe(Path(str(entry["path"])), str(entry["path"]))
+
+
+def _describe(file: Path, name: str) -> str:
+    if not (file.is_file() and file.suffix == ".parquet"):
+        return f"{name}: trained on with the column {columns.SMOOTHING} that it must have"
+    import pyarrow.parquet as pq
+
+    names = [n for n in (columns.SMOOTHING, columns.STAGE) if n in pq.read_schema(file).names]
+    table = pq.read_table(file, columns=names)
+    smoothing = table[columns.SMOOTHING].to_numpy()
+    text = (
+        f"{name}: {len(smoothing):,} rows carry label smoothing, "
+        f"mean {np.mean(smoothing, dtype=np.float64):.6f}, largest {np.max(smoothing):.4f}"
+    )
+    if columns.STAGE in names:
+        values = table[columns.STAGE].to_pylist()
+        stages = ", ".join(f"{stage} {values.count(stage):,}" for stage in columns.STAGES)
+        text = f"{text}; stages: {stages}"
+    return text
+
+
+def _axolotl(path: Path, known: list[str]) -> list[str | UALError]:
+    """Have Axolotl load the plugins and validate the YAML."""
+    if importlib.util.find_spec("axolotl") is None:
+        return [
+            ConfigError(
+                "axolotl is not installed in this environment, so nothing can be trained here",
+                "pip install 'axolotl-ual[train]'",
+            )
+        ]
+    run = subprocess.run(
+        [sys.executable, "-m", "axolotl_ual.probe", str(path)],
+        env={**os.environ, "AXOLOTL_DO_NOT_TRACK": "1"},
+        capture_output=True,
+        text=True,
+        timeout=_PROBE_SECONDS,
+        check=False,
+    )
+    lines = run.stdout.strip().splitlines()
+    try:
+        problems = json.loads(lines[-1])["problems"]
+    except (IndexError, KeyError, ValueError):
+        said = (run.stderr.strip() or run.stdout.strip()).splitlines()
+        return [UALError("Axolotl cannot be asked: " + (said[-1] if said else "it said nothing"))]
+    unseen = [problem for problem in problems if problem not in known]
+    if unseen:
+        return [ConfigError(f"Axolotl refuses the recipe: {problem}") for problem in unseen]
+    return [] if problems else ["Axolotl imports the plugin and accepts the recipe"]
