@@ -1,35 +1,238 @@
-"""A dataset row as (prompt, response): what a judge reads and what training trains on.
-
-A `Sample` is a dialogue of turns. Trained turns are the response; all others are the prompt.
-"""
+"""The rows of a loaded dataset as samples, and the types that are read without Axolotl."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from axolotl_ual.columns import PREFIX
+from axolotl_ual.errors import ConfigError, DataError
+
+from .axolotl_yaml import Entry, Recipe
+from .chat import ChatFields, chat_reader
+from .locate import locate_rows
+from .readers import (
+    AlpacaFields,
+    alpaca_reader,
+    completion_reader,
+    custom_reader,
+    input_output_reader,
+)
+from .turns import BadRow, Reader, Sample, Turn
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["NATIVE", "Sample", "Samples", "Turn", "read_samples"]
+
+_BATCH = 1000
+
+_ALPACA = AlpacaFields()
+_OPEN_ORCA = AlpacaFields("question", None, "response", "system_prompt")
+_STYLED = {
+    "alpaca": _ALPACA,
+    "gpteacher": AlpacaFields(output="response"),
+    "oasst": AlpacaFields("INSTRUCTION", None, "RESPONSE"),
+}
+_ALPACA_TYPES = {
+    **{
+        f"{name}{style}": fields
+        for name, fields in _STYLED.items()
+        for style in ("", ":instruct", ":chat", ":chatml", ":phi")
+    },
+    "alpaca_chat": _ALPACA,
+    "alpaca_chat.load": _ALPACA,
+    "alpaca_chat.load_concise": _ALPACA,
+    "alpaca_chat.load_no_prompt": _ALPACA,
+    "alpaca_chat.load_qa": AlpacaFields("question", None, "answer"),
+    "alpaca_chat.load_camel_ai": AlpacaFields("message_1", None, "message_2"),
+    "alpaca_instruct": _ALPACA,
+    "alpaca_instruct.load": _ALPACA,
+    "alpaca_instruct.load_no_prompt": _ALPACA,
+    "alpaca_w_system": AlpacaFields(system="system"),
+    "alpaca_w_system.load": AlpacaFields(system="system"),
+    "alpaca_w_system.load_chat": AlpacaFields(system="system"),
+    "alpaca_w_system.load_instruct": AlpacaFields(system="system"),
+    "alpaca_w_system.load_open_orca": _OPEN_ORCA,
+    "alpaca_w_system.load_open_orca_chatml": _OPEN_ORCA,
+}
+
+MakeReader = Callable[[Mapping[str, Any], bool, str], Reader]
+"""From an entry's keys, `train_on_inputs`, and what error messages call the entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One piece of a sample.
+def _alpaca(fields: AlpacaFields) -> MakeReader:
+    return lambda _entry, _train_on_inputs, _where: alpaca_reader(fields)
 
-    Attributes:
-        role: "system", "user", "assistant", "tool", ..., or None where the data are plain text.
-        text: verbatim.
-        trained: whether the loss of this text is trained on.
+
+def _chat(entry: Mapping[str, Any], train_on_inputs: bool, where: str) -> Reader:
+    return chat_reader(ChatFields.of(entry, train_on_inputs, where))
+
+
+def _input_output(_entry: Mapping[str, Any], train_on_inputs: bool, _where: str) -> Reader:
+    return input_output_reader(train_on_inputs)
+
+
+def _completion(entry: Mapping[str, Any], _train_on_inputs: bool, _where: str) -> Reader:
+    return completion_reader(entry.get("field") or "text")
+
+
+NATIVE: dict[str, MakeReader] = {
+    **{name: _alpaca(fields) for name, fields in _ALPACA_TYPES.items()},
+    "chat_template": _chat,
+    "chat_template.load": _chat,
+    "input_output": _input_output,
+    "input_output.load": _input_output,
+    "completion": _completion,
+    "completion.load": _completion,
+}
+"""Types that are read without Axolotl; a mapping (a custom type) is as well, any other is not."""
+
+
+class Samples(Sequence[Sample]):
+    """The rows of a dataset, each read and converted when it is asked for.
+
+    Args:
+        table: the rows, on disk as far as `datasets` keeps them there.
+        entry: where they come from.
+        reader: how a row becomes a sample.
     """
 
-    role: str | None
-    text: str
-    trained: bool
+    def __init__(self, table: Dataset, entry: Entry, reader: Reader) -> None:
+        self._entry = entry
+        self._reader = reader
+        self._columns = list(table.column_names)
+        read = {*reader.needed, *reader.optional}
+        present = [name for name in self._columns if name in read]
+        self._rows = table.select_columns(present) if present else table
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Sample]:
+        for number, row in enumerate(self._iterate()):
+            yield self._read(number, row)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        number = index % len(self)
+        return self._read(number, self._rows[number])
+
+    def check(self, limit: int = 10) -> None:
+        """Read every row once, so that bad rows are known before anything is paid for.
+
+        Args:
+            limit: bad rows that the error names.
+
+        Raises:
+            DataError: a needed column is missing, or there are bad rows: the first of them by
+                file, row and line, with key and value, and how many there are.
+        """
+        self._check_columns()
+        if not len(self):
+            raise DataError(f"{self._entry.label}: the dataset has no rows", "name another dataset")
+        bad: dict[int, BadRow] = {}
+        number_bad = 0
+        for number, row in enumerate(self._iterate()):
+            try:
+                self._reader.read(row)
+            except BadRow as problem:
+                number_bad += 1
+                if len(bad) < limit:
+                    bad[number] = problem
+        if number_bad:
+            raise _bad_rows(self._entry, bad, number_bad, len(self))
+
+    def _check_columns(self) -> None:
+        missing = [name for name in self._reader.needed if name not in self._columns]
+        if missing:
+            kind = self._entry.type if isinstance(self._entry.type, str) else "this custom type"
+            raise DataError(
+                f"{self._entry.label}: no row has the key {_names(missing)} that `type: {kind}` "
+                f"reads; there are {_names(self._columns)}",
+                self._reader.hint,
+            )
+
+    def _iterate(self) -> Iterator[Mapping[str, Any]]:
+        for batch in self._rows.iter(batch_size=_BATCH):
+            names = list(batch)
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(names, values, strict=True))
+
+    def _read(self, number: int, row: Mapping[str, Any]) -> Sample:
+        try:
+            return self._reader.read(row)
+        except BadRow as problem:
+            raise _bad_rows(self._entry, {number: problem}, 1, len(self)) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One row: at least one trained turn with text in it."""
+def read_samples(table: Dataset, entry: Entry, recipe: Recipe) -> Samples:
+    """The rows of a dataset as samples.
 
-    turns: tuple[Turn, ...]
+    Args:
+        table: what `datasets_io.load_entry` gave for the entry, or the first rows of it.
+        entry: the dataset's entry in the recipe.
+        recipe: the recipe.
 
-    @property
-    def has_roles(self) -> bool:
-        """Whether every turn has a role, so that a chat template can render the sample."""
-        return all(turn.role is not None for turn in self.turns)
+    Raises:
+        ConfigError: the type is unknown, or an option of the entry is wrong.
+        DataError: the data are annotated already.
+        UALError: the type is read through Axolotl, and Axolotl cannot be used.
+    """
+    _refuse_annotated(table, entry)
+    return Samples(table, entry, _reader(table, entry, recipe))
+
+
+def _refuse_annotated(table: Dataset, entry: Entry) -> None:
+    ours = [name for name in table.column_names if name.startswith(PREFIX)]
+    if ours:
+        raise DataError(
+            f"{entry.label}: has the column {_names(ours)} already, so these data are annotated",
+            "take `annotate:` out of `ual:` and train on them as they are, or drop the columns "
+            "that begin with ual_ to annotate anew",
+        )
+
+
+def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader:
+    where = f"{recipe.path}: {entry.label}"
+    train_on_inputs = recipe.raw.get("train_on_inputs") is True
+    if {"input_ids", "attention_mask", "labels"} <= set(table.column_names):
+        from .masked import tokenised_reader
+
+        return tokenised_reader(recipe)
+    if entry.type is None:
+        raise ConfigError(
+            f"{where}: type: this key is needed, unless the data are tokenised already",
+            "name how the rows are read, for example `type: alpaca` or `type: chat_template`",
+        )
+    if not isinstance(entry.type, str):
+        return custom_reader(entry.type, f"{where}: type")
+    if entry.type in NATIVE:
+        return NATIVE[entry.type](entry.raw, train_on_inputs, where)
+    from .masked import masked_reader
+
+    return masked_reader(table, entry, recipe, known=list(NATIVE))
+
+
+def _bad_rows(entry: Entry, bad: Mapping[int, BadRow], number_bad: int, rows: int) -> DataError:
+    places = locate_rows(entry, list(bad))
+    lines = [
+        f"{places[number]}: `{problem.key}` {problem.problem}" for number, problem in bad.items()
+    ]
+    if number_bad > len(bad):
+        lines.append(f"... and {number_bad - len(bad):,} more")
+    head = f"{entry.label}: {number_bad:,} of {rows:,} rows cannot be read"
+    fixes = list(dict.fromkeys(problem.fix for problem in bad.values() if problem.fix))
+    fix = fixes[0] if fixes else "mend these rows, or take them out of the data"
+    return DataError("\n    ".join([head, *lines]), fix)
+
+
+def _names(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

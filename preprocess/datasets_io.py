@@ -1,0 +1,260 @@
+"""A dataset of a recipe, loaded: the rows that Axolotl would train on, in its order.
+
+Files, folders, saved datasets, names on the Hub and URLs go the way they go in Axolotl, through
+the same calls of `datasets`. Where Axolotl would quietly do something else than the entry says
+(a split that a saved dataset does not have), this is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from axolotl_ual.errors import DataError
+
+from .axolotl_yaml import Entry
+from .json_files import check_json, is_readable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
+"""As in Axolotl: what a path contains decides the format, and JSON is what is left."""
+_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
+_STORAGE: dict[str, dict[str, Any]] = {
+    "s3": {"anon": False},
+    "gs": {"token": None},
+    "gcs": {"token": None},
+    "adl": {"anon": False},
+    "abfs": {"anon": False},
+    "az": {"anon": False},
+}
+"""Axolotl's options for the file systems behind these URLs."""
+
+
+def load_entry(entry: Entry, seed: int) -> Dataset:
+    """Load one dataset of a recipe.
+
+    Args:
+        entry: from `load_recipe`.
+        seed: the recipe's; it decides which rows a shard has.
+
+    Returns:
+        The rows, memory-mapped from the cache of `datasets`.
+
+    Raises:
+        DataError: the data are not there, or cannot be read as what the entry says.
+    """
+    _refuse_missing_file(entry)
+    with _quiet(), _explained(entry):
+        table = _pick_split(_load(entry), entry)
+        if shards := entry.raw.get("shards"):
+            index = entry.raw.get("shards_idx") or 0
+            table = table.shuffle(seed=seed).shard(num_shards=shards, index=index)
+    if not len(table):
+        raise DataError(f"{entry.label}: the dataset has no rows", "name another file or split")
+    return table
+
+
+def local_files(entry: Entry) -> tuple[str, list[Path]]:
+    """The format and the local files that the rows come from, in the order of the rows.
+
+    No files are known for saved datasets, for data that lie elsewhere, and for parts of splits.
+    """
+    if _is_saved(entry) or not _is_local(entry):
+        return "", []
+    with _quiet(), _explained(entry):
+        builder = _builder(entry)
+    by_split = _paths_by_split(builder)
+    return builder.name, by_split.get(str(entry.raw.get("split") or "train"), [])
+
+
+def _load(entry: Entry) -> Any:
+    import datasets
+
+    if "://" in entry.path:
+        return _load_remote(entry)
+    if not Path(entry.path).exists():
+        return datasets.load_dataset(**_arguments(entry), split=entry.raw.get("split"))
+    if _is_saved(entry):
+        return datasets.load_from_disk(entry.path)
+    builder = _builder(entry)
+    if builder.name == "json":
+        files = [path for paths in _paths_by_split(builder).values() for path in paths]
+        check_json(path for path in files if is_readable(path))
+    split = entry.raw.get("split")
+    if Path(entry.path).is_file():
+        split = split or "train"
+    return datasets.load_dataset(**_arguments(entry), split=split)
+
+
+def _load_remote(entry: Entry) -> Any:
+    import datasets
+    import fsspec
+
+    protocol = entry.path.split("://", 1)[0]
+    options = _STORAGE.get(protocol, {})
+    filesystem, path = fsspec.core.url_to_fs(entry.path, **options)
+    if not protocol.startswith("http") and filesystem.isdir(path):
+        return datasets.load_from_disk(entry.path, storage_options=options)
+    if not filesystem.exists(path):
+        raise FileNotFoundError(entry.path)
+    return datasets.load_dataset(
+        **_arguments(entry), split=entry.raw.get("split"), storage_options=options
+    )
+
+
+def _arguments(entry: Entry) -> dict[str, Any]:
+    """Arguments of `load_dataset`, all but the split."""
+    raw = entry.raw
+    name = {"name": raw["name"]} if raw.get("name") else {}
+    path = Path(entry.path)
+    if "://" in entry.path or path.is_file():
+        return {"path": _kind(entry), "data_files": entry.path, **name}
+    if path.is_dir():
+        if raw.get("data_files"):
+            return {"path": _kind(entry), "data_files": raw["data_files"], **name}
+        return {"path": entry.path, **name}
+    arguments = {"path": entry.path, "data_files": raw.get("data_files"), **name}
+    arguments.update(revision=raw.get("revision"), token=entry.token)
+    if raw.get("trust_remote_code"):
+        arguments["trust_remote_code"] = True
+    return arguments
+
+
+def _kind(entry: Entry) -> str:
+    named = entry.raw.get("ds_type")
+    guessed = (kind for suffix, kind in _KINDS.items() if suffix in entry.path)
+    return named or next(guessed, "json")
+
+
+def _builder(entry: Entry) -> Any:
+    import datasets
+
+    return datasets.load_dataset_builder(**_arguments(entry))
+
+
+def _paths_by_split(builder: Any) -> dict[str, list[Path]]:
+    files: Mapping[Any, Any] = builder.config.data_files or {}
+    return {str(split): [Path(str(path)) for path in paths] for split, paths in files.items()}
+
+
+def _is_local(entry: Entry) -> bool:
+    return "://" not in entry.path and Path(entry.path).exists()
+
+
+def _is_saved(entry: Entry) -> bool:
+    """Whether the rows come from a folder that `save_to_disk` wrote."""
+    folder = Path(entry.path)
+    marks = ("dataset_dict.json", "state.json")
+    written = "://" not in entry.path and any((folder / mark).is_file() for mark in marks)
+    return written and not entry.raw.get("data_files")
+
+
+def _pick_split(loaded: Any, entry: Entry) -> Dataset:
+    from datasets import DatasetDict
+
+    wanted = entry.raw.get("split")
+    if not isinstance(loaded, DatasetDict):
+        if wanted and _is_saved(entry):
+            raise DataError(
+                f"{entry.label}: split: {wanted}: the folder holds one saved dataset without "
+                "splits, and Axolotl would train on all of it",
+                "take `split:` out",
+            )
+        return loaded
+    name = wanted or "train"
+    if name not in loaded:
+        raise DataError(
+            f"{entry.label}: there is no split {name!r}; there are {', '.join(map(repr, loaded))}",
+            f"set `split:` of this dataset, for example `split: {next(iter(loaded), 'train')}`",
+        )
+    return loaded[name]
+
+
+def _refuse_missing_file(entry: Entry) -> None:
+    """Tell a file that is not there from a name on the Hub, before anybody is asked for it."""
+    path = entry.path
+    if "://" in path or Path(path).exists():
+        return
+    if path.startswith("~") or "$" in path:
+        raise DataError(
+            f"{path}: no such file: Axolotl takes a path as it is written, and puts nothing in "
+            "the place of `~` or a variable",
+            "write the path out",
+        )
+    is_path = path.startswith(("/", ".")) or path.count("/") > 1 or "\\" in path
+    if is_path or path.endswith(_DATA_SUFFIXES):
+        raise DataError(f"{path}: no such file or folder", _nearest_file(Path(path)))
+
+
+def _nearest_file(path: Path) -> str:
+    here = f"paths are taken from the working folder, {Path.cwd()}"
+    if not path.parent.is_dir():
+        return here
+    names = [other.name for other in path.parent.iterdir()]
+    nearest = difflib.get_close_matches(path.name, names, n=1)
+    return f"did you mean {path.parent / nearest[0]}?" if nearest else here
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of `datasets`: a command has its own."""
+    import datasets
+
+    were_on = datasets.are_progress_bars_disabled() is False
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if were_on:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def _explained(entry: Entry) -> Iterator[None]:
+    """Turn what `datasets` and the parsers below it raise into an error for people.
+
+    They raise nearly everything, from StopIteration to errors of pandas, and no common class.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(*_explain(entry, error)) from error
+
+
+def _explain(entry: Entry, error: Exception) -> tuple[str, str]:
+    from datasets.exceptions import DatasetNotFoundError
+
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    said = " ".join(str(cause).split()) or type(cause).__name__
+    said = said if len(said) < 400 else f"{said[:396]} ..."
+    if isinstance(error, DatasetNotFoundError):
+        return (
+            f"{entry.path}: not on the Hub, or not yours to read: {said}",
+            "check the name; for a gated or private dataset run `hf auth login`",
+        )
+    if isinstance(error, ConnectionError):
+        return (
+            f"{entry.path}: no such file or folder here, and the Hub cannot be asked: {said}",
+            "check the path; for a dataset on the Hub, connect or unset HF_HUB_OFFLINE",
+        )
+    if isinstance(error, ImportError):
+        return f"{entry.path}: {said}", f"pip install {error.name or 'what is missing'}"
+    if isinstance(error, FileNotFoundError):
+        return (
+            f"{entry.label}: no such file: {said}",
+            "paths of `data_files:` are taken from the working folder too",
+        )
+    return (
+        f"{entry.label}: cannot be loaded as {entry.raw.get('ds_type') or 'what it looks like'}: "
+        f"{said}",
+        "mend the data, or set `ds_type:` to their format (json, csv, parquet, arrow, text)",
+    )
