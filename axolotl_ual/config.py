@@ -52,9 +52,35 @@ class JudgeConfig(_Section):
         description="Further tries after 429, 5xx, timeout or a lost connection.",
         json_schema_extra=OPERATIONAL,
     )
+    requests_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="A limit of the account, kept to; without one the server's 429s are heeded.",
+        json_schema_extra=OPERATIONAL,
+    )
+    tokens_per_minute: float | None = Field(
+        None,
+        gt=0,
+        description="Likewise, of prompt and completion together.",
+        json_schema_extra=OPERATIONAL,
+    )
+    patience: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds to wait for a server that answers nothing but errors.",
+        json_schema_extra=OPERATIONAL,
+    )
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the judge.")
     max_tokens: int = Field(
         64, ge=8, description="Completion tokens allowed; raise it for models that reason first."
+    )
+    max_sample_tokens: int = Field(
+        16_000,
+        ge=64,
+        description="Longer samples are shown by their heads and tails (4 bytes count as a token).",
+    )
+    rubric: str = Field(
+        "uncertainty-v1", min_length=1, description="One of ours by name, or a .jinja file."
     )
 
 
@@ -145,6 +171,17 @@ class StagesConfig(_Section):
         return self
 
 
+class LossConfig(_Section):
+    """How the smoothed cross entropy is averaged."""
+
+    normalization: Literal["tokens", "micro_batch"] = Field(
+        "tokens",
+        description="tokens: one mean over all trained tokens of the global batch, however it is "
+        "cut into micro-batches and processes. micro_batch: the mean of each micro-batch's mean, "
+        "as Axolotl does without this plugin.",
+    )
+
+
 class UALConfig(_Section):
     """The whole `ual:` block."""
 
@@ -153,6 +190,7 @@ class UALConfig(_Section):
     )
     smoothing: SmoothingConfig = Field(default_factory=SmoothingConfig)
     stages: StagesConfig = Field(default_factory=StagesConfig)
+    loss: LossConfig = Field(default_factory=LossConfig)
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
 

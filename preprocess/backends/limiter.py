@@ -1,0 +1,136 @@
+"""The gate that every request passes: adaptive pacing and the limits a user has set."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from .pacing import Pacing
+
+_BURST_SECONDS: Final = 0.02
+_MINUTE: Final = 60.0
+
+
+class Bucket:
+    """A token bucket that starts nearly empty, so that no minute ever holds more than its limit.
+
+    Args:
+        per_minute: tokens that flow in.
+        largest: the most that one take may need.
+        now: the clock's reading.
+    """
+
+    def __init__(self, per_minute: float, now: float, largest: float = 1.0) -> None:
+        self._rate = per_minute / _MINUTE
+        self._capacity = max(largest, self._rate * _BURST_SECONDS)
+        self._level = min(self._capacity, largest)
+        self._at = now
+
+    def wait(self, now: float, tokens: float) -> float:
+        """Seconds until `tokens` can be taken. More than a full bucket waits for a full one."""
+        self._fill(now)
+        needed = min(tokens, self._capacity)
+        # A rounding error of the clock is no reason for another wait.
+        return 0.0 if self._level >= needed - 1e-9 else (needed - self._level) / self._rate
+
+    def take(self, now: float, tokens: float) -> None:
+        """Take tokens; give them back with a negative number."""
+        self._fill(now)
+        self._level = min(self._capacity, self._level - tokens)
+
+    def _fill(self, now: float) -> None:
+        self._level = min(self._capacity, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+
+class Limiter:
+    """Lets requests start, first come first served.
+
+    Args:
+        max_concurrency: the most requests in flight.
+        requests_per_minute: a limit of the account, or None.
+        tokens_per_minute: a limit of the account, or None.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        max_concurrency: int,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        now = clock()
+        self.pacing = Pacing(max_concurrency, now)
+        self._requests = Bucket(requests_per_minute, now) if requests_per_minute else None
+        self._tokens = (
+            Bucket(tokens_per_minute, now, largest=tokens_per_minute / _MINUTE)
+            if tokens_per_minute
+            else None
+        )
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self, tokens: int) -> None:
+        """Wait until a request of about so many tokens may be sent."""
+        if not self._waiting and self._wait(tokens) <= 0:
+            self._start(tokens)
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, tokens))
+        self._pump()
+        await turn
+
+    def finish(self, reserved: int, used: int | None = None) -> None:
+        """A request is over.
+
+        Args:
+            reserved: the tokens that it was started with.
+            used: what it took, where the server said so.
+        """
+        self.pacing.finished()
+        if self._tokens is not None and used is not None:
+            self._tokens.take(self._clock(), used - reserved)
+        if self._waiting:
+            self._pump()
+
+    def _wait(self, tokens: int) -> float:
+        now = self._clock()
+        seconds = self.pacing.wait(now)
+        if self._requests is not None:
+            seconds = max(seconds, self._requests.wait(now, 1))
+        if self._tokens is not None:
+            seconds = max(seconds, self._tokens.wait(now, tokens))
+        return seconds
+
+    def _start(self, tokens: int) -> None:
+        now = self._clock()
+        self.pacing.started(now)
+        if self._requests is not None:
+            self._requests.take(now, 1)
+        if self._tokens is not None:
+            self._tokens.take(now, tokens)
+
+    def _pump(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting:
+            turn, tokens = self._waiting[0]
+            if turn.done():
+                self._waiting.popleft()
+                continue
+            seconds = self._wait(tokens)
+            if seconds > 0:
+                if seconds < math.inf:
+                    loop = asyncio.get_running_loop()
+                    self._timer = loop.call_later(seconds, self._pump)
+                return
+            self._waiting.popleft()
+            self._start(tokens)
+            turn.set_result(None)

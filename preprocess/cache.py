@@ -1,0 +1,220 @@
+"""The durable cache: what was asked -> what was answered. Nothing that is in it is paid for again.
+
+One SQLite file in WAL mode. A key is the digest of everything that shapes an answer (model, rubric,
+parameters, sample text, index of the repeat) and of nothing else, so neither address nor API key
+matters. An entry is committed before its row counts as done; kill -9 loses none. Several processes
+may use one file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import platformdirs
+
+from axolotl_ual.errors import ConfigError
+
+from .turns import Sample
+
+FILE: Final = "answers.sqlite3"
+KEY_BYTES: Final = 32
+_SCHEMA_VERSION: Final = 1
+_LOCK_SECONDS: Final = 60.0
+_LOOKUP: Final = 500
+"""Keys in one SELECT."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS askers (
+    id INTEGER PRIMARY KEY,
+    description TEXT NOT NULL UNIQUE
+);
+CREATE TABLE IF NOT EXISTS answers (
+    key BLOB PRIMARY KEY,
+    asker INTEGER NOT NULL REFERENCES askers (id),
+    outcome TEXT NOT NULL,
+    score REAL,
+    mass REAL,
+    text TEXT NOT NULL,
+    prompt_tokens INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    created INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+
+class Judgement(NamedTuple):
+    """What became of one request.
+
+    Attributes:
+        outcome: one of `outcomes.OUTCOMES`.
+        score: in [0, 1], or None.
+        mass: probability that `score: expected` covered, or None.
+        text: the raw answer, or what the server said instead.
+        prompt_tokens: as counted by the server.
+        completion_tokens: likewise.
+    """
+
+    outcome: str
+    score: float | None = None
+    mass: float | None = None
+    text: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class KeyMaker:
+    """Digests for the questions of one asker.
+
+    Args:
+        description: everything but the sample that shapes an answer, as JSON values.
+    """
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self.description = json.dumps(description, sort_keys=True, ensure_ascii=True)
+        self._base = hashlib.sha256(self.description.encode())
+
+    def key(self, sample: Sample, repeat: int = 0) -> bytes:
+        """The key of one question."""
+        digest = self._base.copy()
+        for turn in sample.turns:
+            text = turn.text.encode("utf-8", "surrogatepass")
+            role = (turn.role or "").encode("utf-8", "surrogatepass")
+            flags = turn.trained + 2 * turn.continues
+            digest.update(b"%d %d %d\n" % (flags, len(role), len(text)))
+            digest.update(role)
+            digest.update(text)
+        digest.update(b"repeat %d" % repeat)
+        return digest.digest()
+
+
+def default_folder() -> Path:
+    """The user's cache directory."""
+    return Path(platformdirs.user_cache_dir("axolotl-ual"))
+
+
+class Cache:
+    """An open cache file. Use as a context manager.
+
+    Args:
+        folder: made where it is missing; None is the user's cache directory.
+
+    Raises:
+        ConfigError: the folder cannot be written, or the file is not a cache.
+    """
+
+    def __init__(self, folder: str | Path | None) -> None:
+        self.path = (default_folder() if folder is None else Path(folder)) / FILE
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._askers: dict[str, int] = {}
+        with self._explained():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path, timeout=_LOCK_SECONDS, isolation_level=None)
+            self._prepare()
+
+    def __enter__(self) -> Cache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is waiting and close the file."""
+        self.flush()
+        self._db.close()
+
+    def asker(self, description: str) -> int:
+        """Number of an asker in this file."""
+        if description not in self._askers:
+            with self._explained():
+                self._db.execute(
+                    "INSERT OR IGNORE INTO askers (description) VALUES (?)", (description,)
+                )
+                row = self._db.execute(
+                    "SELECT id FROM askers WHERE description = ?", (description,)
+                ).fetchone()
+            self._askers[description] = int(row[0])
+        return self._askers[description]
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, Judgement]:
+        """Those of the questions that were answered before."""
+        wanted = list(keys)
+        found = {}
+        with self._explained():
+            for start in range(0, len(wanted), _LOOKUP):
+                part = wanted[start : start + _LOOKUP]
+                marks = ",".join("?" * len(part))
+                for key, *values in self._db.execute(
+                    "SELECT key, outcome, score, mass, text, prompt_tokens, completion_tokens "
+                    f"FROM answers WHERE key IN ({marks})",
+                    part,
+                ):
+                    found[key] = Judgement(*values)
+        return found
+
+    async def put(self, key: bytes, asker: int, judgement: Judgement) -> None:
+        """Store an answer; returns when it is committed.
+
+        Answers that come in one turn of the event loop share a transaction.
+        """
+        loop = asyncio.get_running_loop()
+        committed: asyncio.Future[None] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self.flush)
+        self._waiting.append(((key, asker, *judgement, int(time.time())), committed))
+        await committed
+
+    def flush(self) -> None:
+        """Commit what is waiting."""
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
+        try:
+            with self._explained():
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(
+                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [row for row, _ in waiting],
+                )
+                self._db.execute("COMMIT")
+        except ConfigError as error:
+            for _, committed in waiting:
+                if not committed.done():
+                    committed.set_exception(error)
+            return
+        for _, committed in waiting:
+            if not committed.done():
+                committed.set_result(None)
+
+    def _prepare(self) -> None:
+        # With WAL, NORMAL commits without an fsync: an entry is safe from a killed process; what
+        # a power cut can take are the last commits, never the file.
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.execute("PRAGMA cache_size=-16384")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version not in (0, _SCHEMA_VERSION):
+            raise ConfigError(
+                f"ual.annotate.cache: {self.path} was written by another version of axolotl-ual",
+                "name another folder, or use the version that wrote it",
+            )
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(
+                f"ual.annotate.cache: cannot use {self.path}: {error}",
+                "is the folder writable, is the disk full, is the file really a cache? Set "
+                "ual.annotate.cache to another folder to start an empty one",
+            ) from None

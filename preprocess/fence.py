@@ -1,0 +1,120 @@
+"""A sample as data in a prompt: framed by a marker that its text cannot contain.
+
+The marker is derived from the sample itself, so that the same sample gives the same request, and
+is checked against the text, so that nothing in it can close the frame. Text goes in byte for byte;
+only what UTF-8 cannot carry (a lone surrogate) is replaced, and only what exceeds the token budget
+is left out, head and tail kept. Both are counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from .turns import Sample, Turn
+
+BYTES_PER_TOKEN: Final = 4
+"""A tokenizer would do better, but the same text must give the same request on every machine."""
+
+_PLAIN_ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}\Z")
+_UNENCODABLE: Final = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One turn as it is shown.
+
+    Attributes:
+        role: of the turn where it has a plain one, else None.
+        trained: whether it belongs to the response.
+        head: the text, or its beginning.
+        tail: the end of a text that was shortened, else empty.
+        left_out: number of characters between head and tail.
+    """
+
+    role: str | None
+    trained: bool
+    head: str
+    tail: str = ""
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """A sample that is ready for a template.
+
+    Attributes:
+        marker: what every line of the frame begins with; in no text of the sample.
+        parts: the turns in order.
+        replaced: number of lone surrogates that became U+FFFD.
+        left_out: number of characters beyond the budget.
+    """
+
+    marker: str
+    parts: tuple[Part, ...]
+    replaced: int
+    left_out: int
+
+
+def fence(sample: Sample, max_tokens: int) -> Fenced:
+    """Make a sample safe to show to a judge.
+
+    Args:
+        sample: any text at all.
+        max_tokens: budget for the whole sample, at `BYTES_PER_TOKEN`.
+    """
+    texts, replaced = [], 0
+    for turn in sample.turns:
+        text, number = _encodable(turn.text)
+        texts.append(text)
+        replaced += number
+    cap = _bytes_per_turn([_size(text) for text in texts], max_tokens * BYTES_PER_TOKEN)
+    parts = tuple(_part(turn, text, cap) for turn, text in zip(sample.turns, texts, strict=True))
+    return Fenced(_marker(texts), parts, replaced, sum(part.left_out for part in parts))
+
+
+def _encodable(text: str) -> tuple[str, int]:
+    # isascii reads a flag of the string; the search is for the rest.
+    if text.isascii():
+        return text, 0
+    return _UNENCODABLE.subn("�", text)
+
+
+def _size(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8"))
+
+
+def _bytes_per_turn(sizes: Sequence[int], budget: int) -> int:
+    """The largest cap with sum(min(size, cap)) <= budget, or the longest turn where all fit."""
+    remaining, turns = budget, len(sizes)
+    for size in sorted(sizes):
+        if size * turns > remaining:
+            return remaining // turns
+        remaining -= size
+        turns -= 1
+    return max(sizes, default=0)
+
+
+def _part(turn: Turn, text: str, cap: int) -> Part:
+    role = turn.role if turn.role and _PLAIN_ROLE.match(turn.role) else None
+    if _size(text) <= cap:
+        return Part(role, turn.trained, text)
+    encoded = text.encode("utf-8")
+    head = encoded[: cap - cap // 2].decode("utf-8", errors="ignore")
+    tail = encoded[len(encoded) - cap // 2 :].decode("utf-8", errors="ignore")
+    return Part(role, turn.trained, head, tail, len(text) - len(head) - len(tail))
+
+
+def _marker(texts: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    while True:
+        marker = f"SAMPLE-{digest.hexdigest()[:24]}"
+        if not any(marker in text for text in texts):
+            return marker
+        digest.update(b"again")

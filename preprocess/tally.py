@@ -1,0 +1,76 @@
+"""What is known about each row while answers come in: a few arrays, whatever the number of rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .cache import Judgement
+from .outcomes import OUTCOMES, SCORED
+
+_NONE: Final = len(OUTCOMES)
+_CODES: Final = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+FloatArray = npt.NDArray[np.float64]
+
+
+class Tally:
+    """Scores and outcomes of N rows, with k answers to each.
+
+    Args:
+        rows: N.
+        repeats: k.
+    """
+
+    def __init__(self, rows: int, repeats: int) -> None:
+        self._repeats = repeats
+        self._answers = np.zeros(rows, np.uint16)
+        self._scored = np.zeros(rows, np.uint16)
+        self._sum = np.zeros(rows, np.float64)
+        self._sum_of_squares = np.zeros(rows if repeats > 1 else 0, np.float64)
+        self._mass = np.full(rows, np.nan, np.float32)
+        self._reason = np.full(rows, _NONE, np.uint8)
+
+    def add(self, row: int, judgement: Judgement) -> bool:
+        """Count an answer.
+
+        Returns:
+            Whether it was the row's last.
+        """
+        if judgement.outcome == SCORED and judgement.score is not None:
+            self._scored[row] += 1
+            self._sum[row] += judgement.score
+            if self._repeats > 1:
+                self._sum_of_squares[row] += judgement.score**2
+            if judgement.mass is not None:
+                self._mass[row] = np.fmin(self._mass[row], judgement.mass)
+        elif self._reason[row] == _NONE:
+            self._reason[row] = _CODES[judgement.outcome]
+        self._answers[row] += 1
+        return bool(self._answers[row] == self._repeats)
+
+    @property
+    def mean(self) -> FloatArray:
+        """Float64 of shape (N,): mean score; NaN where nothing was scored."""
+        with np.errstate(invalid="ignore"):
+            return np.where(self._scored > 0, self._sum / np.maximum(self._scored, 1), np.nan)
+
+    @property
+    def spread(self) -> FloatArray:
+        """Float64 of shape (N,): standard deviation of the scores; NaN below two of them."""
+        number = np.maximum(self._scored, 2).astype(np.float64)
+        variance = (self._sum_of_squares - self._sum**2 / number) / (number - 1)
+        return np.where(self._scored > 1, np.sqrt(np.maximum(variance, 0.0)), np.nan)
+
+    @property
+    def mass(self) -> npt.NDArray[np.float32]:
+        """Float32 of shape (N,): the least covered mass of a row's answers; NaN for none."""
+        return self._mass
+
+    def missing(self) -> dict[str, int]:
+        """Number of rows without a score, by the outcome of their first answer."""
+        codes = self._reason[self._scored == 0]
+        named = Counter(OUTCOMES[code] for code in codes if code != _NONE)
+        return {outcome: named[outcome] for outcome in OUTCOMES if named[outcome]}
