@@ -1,0 +1,124 @@
+"""`axolotl-ual check`, with Axolotl's own word on the recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import tiny
+from axolotl_ual.preprocess import check as module
+from axolotl_ual.preprocess.check import Findings, examine
+from axolotl_ual.preprocess.cli import main
+
+ROWS = [{"instruction": f"Say {i}.", "input": "", "output": f"{i}!"} for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(model: Path, **overrides: Any) -> Path:
+    tiny.write_rows(Path("data.jsonl"), ROWS)
+    recipe = tiny.recipe(
+        model,
+        Path("run"),
+        [{"path": "data.jsonl", "type": "alpaca"}],
+        **{
+            "plugins": ["axolotl_ual.UALPlugin"],
+            "ual": {"annotate": {"output": "out", "estimator": "perplexity"}},
+            **overrides,
+        },
+    )
+    path = Path("recipe.yaml")
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def annotate(path: Path) -> None:
+    result = CliRunner().invoke(main, ["annotate", str(path)])
+    assert result.exit_code == 0, result.output
+
+
+def without_axolotl(path: Path, monkeypatch: pytest.MonkeyPatch) -> Findings:
+    """What the check finds by itself, without the time that Axolotl's imports take."""
+    monkeypatch.setattr(module, "_axolotl", lambda path, known: [])
+    return examine(path)
+
+
+@pytest.mark.slow
+def test_a_recipe_that_can_train(model: Path) -> None:
+    path = write(model)
+    annotate(path)
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "12 rows carry label smoothing, mean 0.100000" in result.output
+    assert "conservative 4, moderate 4, exploratory 4" in result.output
+    assert "Axolotl imports the plugin and accepts the recipe" in result.output
+
+
+@pytest.mark.slow
+def test_what_axolotl_refuses_is_told_beside_our_own_problems(model: Path) -> None:
+    path = write(model, plugins=["axolotl_ual.UALPlugin", "no_such.Plugin"], micro_batch_size="two")
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 1
+    for words in ("micro_batch_size", "no_such.Plugin", "out: no such folder", "3 problems"):
+        assert words in result.output
+
+
+def test_before_annotation(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (problem,) = without_axolotl(write(model), monkeypatch).problems
+    assert "axolotl-ual annotate recipe.yaml" in problem
+
+
+def test_changed_data_are_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(model)
+    annotate(path)
+    tiny.write_rows(Path("data.jsonl"), [*ROWS, ROWS[0]])
+    (problem,) = without_axolotl(path, monkeypatch).problems
+    assert "data.jsonl" in problem and "changed" in problem
+
+
+def test_changed_settings_are_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotate(write(model))
+    path = write(
+        model,
+        ual={
+            "annotate": {"output": "out", "estimator": "perplexity"},
+            "smoothing": {"mean": 0.2},
+        },
+    )
+    (problem,) = without_axolotl(path, monkeypatch).problems
+    assert "smoothing.mean: was 0.1, is 0.2" in problem
+
+
+def test_training_keys_leave_annotations_valid(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    annotate(write(model))
+    path = write(model, learning_rate=0.5, num_epochs=9)
+    assert not without_axolotl(path, monkeypatch).problems
+
+
+def test_every_problem_is_told_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(model, plugins=[], streaming=True, ual={"smoothng": {}})
+    problems = "\n".join(without_axolotl(path, monkeypatch).problems)
+    for words in ("plugins", "streaming", "did you mean `smoothing`"):
+        assert words in problems
+
+
+def test_a_missing_recipe_and_one_that_is_no_mapping(tmp_path: Path) -> None:
+    assert CliRunner().invoke(main, ["check", "nowhere.yaml"]).exit_code == 2
+    Path("list.yaml").write_text("- 1\n")
+    result = CliRunner().invoke(main, ["check", "list.yaml"])
+    assert result.exit_code == 1
+    assert "list.yaml" in result.output
