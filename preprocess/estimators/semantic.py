@@ -165,6 +165,49 @@ def number_clusters(texts: Sequence[str], labels: Sequence[int]) -> IntArray:
     return np.array([number[label] for label in labels], dtype=np.int64)
 
 
+def align_sentences(
+    sentences: Sequence[Sequence[str]], similarity: Callable[[str, str], float]
+) -> list[list[list[str]]]:
+    """Set beside each sentence its counterpart in every other response.
+
+    Long responses are scored sentence by sentence: a sentence and its counterparts, one from each
+    response, are clustered as short responses are. A response of one sentence is its own
+    counterpart everywhere, so that for short responses both ways of scoring agree.
+
+    Args:
+        sentences: of each of n responses; none is empty.
+        similarity: how alike two sentences are; the most alike is the counterpart.
+
+    Returns:
+        For each response and each of its sentences the n members, the sentence itself in its place.
+    """
+    known: dict[tuple[str, int], str] = {}
+
+    def counterpart(sentence: str, other: int) -> str:
+        found = known.get((sentence, other))
+        if found is None:
+            found = min(sentences[other], key=lambda text: (-similarity(sentence, text), text))
+            known[sentence, other] = found
+        return found
+
+    return [
+        [
+            [sentence if j == i else counterpart(sentence, j) for j in range(len(sentences))]
+            for sentence in own
+        ]
+        for i, own in enumerate(sentences)
+    ]
+
+
+def word_overlap(one: str, other: str) -> float:
+    """F1 of the words of two sentences, repeats counted, case ignored; 1 for equal texts."""
+    if one == other:
+        return 1.0
+    first, second = Counter(one.lower().split()), Counter(other.lower().split())
+    common = (first & second).total()
+    return 2 * common / (first.total() + second.total())
+
+
 def semantic_uncertainty(labels: IntArray) -> FloatArray:
     """u_s = 1 - |cluster| / n of each response; `labels` has shape (n,)."""
     sizes = np.bincount(labels)

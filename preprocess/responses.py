@@ -1,0 +1,285 @@
+"""Prompts, their sampled responses, and `responses.parquet`, which holds all of them.
+
+One row of the file is one response: the prompt's messages, the text as it was sampled (without
+outer white space), what the backend said of it, and every score. `read_responses` takes the same
+file back, or one that was sampled elsewhere and has only the prompt and the text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from axolotl_ual.errors import DataError
+
+PROMPT_ID: Final = "prompt_id"
+RESPONSE_ID: Final = "response_id"
+MESSAGES: Final = "messages"
+RESPONSE: Final = "response"
+STATUS: Final = "status"
+
+USABLE: Final = "usable"
+EMPTY: Final = "empty"
+TRUNCATED: Final = "truncated"
+FAILED: Final = "failed"
+
+MESSAGE_LIST = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+_OPTIONAL: Final[dict[str, type]] = {
+    "finish_reason": str,
+    "seed": int,
+    "tokens": int,
+    "logprob_sum": float,
+    "logprob_mean": float,
+}
+
+Message = tuple[str, str]
+"""(role, content)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What is answered: a dialogue whose last turn is not the assistant's.
+
+    Attributes:
+        messages: (role, content) in order, at least one.
+    """
+
+    messages: tuple[Message, ...]
+
+    @property
+    def question(self) -> str:
+        """The last user turn: what entailment between responses is conditioned on."""
+        users = [content for role, content in self.messages if role == "user"]
+        return users[-1] if users else self.messages[-1][1]
+
+    def as_dicts(self) -> list[dict[str, str]]:
+        """Messages in the shape of a chat API."""
+        return [{"role": role, "content": content} for role, content in self.messages]
+
+    def digest(self) -> str:
+        """SHA-256 of the content, 64 hexadecimal digits: the identity of a prompt."""
+        return hashlib.sha256(json.dumps(self.messages).encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Response:
+    """One response, or the reason why there is none.
+
+    Attributes:
+        text: without outer white space.
+        finish_reason: stop, length, content_filter, ... as the backend says; None: not known.
+        seed: of the request, or of the generation.
+        logprob_sum: log-probability of all tokens under the model, temperature 1.
+        logprob_mean: per token.
+        tokens: number of tokens generated.
+        failure: why there is no response; None where there is one.
+    """
+
+    text: str
+    finish_reason: str | None = None
+    seed: int | None = None
+    logprob_sum: float | None = None
+    logprob_mean: float | None = None
+    tokens: int | None = None
+    failure: str | None = None
+
+    @classmethod
+    def failed(cls, reason: str) -> Response:
+        """A response that could not be had."""
+        return cls("", failure=reason)
+
+    @property
+    def status(self) -> str:
+        """One of usable, empty, truncated, failed."""
+        if self.failure is not None:
+            return FAILED
+        if not self.text:
+            return EMPTY
+        return TRUNCATED if self.finish_reason == "length" else USABLE
+
+
+@dataclass(slots=True)
+class ResponseSet:
+    """P prompts and their responses, N in all.
+
+    Attributes:
+        prompts: in the order of the data.
+        responses: one list for each prompt.
+    """
+
+    prompts: list[Prompt]
+    responses: list[list[Response]]
+
+    def flat(self) -> list[Response]:
+        """All N responses, prompt by prompt."""
+        return [response for group in self.responses for response in group]
+
+    def prompt_of(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Place of each response's prompt, int64 of shape (N,)."""
+        counts = [len(group) for group in self.responses]
+        return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+
+    def usable(self, keep_truncated: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which responses are scored, bool of shape (N,)."""
+        kept = {USABLE, TRUNCATED} if keep_truncated else {USABLE}
+        return np.array([response.status in kept for response in self.flat()], dtype=np.bool_)
+
+    def duplicate_of(self) -> list[int | None]:
+        """For each response the number of an earlier one of its prompt with the same text."""
+        found: list[int | None] = []
+        for group in self.responses:
+            first: dict[str, int] = {}
+            for number, response in enumerate(group):
+                known = first.setdefault(response.text, number)
+                found.append(known if response.text and known < number else None)
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """Prompts, responses, responses by status, and repeats of an earlier text."""
+        statuses = [response.status for response in self.flat()]
+        return {
+            "prompts": len(self.prompts),
+            "responses": len(statuses),
+            **{name: statuses.count(name) for name in (USABLE, EMPTY, TRUNCATED, FAILED)},
+            "duplicates": sum(place is not None for place in self.duplicate_of()),
+        }
+
+
+def message_array(prompts: Sequence[Prompt]) -> pa.Array:
+    """The prompts as Arrow lists of {role, content}."""
+    return pa.array([prompt.as_dicts() for prompt in prompts], type=MESSAGE_LIST)
+
+
+def response_table(data: ResponseSet, scores: Mapping[str, pa.Array]) -> pa.Table:
+    """All responses as a table.
+
+    Args:
+        data: P prompts and N responses.
+        scores: further columns of N values.
+    """
+    prompt = data.prompt_of()
+    flat = data.flat()
+    numbers = [number for group in data.responses for number in range(len(group))]
+
+    def column(value: Callable[[Response], Any], kind: pa.DataType) -> pa.Array:
+        return pa.array([value(response) for response in flat], type=kind)
+
+    return pa.table(
+        {
+            PROMPT_ID: pa.array(prompt),
+            RESPONSE_ID: pa.array(numbers, type=pa.int32()),
+            MESSAGES: message_array(data.prompts).take(pa.array(prompt)),
+            RESPONSE: column(lambda r: r.text, pa.string()),
+            STATUS: column(lambda r: r.status, pa.string()),
+            "failure": column(lambda r: r.failure, pa.string()),
+            "duplicate_of": pa.array(data.duplicate_of(), type=pa.int32()),
+            "finish_reason": column(lambda r: r.finish_reason, pa.string()),
+            "seed": column(lambda r: r.seed, pa.int64()),
+            "tokens": column(lambda r: r.tokens, pa.int32()),
+            "logprob_sum": column(lambda r: r.logprob_sum, pa.float64()),
+            "logprob_mean": column(lambda r: r.logprob_mean, pa.float64()),
+            **scores,
+        }
+    )
+
+
+def read_responses(path: Path) -> ResponseSet:
+    """Read responses from a Parquet or JSONL file.
+
+    A row has `messages` (a list of {role, content}) or `prompt` (a text), and `response` (a text);
+    `finish_reason`, `seed`, `tokens`, `logprob_sum`, `logprob_mean` and `failure` are read where
+    they are there. Rows of one prompt belong together by `prompt_id`, or else by the content of
+    the prompt.
+
+    Raises:
+        DataError: the file cannot be read, or a row is not as described, by its number.
+    """
+    prompts: dict[Any, int] = {}
+    data = ResponseSet([], [])
+    for number, row in enumerate(_rows(path)):
+        where = f"{path}: row {number}"
+        prompt = _prompt(row, where)
+        key = row.get(PROMPT_ID)
+        key = prompt.messages if key is None else ("id", key)
+        place = prompts.setdefault(key, len(prompts))
+        if place == len(data.prompts):
+            data.prompts.append(prompt)
+            data.responses.append([])
+        elif data.prompts[place] != prompt:
+            raise DataError(
+                f"{where}: prompt_id {row[PROMPT_ID]!r} stands for two different prompts",
+                "give each prompt its own prompt_id, or leave the column out",
+            )
+        data.responses[place].append(_response(row, where))
+    if not data.prompts:
+        raise DataError(f"{path}: there are no rows", "name a file with responses in it")
+    return data
+
+
+def _rows(path: Path) -> Iterable[dict[str, Any]]:
+    try:
+        if path.suffix == ".parquet":
+            for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
+                yield from batch.to_pylist()
+            return
+        with path.open(encoding="utf-8") as stream:
+            for number, line in enumerate(stream):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise DataError(f"{path}: line {number + 1}: is not an object")
+                    yield row
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path}: cannot be read: {error}", "give a .parquet file, or .jsonl with a row a line"
+        ) from None
+
+
+def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
+    if row.get(MESSAGES) is None:
+        return Prompt((("user", _text(row, "prompt", where)),))
+    turns = row[MESSAGES]
+    if not isinstance(turns, list) or not turns:
+        raise DataError(f"{where}: `messages` is not a list of turns: {str(turns)[:60]}")
+    messages = []
+    for place, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise DataError(f"{where}: `messages[{place}]` is not an object with role and content")
+        here = f"{where}: messages[{place}]"
+        messages.append((_text(turn, "role", here), _text(turn, "content", here)))
+    return Prompt(tuple(messages))
+
+
+def _response(row: Mapping[str, Any], where: str) -> Response:
+    failure = row.get("failure")
+    if failure is not None:
+        return Response.failed(str(failure))
+    values: dict[str, Any] = {}
+    for name, kind in _OPTIONAL.items():
+        value = row.get(name)
+        if value is None:
+            continue
+        try:
+            values[name] = kind(value)
+        except (TypeError, ValueError):
+            raise DataError(f"{where}: `{name}` is {value!r}") from None
+    return Response(_text(row, RESPONSE, where).strip(), **values)
+
+
+def _text(row: Mapping[str, Any], key: str, where: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: `{key}` must be a text, not {value!r}",
+            "a row needs `messages` (role and content) or `prompt`, and `response`",
+        )
+    return value
