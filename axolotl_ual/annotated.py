@@ -1,0 +1,236 @@
+"""Finding the annotated copy of a recipe's datasets, and whether it still fits the recipe.
+
+Imports neither torch nor axolotl, so that `axolotl-ual check` can ask as well as the plugin.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from axolotl_ual.columns import SMOOTHING, Manifest, ManifestFile, ManifestSource
+from axolotl_ual.config import UALConfig, parse_ual
+from axolotl_ual.errors import AnnotationError
+from axolotl_ual.source import file_digest, fingerprint, plain
+
+_READ_FROM_SOURCE = ("name", "data_files", "revision", "shards", "shards_idx", "trust_remote_code")
+"""Keys of an entry that say which rows to read: the annotated copy holds just those rows."""
+
+_AXOLOTL_DEFAULT = "last_run_prepared"
+_PREPARED = re.compile(r"ual-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """What a recipe is trained on.
+
+    Attributes:
+        entries: the `datasets:` list with the annotated files in it.
+        content: 12 hexadecimal digits that change with what the entries hold.
+    """
+
+    entries: list[dict[str, Any]]
+    content: str
+
+
+def locate(recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str) -> Located:
+    """Find what to train on: the annotated copy, or datasets that have the columns themselves.
+
+    Args:
+        recipe: the YAML as a mapping.
+        ual: its `ual:` block.
+        recipe_name: what messages call the recipe: the file that `annotate` is run on.
+
+    Raises:
+        AnnotationError: the copy is missing, incomplete, damaged, or made from other data or with
+            other settings; or a local dataset lacks the columns and nothing annotates it.
+    """
+    entries = list(_expanded(recipe.get("datasets") or []))
+    if ual.annotate is None:
+        for entry in entries:
+            _need_column(entry)
+        return Located(entries, _content(fingerprint(entry) for entry in entries))
+    folder = Path(ual.annotate.output)
+    again = f"run `axolotl-ual annotate {recipe_name}`"
+    manifest = _read_manifest(folder, again)
+    _check_kind(manifest, folder, again)
+    _check_settings(manifest, ual.result_settings(recipe.get("base_model")), folder, again)
+    if len(manifest.sources) != len(entries):
+        raise AnnotationError(
+            f"{folder}: made from {len(manifest.sources)} dataset(s), and the recipe names "
+            f"{len(entries)}",
+            again,
+        )
+    for source, entry in zip(manifest.sources, entries, strict=True):
+        _check_source(source, entry, folder, again)
+        _check_file(source.file, folder, again)
+    rewritten = [
+        _rewritten(entry, folder / source.file.path)
+        for source, entry in zip(manifest.sources, entries, strict=True)
+    ]
+    return Located(rewritten, _content(source.file.sha256 for source in manifest.sources))
+
+
+def prepare(recipe: MutableMapping[str, Any], recipe_name: str) -> None:
+    """Put what `locate` finds in the place of a recipe's datasets, before Axolotl reads them.
+
+    Prepared data get a folder of their own, named by what the annotations hold: Axolotl's cache is
+    keyed by the configuration alone, and would serve annotations that have changed since. Done
+    twice (Ray validates a recipe once more in each worker), the second time changes nothing.
+
+    Raises:
+        ConfigError: the `ual:` block is wrong.
+        AnnotationError: see `locate`.
+    """
+    if not recipe.get("datasets"):
+        return
+    ual = parse_ual(recipe.get("ual"))
+    base = Path(recipe.get("dataset_prepared_path") or _AXOLOTL_DEFAULT)
+    if ual.annotate is not None and _PREPARED.fullmatch(base.name):
+        folder = Path(ual.annotate.output)
+        if all(Path(str(entry["path"])).parent == folder for entry in recipe["datasets"]):
+            return
+    located = locate(recipe, ual, recipe_name)
+    recipe["datasets"] = located.entries
+    own = f"ual-{located.content}"
+    recipe["dataset_prepared_path"] = str(base if base.name == own else base / own)
+
+
+def _expanded(entries: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """An entry with a list of names is several datasets, as for Axolotl and for `annotate`."""
+    for spelled in entries:
+        entry = plain(spelled)
+        names = entry.get("name")
+        if isinstance(names, list) and names:
+            yield from ({**entry, "name": name} for name in names)
+        else:
+            yield entry
+
+
+def _read_manifest(folder: Path, again: str) -> Manifest:
+    if not folder.is_dir():
+        raise AnnotationError(f"ual.annotate.output: {folder}: no such folder", again)
+    try:
+        return Manifest.read(folder)
+    except FileNotFoundError:
+        raise AnnotationError(
+            f"{folder}: has no manifest.json, so its annotation was not finished", again
+        ) from None
+    except ValueError as error:
+        raise AnnotationError(f"{folder}: manifest.json cannot be read: {error}", again) from None
+
+
+def _check_kind(manifest: Manifest, folder: Path, again: str) -> None:
+    if manifest.kind != "annotations":
+        raise AnnotationError(f"{folder}: holds {manifest.kind}, not annotated samples", again)
+    if manifest.limit is not None:
+        raise AnnotationError(
+            f"{folder}: only the first {manifest.limit} rows were annotated (--limit)",
+            f"{again} without `--limit`",
+        )
+
+
+def _check_settings(
+    manifest: Manifest, wanted: Mapping[str, Any], folder: Path, again: str
+) -> None:
+    old, new = dict(_leaves(manifest.settings)), dict(_leaves(plain(wanted)))
+    changed = [
+        f"ual.{key}: was {_value(old.get(key))}, is {_value(new.get(key))}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+    if changed:
+        raise AnnotationError(
+            f"{folder}: annotated with other settings\n  " + "\n  ".join(changed), again
+        )
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{prefix}.{key}" if prefix else str(key))
+    elif value is not None:
+        yield prefix, value
+
+
+def _value(value: Any) -> str:
+    return "not set" if value is None else json.dumps(value)
+
+
+def _check_source(
+    source: ManifestSource, entry: Mapping[str, Any], folder: Path, again: str
+) -> None:
+    path = entry.get("path")
+    made_from = plain(source.entry)
+    if made_from != entry:
+        keys = sorted(
+            key for key in made_from.keys() | entry.keys() if made_from.get(key) != entry.get(key)
+        )
+        raise AnnotationError(
+            f"{folder}: made from another `datasets:` entry than `{path}` "
+            f"({', '.join(f'`{key}`' for key in keys)} differ)",
+            again,
+        )
+    if source.fingerprint != fingerprint(entry):
+        raise AnnotationError(f"{path}: has changed since {folder} was made from it", again)
+
+
+def _check_file(file: ManifestFile, folder: Path, again: str) -> None:
+    import pyarrow.parquet as pq
+
+    path = folder / file.path
+    if not path.is_file():
+        raise AnnotationError(f"{path}: is missing", again)
+    if file_digest(path) != file.sha256:
+        raise AnnotationError(f"{path}: is not the file that the manifest describes", again)
+    schema = pq.read_schema(path)
+    if pq.read_metadata(path).num_rows != file.rows or SMOOTHING not in schema.names:
+        raise AnnotationError(f"{path}: does not hold what the manifest says", again)
+
+
+def _rewritten(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    kept = {key: value for key, value in entry.items() if key not in _READ_FROM_SOURCE}
+    return {**kept, "path": str(path), "ds_type": "parquet", "split": "train"}
+
+
+def _need_column(entry: Mapping[str, Any]) -> None:
+    """A single local file tells its columns at once; other data tell them when they are read."""
+    path = Path(str(entry.get("path", "")))
+    columns = _columns_of(path)
+    if columns is not None and SMOOTHING not in columns:
+        raise AnnotationError(
+            f"datasets: {path}: has no column `{SMOOTHING}`, and the recipe has no "
+            "`ual.annotate:` that would make it",
+            "add `ual: {annotate: {output: ...}}` and run `axolotl-ual annotate`",
+        )
+
+
+def _columns_of(path: Path) -> list[str] | None:
+    if not path.is_file():
+        return None
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        names: list[str] = pq.read_schema(path).names
+        return names
+    if path.suffix == ".jsonl":
+        with path.open(encoding="utf-8") as stream:
+            first = next((line for line in stream if line.strip()), "{}")
+        try:
+            row = json.loads(first)
+        except ValueError:
+            return None
+        return list(row) if isinstance(row, dict) else None
+    return None
+
+
+def _content(parts: Iterator[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,190 @@
+"""The smoothing of a row through Axolotl's tokenisation.
+
+Axolotl drops every source column when it tokenises, whatever the dataset type. For the time of
+`carrying`, each row's values of our columns are read before its strategy sees it and put beside
+what the strategy returns: one value per output row, also where a strategy turns one source row
+into several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+
+from axolotl_ual.columns import PREFIX, SMOOTHING
+from axolotl_ual.errors import AnnotationError, DataError
+
+CARRIED: tuple[str, ...] = (SMOOTHING,)
+"""Columns that reach the tokenised training data."""
+
+
+def load_datasets(cfg: Any, preprocess: bool) -> Any:
+    """What Axolotl's own loading returns, with the smoothing in the training data.
+
+    Args:
+        cfg: the validated recipe.
+        preprocess: whether this is `axolotl preprocess`.
+    """
+    from axolotl.cli.args import PreprocessCliArgs, TrainerCliArgs
+    from axolotl.common import datasets
+    from axolotl.utils.logging import get_logger
+    from transformers import HfArgumentParser
+
+    # The hook is not given the command line, which may ask for debug output.
+    parser = HfArgumentParser(PreprocessCliArgs if preprocess else TrainerCliArgs)
+    options, _ = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    with carrying():
+        loaded = datasets.load_datasets(cfg=cfg, cli_args=options)
+    get_logger(__name__).info(_summary(loaded.train_dataset))
+    return loaded
+
+
+def _summary(dataset: Any) -> str:
+    values = _values(dataset)
+    smoothed = int((values > 0).sum())
+    mean = float(values.mean()) if values.size else 0.0
+    line = f"UAL: {smoothed} of {values.size} training rows carry smoothing, mean {mean:.4f}"
+    return line if smoothed else f"{line}; this run is plain supervised fine-tuning"
+
+
+@contextmanager
+def carrying(columns: Sequence[str] = CARRIED) -> Iterator[None]:
+    """Make Axolotl's data loading keep our columns while the block runs.
+
+    Raises, from within the loading:
+        AnnotationError: an entry of `datasets:` has no `ual_smoothing`, or lost it.
+        DataError: a smoothing is null, not a number, or outside [0, 1].
+    """
+    from axolotl.utils.data import sft, wrappers
+
+    inner_load = sft._load_and_process_single_dataset
+    inner_wrap = wrappers.wrap_dataset_for_tokenized_prompt
+    training: list[Any] = []
+
+    def load(dataset_config: Any, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("split") != "train":
+            return inner_load(dataset_config, *args, **kwargs)
+        training.append(dataset_config)
+        try:
+            dataset, prompter = inner_load(dataset_config, *args, **kwargs)
+            return _checked(dataset, dataset_config, columns), prompter
+        finally:
+            training.pop()
+
+    def wrap(strategy: Any, dataset: Any, **kwargs: Any) -> Any:
+        if not training:
+            return inner_wrap(strategy, dataset, **kwargs)
+        _check_values(dataset, training[-1])
+        return inner_wrap(CarryingStrategy(strategy, columns), dataset, **kwargs)
+
+    with ExitStack() as stack:
+        stack.enter_context(_replaced(sft, "_load_and_process_single_dataset", load))
+        stack.enter_context(_replaced(wrappers, "wrap_dataset_for_tokenized_prompt", wrap))
+        yield
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    original = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)
+
+
+class CarryingStrategy:
+    """A tokenisation strategy that carries columns beside what the wrapped one returns.
+
+    Has the three attributes that Axolotl's `TokenizedPromptDataset` reads.
+    """
+
+    def __init__(self, strategy: Any, columns: Sequence[str]) -> None:
+        self.strategy = strategy
+        self.columns = tuple(columns)
+
+    @property
+    def supports_batched(self) -> bool:
+        """Whether `tokenize_prompt` takes a dict of lists."""
+        return bool(self.strategy.supports_batched)
+
+    @property
+    def filter_rows(self) -> Callable[..., Any] | None:
+        """The strategy's own filter, which runs before tokenisation."""
+        found: Callable[..., Any] | None = getattr(self.strategy, "filter_rows", None)
+        return found
+
+    def tokenize_prompt(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
+        """Tokenise one row, or a dict of lists, and add our columns."""
+        if self.supports_batched:
+            return self._tokenize_batch(prompt)
+        result = dict(self.strategy.tokenize_prompt(_source(prompt)))
+        result.update((name, _stored(prompt[name])) for name in self.columns)
+        return result
+
+    def _tokenize_batch(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        """Row by row: only so is it known how many output rows a source row became."""
+        source = _source(batch)
+        carried = {name: list(batch[name]) for name in self.columns}
+        result: dict[str, list[Any]] = {name: [] for name in self.columns}
+        for index in range(len(next(iter(carried.values())))):
+            row = {key: values[index : index + 1] for key, values in source.items()}
+            tokenized = self.strategy.tokenize_prompt(row)
+            for key, values in tokenized.items():
+                result.setdefault(key, []).extend(values)
+            num_rows = len(tokenized.get("input_ids", ()))
+            for name in self.columns:
+                result[name].extend([_stored(carried[name][index])] * num_rows)
+        return result
+
+
+def _source(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as it was before it was annotated: what the strategy would see without us."""
+    return {key: value for key, value in row.items() if not key.startswith(PREFIX)}
+
+
+def _stored(value: Any) -> Any:
+    return np.float32(value) if isinstance(value, float) else value
+
+
+def _checked(dataset: Any, config: Mapping[str, Any], columns: Sequence[str]) -> Any:
+    """A tokenised training set with its smoothing, and with no other column of ours."""
+    names = dataset.column_names
+    if SMOOTHING not in names:
+        raise AnnotationError(
+            f"datasets: type `{config.get('type')}` of `{config.get('path')}` lost the column "
+            f"`{SMOOTHING}` on the way through Axolotl's tokenisation",
+            "use another dataset type, for example chat_template, alpaca or input_output",
+        )
+    _check_values(dataset, config)
+    return dataset.remove_columns(
+        [name for name in names if name.startswith(PREFIX) and name not in columns]
+    )
+
+
+def _check_values(dataset: Any, config: Mapping[str, Any]) -> None:
+    where = f"datasets: `{config.get('path')}`"
+    if SMOOTHING not in dataset.column_names:
+        raise AnnotationError(
+            f"{where} has no column `{SMOOTHING}`, so it would be trained without uncertainty",
+            "add `ual.annotate:` to the recipe and run `axolotl-ual annotate`, or name a dataset "
+            "that has the column",
+        )
+    values = _values(dataset)
+    wrong = np.flatnonzero(~((values >= 0.0) & (values <= 1.0)))
+    if wrong.size:
+        row = int(wrong[0])
+        raise DataError(
+            f"{where}, row {row}: `{SMOOTHING}` is {dataset[row][SMOOTHING]}, and must be a number "
+            f"in [0, 1] ({wrong.size} such rows)",
+            "annotate the data again, or repair the column",
+        )
+
+
+def _values(dataset: Any) -> Any:
+    """The smoothing of a dataset's rows as float64 of shape (N,), NaN for null."""
+    table = dataset.select_columns([SMOOTHING]).with_format("arrow")[:]
+    return table[SMOOTHING].to_pandas().to_numpy(dtype=np.float64, na_value=np.nan)

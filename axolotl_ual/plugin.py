@@ -1,0 +1,87 @@
+"""The hooks that Axolotl calls. What they do is in modules that are imported when it is done.
+
+Axolotl goes on without a plugin whose import fails. So this module imports nothing that could be
+missing where Axolotl is there, and a failed import within a hook is an error like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from axolotl.integrations.base import BasePlugin
+
+from axolotl_ual.errors import UnsupportedError
+
+NAMES = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
+"""What a recipe may call the plugin."""
+
+
+class UALPlugin(BasePlugin):  # type: ignore[misc]
+    """Uncertainty-aware learning: per-sample label smoothing in Axolotl's SFT."""
+
+    def register(self, cfg: Any) -> None:
+        """Check the recipe, and put the annotated copy in the place of its datasets."""
+        if not set(NAMES) & set(cfg.get("plugins") or []):
+            return
+        from axolotl_ual.annotated import prepare
+        from axolotl_ual.settings import unsupported
+
+        for error in unsupported(cfg):
+            raise error
+        prepare(cfg, _recipe_name(cfg))
+
+    def get_input_args(self) -> str:
+        """The pydantic model that gives Axolotl's schema the key `ual`."""
+        return "axolotl_ual.config.UALArgs"
+
+    def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
+        """Load the datasets as Axolotl does, with their smoothing carried along."""
+        from axolotl_ual.carry import load_datasets
+
+        self._refuse_rivals(cfg)
+        return load_datasets(cfg, preprocess)
+
+    def pre_model_load(self, cfg: Any) -> None:
+        """Seed what the loading of the model draws, new embeddings for example."""
+        self._seed(cfg)
+
+    def pre_lora_load(self, cfg: Any, model: Any) -> None:
+        """Seed the adapter's initialisation, which Axolotl does before anything is seeded."""
+        self._seed(cfg)
+
+    def get_trainer_cls(self, cfg: Any) -> Any:
+        """The trainer with the smoothed loss."""
+        from axolotl_ual.trainer import UALTrainer
+
+        return UALTrainer
+
+    def get_collator_cls_and_kwargs(self, cfg: Any, is_eval: bool = False) -> None:
+        """None: the trainer wraps whichever collator Axolotl chooses."""
+        return None
+
+    def _refuse_rivals(self, cfg: Any) -> None:
+        """Stop where another plugin has a trainer: the first one listed would win, silently."""
+        from axolotl.integrations.base import PluginManager
+
+        for name, plugin in PluginManager.get_instance().plugins.items():
+            if plugin is self or name not in cfg.plugins:
+                continue
+            trainer = plugin.get_trainer_cls(cfg)
+            if trainer is not None:
+                raise UnsupportedError(
+                    f"plugins: `{name}` and `{NAMES[0]}` both bring a trainer "
+                    f"({trainer.__name__} and UALTrainer), and only one can train",
+                    f"take `{name}` or `{NAMES[0]}` out of `plugins:`",
+                )
+
+    @staticmethod
+    def _seed(cfg: Any) -> None:
+        from transformers import set_seed
+
+        if cfg.seed is not None:
+            set_seed(cfg.seed)
+
+
+def _recipe_name(cfg: Any) -> str:
+    """The recipe's file as the user named it, for messages."""
+    return str(cfg.get("axolotl_config_path") or "recipe.yaml")

@@ -1,0 +1,107 @@
+"""Settings of a recipe that this plugin cannot train with correctly, known from the YAML alone.
+
+Imports neither torch nor axolotl, so that `axolotl-ual check` can ask as well as the plugin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from axolotl_ual.errors import UALError, UnsupportedError
+
+TRAINER = "axolotl_ual.trainer.UALTrainer"
+"""The one `trainer_cls` that may be named: Axolotl stops where it cannot be imported."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    key: str
+    why: str
+    fix: str
+    wrong: Callable[[Any], bool] = bool
+
+
+def _above_one(value: Any) -> bool:
+    return isinstance(value, (int, float)) and value > 1
+
+
+_OWN_LOSS = "brings a loss of its own, so the label smoothing of a sample would be left out"
+_CUT_SEQUENCE = "cuts sequences or the head over devices, which the smoothed loss does not follow"
+_NOT_ROWS = "does not give rows that carry their smoothing through tokenisation"
+
+_RULES = (
+    _Rule("rl", _OWN_LOSS, "take `rl:` out, or take the plugin out"),
+    _Rule("reward_model", _OWN_LOSS, "take `reward_model:` out"),
+    _Rule("process_reward_model", _OWN_LOSS, "take `process_reward_model:` out"),
+    _Rule("use_eaft", _OWN_LOSS, "set `use_eaft: false`"),
+    _Rule("orpo_alpha", _OWN_LOSS, "take `orpo_alpha:` out"),
+    _Rule("kd_trainer", _OWN_LOSS, "take `kd_trainer:` out"),
+    _Rule(
+        "trainer_cls",
+        "brings a trainer of its own, and only one trainer can train",
+        f"take it out, or name `{TRAINER}`",
+        lambda value: value not in (None, TRAINER),
+    ),
+    _Rule("pretraining_dataset", _NOT_ROWS, "name the data under `datasets:`"),
+    _Rule("streaming", _NOT_ROWS, "set `streaming: false`"),
+    _Rule("skip_prepare_dataset", _NOT_ROWS, "set `skip_prepare_dataset: false`"),
+    _Rule(
+        "push_dataset_to_hub",
+        "keeps prepared data under a name that does not change with the annotations, so that old "
+        "ones could be trained on",
+        "take `push_dataset_to_hub:` out",
+    ),
+    _Rule("processor_type", _NOT_ROWS, "train a text model without `processor_type:`"),
+    _Rule("context_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
+    _Rule("sequence_parallel_degree", _CUT_SEQUENCE, "set it to 1", _above_one),
+    _Rule("tensor_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
+    _Rule("expert_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
+    _Rule(
+        "torch_compile",
+        "has not been shown to give the same loss",
+        "set `torch_compile: false`",
+        lambda value: value not in (None, False),
+    ),
+)
+
+
+def unsupported(recipe: Mapping[str, Any]) -> list[UALError]:
+    """Settings of a recipe that must stop a run before the model is loaded.
+
+    Args:
+        recipe: the YAML as a mapping.
+
+    Returns:
+        An error for each such setting, in a fixed order; empty where the plugin can train.
+    """
+    errors: list[UALError] = [
+        UnsupportedError(f"{rule.key}: {_shown(recipe[rule.key])}: {rule.why}", rule.fix)
+        for rule in _RULES
+        if rule.key in recipe and rule.wrong(recipe[rule.key])
+    ]
+    errors.extend(_first_generation_fsdp(recipe))
+    return errors
+
+
+def _first_generation_fsdp(recipe: Mapping[str, Any]) -> list[UALError]:
+    config = recipe.get("fsdp_config") or {}
+    if not (recipe.get("fsdp") or config):
+        return []
+    named = [recipe.get("fsdp_version"), config.get("fsdp_version"), config.get("version")]
+    version = next((value for value in named if value is not None), 1)
+    if str(version) == "2":
+        return []
+    return [
+        UnsupportedError(
+            f"fsdp_version: {version}: the first generation of FSDP flattens the head's weight, "
+            "which the smoothed loss reads",
+            "set `fsdp_version: 2`",
+        )
+    ]
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
