@@ -144,10 +144,10 @@ class Plan:
         unit = int(self.batch_ends_B[min(batch, self.num_batches) - 1])
         return self._row_end(unit)
 
-    def is_padding(self, batch: int) -> bool:
-        """Whether a micro-batch is padding, whose rows must not count."""
-        start = 0 if batch == 0 else self.batch_ends_B[batch - 1]
-        return bool(self.batch_ends_B[batch] == start)
+    def rows_in(self, batch: int) -> int:
+        """Rows that count in a micro-batch: none in padding."""
+        start = 0 if batch == 0 else int(self.batch_ends_B[batch - 1])
+        return self._row_end(int(self.batch_ends_B[batch])) - self._row_end(start)
 
     def batches(self) -> Iterator[list[int] | list[list[int]]]:
         """Micro-batches in order: lists of rows, or of bins of rows when packed.

@@ -24,7 +24,7 @@ def flatten(batch: list[Any]) -> list[int]:
 def steps_of(plan: Plan) -> list[list[list[int]]]:
     """Rows of each step, micro-batch by micro-batch, padding left out."""
     batches = [
-        [] if plan.is_padding(number) else flatten(batch)
+        flatten(batch) if plan.rows_in(number) else []
         for number, batch in enumerate(plan.batches())
     ]
     size = plan.geometry.world_size * plan.geometry.accumulation
@@ -110,7 +110,7 @@ def test_a_process_without_a_row_gets_padding_that_is_marked() -> None:
         shuffle=False,
     )
     assert list(plan.batches()) == [[0], [1], [2], [3], [4], [4], [4], [4]]
-    assert [plan.is_padding(batch) for batch in range(8)] == [False] * 5 + [True] * 3
+    assert [plan.rows_in(batch) for batch in range(8)] == [1] * 5 + [0] * 3
     assert plan.num_rows == 5
 
 
@@ -253,7 +253,9 @@ def test_steps_have_the_shape_that_training_needs(run: dict[str, Any]) -> None:
     full = batches[: (plan.num_steps - 1) * geometry.world_size * geometry.accumulation]
     assert all(len(batch) == geometry.micro_batch for batch in full)
     assert all(1 <= len(batch) <= geometry.micro_batch for batch in batches)
-    if steps and any(plan.is_padding(b) for b in range(plan.num_batches)):
+    counted = [len(flatten(batch)) * bool(plan.rows_in(b)) for b, batch in enumerate(batches)]
+    assert counted == [plan.rows_in(batch) for batch in range(plan.num_batches)]
+    if not all(plan.rows_in(batch) for batch in range(plan.num_batches)):
         assert sum(map(len, steps[-1][-geometry.world_size :])) < geometry.world_size
     assert [plan.rows_until(step + 1) for step in range(len(steps))] == list(
         np.cumsum([len(rows) for rows in rows_of(plan)])

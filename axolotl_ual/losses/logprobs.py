@@ -71,6 +71,28 @@ def token_logprobs(
     return result
 
 
+@torch.no_grad()
+def token_statistics(
+    hidden_NH: Tensor,
+    labels_N: Tensor,
+    head: Callable[[Tensor], Tensor],
+    *,
+    transform: LogitTransform = LogitTransform(),
+    chunk: int = 512,
+) -> Tensor:
+    """What the prediction of each label says, without gradients.
+
+    Returns:
+        Shape (3, N): log-probability of the label, the largest log-probability, and 1 where the
+        label has it.
+    """
+    parts = [
+        _Head(head, transform).statistics(hidden_CH, labels_C)
+        for hidden_CH, labels_C in zip(hidden_NH.split(chunk), labels_N.split(chunk), strict=True)
+    ]
+    return torch.cat(parts, dim=1)
+
+
 @dataclass(frozen=True, slots=True)
 class _Head:
     head: Callable[[Tensor], Tensor]
@@ -80,6 +102,14 @@ class _Head:
         logits_CV = self.transform(self.head(hidden_CH))
         picked_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
         return picked_C - torch.logsumexp(logits_CV, dim=1)
+
+    def statistics(self, hidden_CH: Tensor, labels_C: Tensor) -> Tensor:
+        logits_CV = self.transform(self.head(hidden_CH))
+        picked_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
+        total_C = torch.logsumexp(logits_CV, dim=1)
+        best_C, place_C = logits_CV.max(dim=1)
+        hit_C = (place_C == labels_C).to(best_C.dtype)
+        return torch.stack([picked_C - total_C, best_C - total_C, hit_C])
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -12,14 +12,13 @@ times a margin:
 
 Robust DPO (arXiv 2403.00409) is another loss: it divides by 1 - 2 eps to stay unbiased.
 
-Shape suffix: P pairs.
+Shape suffixes: P pairs, S = 2 P completions.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -46,20 +45,20 @@ def preference_loss(
     return (margin_P - 0.5 / beta_P).square(), smoothing_P * 2.0 * margin_P / beta_P
 
 
-def sequence_scores(logps_PT: Tensor, mask_PT: Tensor, kind: PreferenceKind) -> Tensor:
-    """What a completion contributes to the margin: the sum of its tokens' log-probabilities.
+def pair_margin(ratio_S: Tensor, lengths_S: Tensor, kind: PreferenceKind) -> Tensor:
+    """What each chosen completion gains over the reference, less what the rejected one does: h.
 
-    IPO takes the mean instead, as its authors' results do, so that beta does not depend on length.
+    IPO takes means over tokens, as its authors' results do, so that beta does not depend on length.
 
     Args:
-        logps_PT: log-probability of each token; any value where the mask is 0.
-        mask_PT: 1 on completion tokens.
+        ratio_S: log-probability of each completion less the reference's, the chosen ones first.
+        lengths_S: tokens of each completion.
         kind: sigmoid or ipo.
 
     Returns:
-        Shape (P,); 0 for a completion without tokens.
+        Shape (S / 2,).
     """
-    sums_P = torch.where(mask_PT.bool(), logps_PT, 0.0).sum(dim=-1)
-    if kind == "sigmoid":
-        return sums_P
-    return sums_P / mask_PT.sum(dim=-1).clamp(min=1)
+    if kind == "ipo":
+        ratio_S = ratio_S / lengths_S.clamp(min=1)
+    chosen_P, rejected_P = ratio_S.chunk(2)
+    return chosen_P - rejected_P

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axolotl_ual.losses.logprobs import LogitTransform, token_logprobs
-from axolotl_ual.losses.preference import PreferenceKind, preference_loss, sequence_scores
+from axolotl_ual.losses.logprobs import LogitTransform, token_logprobs, token_statistics
+from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
 from tests.reference.preference import ipo_pair, log_prob, sigmoid_pair
 
 KINDS: dict[PreferenceKind, Any] = {"sigmoid": sigmoid_pair, "ipo": ipo_pair}
@@ -52,11 +52,11 @@ def test_large_margins_stay_finite() -> None:
     assert torch.equal(base + penalty, torch.tensor([1e4 - 1e3, 1e3]))
 
 
-def test_scores_are_sums_and_for_ipo_means_over_the_completion() -> None:
-    logps = torch.tensor([[-9.0, -1.0, -2.0], [-9.0, -4.0, float("-inf")], [-1.0, -1.0, -1.0]])
-    mask = torch.tensor([[0, 1, 1], [0, 1, 0], [0, 0, 0]])
-    assert sequence_scores(logps, mask, "sigmoid").tolist() == [-3.0, -4.0, 0.0]
-    assert sequence_scores(logps, mask, "ipo").tolist() == [-1.5, -4.0, 0.0]
+def test_margins_compare_chosen_with_rejected_and_for_ipo_by_token() -> None:
+    # Two pairs; chosen ratios 3 and 2 over 3 and 0 tokens, rejected 1 and -4 over 2 and 8.
+    ratio, lengths = torch.tensor([3.0, 2.0, 1.0, -4.0]), torch.tensor([3, 0, 2, 8])
+    assert pair_margin(ratio, lengths, "sigmoid").tolist() == [2.0, 6.0]
+    assert pair_margin(ratio, lengths, "ipo").tolist() == [0.5, 2.5]
 
 
 def case(dtype: torch.dtype, trained: bool, bias: bool = True) -> tuple[Tensor, Tensor, nn.Linear]:
@@ -89,6 +89,17 @@ def test_logprobs_and_gradients_equal_the_reference(
     slow = torch.autograd.grad((expected * weights).sum(), wanted)
     for one, other in zip(grads, slow, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("chunk", [4, 100])
+def test_statistics_of_a_prediction(chunk: int) -> None:
+    hidden, labels, head = case(torch.float64, False)
+    logp = F.log_softmax(head(hidden), dim=-1)
+    labels[:5] = logp[:5].argmax(dim=-1)
+    ours = token_statistics(hidden, labels, head, chunk=chunk)
+    expected = [logp.gather(1, labels[:, None])[:, 0], logp.amax(1), logp.argmax(1) == labels]
+    torch.testing.assert_close(ours, torch.stack([part.double() for part in expected]))
+    assert ours[2, :5].tolist() == [1.0] * 5
 
 
 def test_bfloat16_is_summed_in_float32() -> None:

@@ -1,0 +1,55 @@
+"""Means of training quantities between two log entries, over all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+TOKENS = "ual/tokens"
+
+
+class Means:
+    """Sums quantities on the device; nothing is read back before `report`.
+
+    Every process must add the same names between two reports, with zero weights where it has
+    nothing, because `report` adds the sums up over all of them at once.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
+
+    def add(self, name: str, values_P: Tensor, weights_P: Tensor) -> None:
+        """Add values to a weighted mean."""
+        weights_P = weights_P.detach().to(torch.float64)
+        sums = torch.stack([(values_P.detach() * weights_P).sum(), weights_P.sum()])
+        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+
+    def add_total(self, name: str, amount: Tensor) -> None:
+        """Add to a sum."""
+        amount = amount.detach().to(torch.float64)
+        self._totals[name] = self._totals[name] + amount if name in self._totals else amount
+
+    def report(self, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Means and sums since the last report, which are then forgotten.
+
+        Args:
+            add_up: sums a tensor over all processes; called by all of them.
+
+        Returns:
+            No mean for a name whose weights are all zero.
+        """
+        if not self._sums:
+            return {}
+        names, totals = list(self._sums), list(self._totals)
+        flat = torch.cat([*self._sums.values(), *(t[None] for t in self._totals.values())])
+        self._sums, self._totals = {}, {}
+        values = add_up(flat).tolist()
+        means = {
+            name: values[2 * place] / values[2 * place + 1]
+            for place, name in enumerate(names)
+            if values[2 * place + 1]
+        }
+        return {**means, **dict(zip(totals, values[2 * len(names) :], strict=True))}
