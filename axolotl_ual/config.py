@@ -10,66 +10,17 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from axolotl_ual.curriculum_config import CurriculumConfig, PreferenceConfig
 from axolotl_ual.errors import ConfigError
-
-OPERATIONAL: dict[str, Any] = {"operational": True}
-"""Marks a key that changes how a run proceeds, and never what it produces."""
+from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+class JudgeConfig(ServerConfig):
+    """A judge behind an OpenAI-compatible `/v1/chat/completions`."""
 
-
-class JudgeConfig(_Section):
-    """A model behind an OpenAI-compatible `/v1/chat/completions`."""
-
-    model: str = Field(min_length=1, description="Model name as the server knows it.")
-    base_url: str | None = Field(
-        None,
-        description="Server root with its /v1; null is the openai client's default.",
-        json_schema_extra=OPERATIONAL,
-    )
-    api_key_env: str = Field(
-        "OPENAI_API_KEY",
-        min_length=1,
-        description="Environment variable that holds the key. A local server needs none.",
-        json_schema_extra=OPERATIONAL,
-    )
-    max_concurrency: int = Field(
-        64, ge=1, le=4096, description="Requests in flight.", json_schema_extra=OPERATIONAL
-    )
-    timeout: float = Field(
-        120.0, gt=0, description="Seconds a request may take.", json_schema_extra=OPERATIONAL
-    )
-    max_retries: int = Field(
-        6,
-        ge=0,
-        le=100,
-        description="Further tries after 429, 5xx, timeout or a lost connection.",
-        json_schema_extra=OPERATIONAL,
-    )
-    requests_per_minute: float | None = Field(
-        None,
-        gt=0,
-        description="A limit of the account, kept to; without one the server's 429s are heeded.",
-        json_schema_extra=OPERATIONAL,
-    )
-    tokens_per_minute: float | None = Field(
-        None,
-        gt=0,
-        description="Likewise, of prompt and completion together.",
-        json_schema_extra=OPERATIONAL,
-    )
-    patience: float = Field(
-        300.0,
-        gt=0,
-        description="Seconds to wait for a server that answers nothing but errors.",
-        json_schema_extra=OPERATIONAL,
-    )
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the judge.")
     max_tokens: int = Field(
         64, ge=8, description="Completion tokens allowed; raise it for models that reason first."
@@ -84,7 +35,7 @@ class JudgeConfig(_Section):
     )
 
 
-class PerplexityConfig(_Section):
+class PerplexityConfig(Section):
     """A local causal language model."""
 
     model: str | None = Field(None, description="Folder or Hub name; null is the base_model.")
@@ -106,7 +57,7 @@ class PerplexityConfig(_Section):
 Estimator = Literal["judge", "perplexity"]
 
 
-class AnnotateConfig(_Section):
+class AnnotateConfig(Section):
     """How `axolotl-ual annotate` gives each sample its uncertainty."""
 
     output: str = Field(min_length=1, description="Folder of the annotated copy.")
@@ -132,7 +83,7 @@ class AnnotateConfig(_Section):
         return self
 
 
-class SmoothingConfig(_Section):
+class SmoothingConfig(Section):
     """eps = min(a * u, max), with a solved so that the mean of eps is `mean`."""
 
     mean: float = Field(0.1, ge=0, lt=1, description="Mean label smoothing over the data.")
@@ -152,7 +103,7 @@ class SmoothingConfig(_Section):
         return self
 
 
-class StagesConfig(_Section):
+class StagesConfig(Section):
     """Where the certain end and the uncertain begin."""
 
     thresholds: tuple[float, float] | None = Field(
@@ -171,7 +122,7 @@ class StagesConfig(_Section):
         return self
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """How the smoothed cross entropy is averaged."""
 
     normalization: Literal["tokens", "micro_batch"] = Field(
@@ -182,7 +133,7 @@ class LossConfig(_Section):
     )
 
 
-class UALConfig(_Section):
+class UALConfig(Section):
     """The whole `ual:` block."""
 
     annotate: AnnotateConfig | None = Field(
