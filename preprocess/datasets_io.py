@@ -80,6 +80,8 @@ def _load(entry: Entry) -> Any:
     if not Path(entry.path).exists():
         return datasets.load_dataset(**_arguments(entry), split=entry.raw.get("split"))
     if _is_saved(entry):
+        if not any(Path(entry.path).rglob("*.arrow")):
+            raise DataError(f"{entry.path}: the saved dataset has no rows", "name another folder")
         return datasets.load_from_disk(entry.path)
     builder = _builder(entry)
     if builder.name == "json":
@@ -229,32 +231,29 @@ def _explained(entry: Entry) -> Iterator[None]:
 
 
 def _explain(entry: Entry, error: Exception) -> tuple[str, str]:
-    from datasets.exceptions import DatasetNotFoundError
-
+    """The problem and the fix, by where the data were looked for."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
     said = " ".join(str(cause).split()) or type(cause).__name__
     said = said if len(said) < 400 else f"{said[:396]} ..."
-    if isinstance(error, DatasetNotFoundError):
+    if "://" in entry.path:
         return (
-            f"{entry.path}: not on the Hub, or not yours to read: {said}",
-            "check the name; for a gated or private dataset run `hf auth login`",
+            f"{entry.path}: cannot be read: {said}",
+            "check the address, the credentials of the storage, and that no HF_HUB_OFFLINE is set",
         )
-    if isinstance(error, ConnectionError):
+    if not Path(entry.path).exists():
         return (
-            f"{entry.path}: no such file or folder here, and the Hub cannot be asked: {said}",
-            "check the path; for a dataset on the Hub, connect or unset HF_HUB_OFFLINE",
+            f"{entry.path}: no such file or folder here, and not to be had from the Hub: {said}",
+            "check the name, the connection and HF_HUB_OFFLINE; for gated or private data run "
+            "`hf auth login`",
         )
-    if isinstance(error, ImportError):
-        return f"{entry.path}: {said}", f"pip install {error.name or 'what is missing'}"
     if isinstance(error, FileNotFoundError):
         return (
             f"{entry.label}: no such file: {said}",
             "paths of `data_files:` are taken from the working folder too",
         )
     return (
-        f"{entry.label}: cannot be loaded as {entry.raw.get('ds_type') or 'what it looks like'}: "
-        f"{said}",
+        f"{entry.label}: cannot be loaded: {said}",
         "mend the data, or set `ds_type:` to their format (json, csv, parquet, arrow, text)",
     )
