@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from axolotl_ual.curriculum_config import CurriculumConfig, PreferenceConfig
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig
 
 
@@ -144,6 +145,7 @@ class UALConfig(Section):
     loss: LossConfig = Field(default_factory=LossConfig)
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
+    pairs: PairsConfig | None = Field(None, description="Preference pairs from sampled responses.")
 
     @model_validator(mode="after")
     def _betas_match_the_stages(self) -> UALConfig:
