@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from axolotl_ual.columns import SMOOTHING, Manifest, ManifestFile, ManifestSource
+from axolotl_ual.columns import PREFIX, SMOOTHING, Manifest, ManifestFile, ManifestSource
 from axolotl_ual.config import UALConfig, parse_ual
+from axolotl_ual.curriculum_rules import needed_column
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.source import file_digest, fingerprint, plain
 
@@ -53,7 +54,7 @@ def locate(recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str) -> Locat
     entries = list(_expanded(recipe.get("datasets") or []))
     if ual.annotate is None:
         for entry in entries:
-            _need_column(entry)
+            _need_column(entry, needed_column(recipe, ual))
         return Located(entries, _content(fingerprint(entry) for entry in entries))
     folder = Path(ual.annotate.output)
     again = f"run `axolotl-ual annotate {recipe_name}`"
@@ -97,8 +98,14 @@ def prepare(recipe: MutableMapping[str, Any], recipe_name: str) -> None:
             return
     located = locate(recipe, ual, recipe_name)
     recipe["datasets"] = located.entries
-    own = f"ual-{located.content}"
+    own = f"ual-{_prepared_name(located.content, ual)}"
     recipe["dataset_prepared_path"] = str(base if base.name == own else base / own)
+
+
+def _prepared_name(content: str, ual: UALConfig) -> str:
+    """A column of the user's own is in the prepared data only where the curriculum is by it."""
+    column = ual.curriculum.column
+    return content if column.startswith(PREFIX) else _content(iter((content, column)))
 
 
 def _expanded(entries: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -198,13 +205,13 @@ def _rewritten(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {**kept, "path": str(path), "ds_type": "parquet", "split": "train"}
 
 
-def _need_column(entry: Mapping[str, Any]) -> None:
+def _need_column(entry: Mapping[str, Any], column: str) -> None:
     """A single local file tells its columns at once; other data tell them when they are read."""
     path = Path(str(entry.get("path", "")))
     columns = _columns_of(path)
-    if columns is not None and SMOOTHING not in columns:
+    if columns is not None and column not in columns:
         raise AnnotationError(
-            f"datasets: {path}: has no column `{SMOOTHING}`, and the recipe has no "
+            f"datasets: {path}: has no column `{column}`, and the recipe has no "
             "`ual.annotate:` that would make it",
             "add `ual: {annotate: {output: ...}}` and run `axolotl-ual annotate`",
         )

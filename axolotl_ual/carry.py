@@ -14,32 +14,38 @@ from typing import Any
 
 import numpy as np
 
-from axolotl_ual.columns import PREFIX, SMOOTHING
+from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY
 from axolotl_ual.errors import AnnotationError, DataError
 
-CARRIED: tuple[str, ...] = (SMOOTHING,)
-"""Columns that reach the tokenised training data."""
+CARRIED: tuple[str, ...] = (SMOOTHING, UNCERTAINTY, STAGE)
+"""Columns that reach the tokenised training data: the first always, the others where they are."""
 
 
-def load_datasets(cfg: Any, preprocess: bool) -> Any:
+def load_datasets(cfg: Any, preprocess: bool, renamed: Mapping[str, str] | None = None) -> Any:
     """What Axolotl's own loading returns, with the smoothing in the training data.
 
     Args:
         cfg: the validated recipe.
         preprocess: whether this is `axolotl preprocess`.
+        renamed: columns of the user's own to carry as well, by the name they get.
     """
-    from axolotl.cli.args import PreprocessCliArgs, TrainerCliArgs
     from axolotl.common import datasets
     from axolotl.utils.logging import get_logger
-    from transformers import HfArgumentParser
 
-    # The hook is not given the command line, which may ask for debug output.
-    parser = HfArgumentParser(PreprocessCliArgs if preprocess else TrainerCliArgs)
-    options, _ = parser.parse_args_into_dataclasses(return_remaining_strings=True)
-    with carrying():
-        loaded = datasets.load_datasets(cfg=cfg, cli_args=options)
+    with carrying(renamed=renamed):
+        loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
     get_logger(__name__).info(_summary(loaded.train_dataset))
     return loaded
+
+
+def command_line(preprocess: bool) -> Any:
+    """Axolotl's options, which the hook is not given and which may ask for debug output."""
+    from axolotl.cli.args import PreprocessCliArgs, TrainerCliArgs
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(PreprocessCliArgs if preprocess else TrainerCliArgs)
+    options, _ = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    return options
 
 
 def _summary(dataset: Any) -> str:
@@ -51,8 +57,14 @@ def _summary(dataset: Any) -> str:
 
 
 @contextmanager
-def carrying(columns: Sequence[str] = CARRIED) -> Iterator[None]:
+def carrying(
+    columns: Sequence[str] = CARRIED, renamed: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Make Axolotl's data loading keep our columns while the block runs.
+
+    Args:
+        columns: those to keep where a dataset has them.
+        renamed: source columns to keep as well, by the name they get.
 
     Raises, from within the loading:
         AnnotationError: an entry of `datasets:` has no `ual_smoothing`, or lost it.
@@ -70,7 +82,7 @@ def carrying(columns: Sequence[str] = CARRIED) -> Iterator[None]:
         training.append(dataset_config)
         try:
             dataset, prompter = inner_load(dataset_config, *args, **kwargs)
-            return _checked(dataset, dataset_config, columns), prompter
+            return _checked(dataset, dataset_config, (*columns, *(renamed or ()))), prompter
         finally:
             training.pop()
 
@@ -78,7 +90,11 @@ def carrying(columns: Sequence[str] = CARRIED) -> Iterator[None]:
         if not training:
             return inner_wrap(strategy, dataset, **kwargs)
         _check_values(dataset, training[-1])
-        return inner_wrap(CarryingStrategy(strategy, columns), dataset, **kwargs)
+        wanted = {**{name: name for name in columns}, **(renamed or {})}
+        present = {
+            name: source for name, source in wanted.items() if source in dataset.column_names
+        }
+        return inner_wrap(CarryingStrategy(strategy, present), dataset, **kwargs)
 
     with ExitStack() as stack:
         stack.enter_context(_replaced(sft, "_load_and_process_single_dataset", load))
@@ -100,11 +116,15 @@ class CarryingStrategy:
     """A tokenisation strategy that carries columns beside what the wrapped one returns.
 
     Has the three attributes that Axolotl's `TokenizedPromptDataset` reads.
+
+    Args:
+        strategy: Axolotl's.
+        columns: the source column of each column to add.
     """
 
-    def __init__(self, strategy: Any, columns: Sequence[str]) -> None:
+    def __init__(self, strategy: Any, columns: Mapping[str, str]) -> None:
         self.strategy = strategy
-        self.columns = tuple(columns)
+        self.columns = dict(columns)
 
     @property
     def supports_batched(self) -> bool:
@@ -122,13 +142,13 @@ class CarryingStrategy:
         if self.supports_batched:
             return self._tokenize_batch(prompt)
         result = dict(self.strategy.tokenize_prompt(_source(prompt)))
-        result.update((name, _stored(prompt[name])) for name in self.columns)
+        result.update((name, _stored(prompt[source])) for name, source in self.columns.items())
         return result
 
     def _tokenize_batch(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Row by row: only so is it known how many output rows a source row became."""
         source = _source(batch)
-        carried = {name: list(batch[name]) for name in self.columns}
+        carried = {name: list(batch[source]) for name, source in self.columns.items()}
         result: dict[str, list[Any]] = {name: [] for name in self.columns}
         for index in range(len(next(iter(carried.values())))):
             row = {key: values[index : index + 1] for key, values in source.items()}

@@ -23,13 +23,13 @@ class Means:
 
     def add(self, name: str, values_P: Tensor, weights_P: Tensor) -> None:
         """Add values to a weighted mean."""
-        weights_P = weights_P.detach().to(torch.float64)
+        weights_P = weights_P.detach().to(torch.float32)
         sums = torch.stack([(values_P.detach() * weights_P).sum(), weights_P.sum()])
         self._sums[name] = self._sums[name] + sums if name in self._sums else sums
 
     def add_total(self, name: str, amount: Tensor) -> None:
         """Add to a sum."""
-        amount = amount.detach().to(torch.float64)
+        amount = amount.detach().to(torch.float32)
         self._totals[name] = self._totals[name] + amount if name in self._totals else amount
 
     def report(self, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:

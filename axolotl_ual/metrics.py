@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from axolotl_ual.means import TOKENS
+
 NLL = "loss/nll"
 SMOOTHING_PART = "loss/smoothing"
 
@@ -30,6 +32,8 @@ class LossParts:
     def report(self, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Means over the trained tokens since the last report, which is then forgotten.
 
+        And how many tokens they were.
+
         Args:
             add_up: sums a tensor over all processes; called by all of them.
         """
@@ -38,4 +42,4 @@ class LossParts:
         nll, smoothing, tokens = add_up(self._sums).tolist()
         self._sums = None
         count = max(tokens, 1.0)
-        return {NLL: nll / count, SMOOTHING_PART: smoothing / count}
+        return {NLL: nll / count, SMOOTHING_PART: smoothing / count, TOKENS: tokens}

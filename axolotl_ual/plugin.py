@@ -17,29 +17,37 @@ NAMES = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
 
 
 class UALPlugin(BasePlugin):  # type: ignore[misc]
-    """Uncertainty-aware learning: per-sample label smoothing in Axolotl's SFT."""
+    """Uncertainty-aware learning: smoothing of samples and pairs, and a curriculum of stages."""
+
+    _curriculum: Any = None
 
     def register(self, cfg: Any) -> None:
         """Check the recipe, and put the annotated copy in the place of its datasets."""
         if not set(NAMES) & set(cfg.get("plugins") or []):
             return
         from axolotl_ual.annotated import prepare
+        from axolotl_ual.curriculum_rules import PREFERENCE_TRAINERS, kind_of_rl
         from axolotl_ual.settings import unsupported
 
         for error in unsupported(cfg):
             raise error
         prepare(cfg, _recipe_name(cfg))
+        rl = kind_of_rl(cfg)
+        if rl is not None:
+            # The builder of preference trainers gives a plugin's trainer no model.
+            cfg["trainer_cls"] = PREFERENCE_TRAINERS[rl]
 
     def get_input_args(self) -> str:
         """The pydantic model that gives Axolotl's schema the key `ual`."""
         return "axolotl_ual.config.UALArgs"
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
-        """Load the datasets as Axolotl does, with their smoothing carried along."""
-        from axolotl_ual.carry import load_datasets
+        """Load the datasets as Axolotl does, with our columns carried along."""
+        from axolotl_ual.curriculum import load
 
         self._refuse_rivals(cfg)
-        return load_datasets(cfg, preprocess)
+        loaded, self._curriculum = load(cfg, preprocess)
+        return loaded
 
     def pre_model_load(self, cfg: Any) -> None:
         """Seed what the loading of the model draws, new embeddings for example."""
@@ -50,7 +58,9 @@ class UALPlugin(BasePlugin):  # type: ignore[misc]
         self._seed(cfg)
 
     def get_trainer_cls(self, cfg: Any) -> Any:
-        """The trainer with the smoothed loss."""
+        """The trainer with the smoothed loss; preference trainers are named by `trainer_cls`."""
+        if cfg.rl:
+            return None
         from axolotl_ual.trainer import UALTrainer
 
         return UALTrainer
@@ -58,6 +68,11 @@ class UALPlugin(BasePlugin):  # type: ignore[misc]
     def get_collator_cls_and_kwargs(self, cfg: Any, is_eval: bool = False) -> None:
         """None: the trainer wraps whichever collator Axolotl chooses."""
         return None
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        """Give the trainer the curriculum that was fixed on the data."""
+        if self._curriculum is not None:
+            trainer.follow(self._curriculum)
 
     def _refuse_rivals(self, cfg: Any) -> None:
         """Stop where another plugin has a trainer: the first one listed would win, silently."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from axolotl_ual.curriculum_rules import PREFERENCE_TRAINERS, conflicts, kind_of_rl
 from axolotl_ual.errors import UALError, UnsupportedError
 
 TRAINER = "axolotl_ual.trainer.UALTrainer"
@@ -32,7 +33,12 @@ _CUT_SEQUENCE = "cuts sequences or the head over devices, which the smoothed los
 _NOT_ROWS = "does not give rows that carry their smoothing through tokenisation"
 
 _RULES = (
-    _Rule("rl", _OWN_LOSS, "take `rl:` out, or take the plugin out"),
+    _Rule(
+        "rl",
+        _OWN_LOSS,
+        f"take `rl:` out, use one of {', '.join(PREFERENCE_TRAINERS)}, or take the plugin out",
+        lambda value: bool(value) and kind_of_rl({"rl": value}) not in PREFERENCE_TRAINERS,
+    ),
     _Rule("reward_model", _OWN_LOSS, "take `reward_model:` out"),
     _Rule("process_reward_model", _OWN_LOSS, "take `process_reward_model:` out"),
     _Rule("use_eaft", _OWN_LOSS, "set `use_eaft: false`"),
@@ -42,7 +48,7 @@ _RULES = (
         "trainer_cls",
         "brings a trainer of its own, and only one trainer can train",
         f"take it out, or name `{TRAINER}`",
-        lambda value: value not in (None, TRAINER),
+        lambda value: value not in (None, TRAINER, *PREFERENCE_TRAINERS.values()),
     ),
     _Rule("pretraining_dataset", _NOT_ROWS, "name the data under `datasets:`"),
     _Rule("streaming", _NOT_ROWS, "set `streaming: false`"),
@@ -80,7 +86,9 @@ def unsupported(recipe: Mapping[str, Any]) -> list[UALError]:
         UnsupportedError(f"{rule.key}: {_shown(recipe[rule.key])}: {rule.why}", rule.fix)
         for rule in _RULES
         if rule.key in recipe and rule.wrong(recipe[rule.key])
+        if not (rule.key == "orpo_alpha" and recipe.get("rl"))
     ]
+    errors.extend(conflicts(recipe))
     errors.extend(_first_generation_fsdp(recipe))
     return errors
 

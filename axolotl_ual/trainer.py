@@ -29,9 +29,10 @@ from axolotl_ual.errors import AnnotationError, UnsupportedError
 from axolotl_ual.losses.objective import SmoothedObjective, Weights
 from axolotl_ual.losses.smoothed_ce import IGNORE_INDEX
 from axolotl_ual.metrics import LossParts
+from axolotl_ual.staged import StagedMixin
 
 
-class UALTrainer(AxolotlTrainer):  # type: ignore[misc]
+class UALTrainer(StagedMixin, AxolotlTrainer):  # type: ignore[misc]
     """Axolotl's SFT trainer; each sample's loss is smoothed by its `ual_smoothing`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

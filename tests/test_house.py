@@ -22,6 +22,7 @@ SHARED = CONTRACT | {
     "axolotl_ual.annotated",
     "axolotl_ual.config",
     "axolotl_ual.curriculum_config",
+    "axolotl_ual.curriculum_rules",
     "axolotl_ual.pairs_config",
     "axolotl_ual.server_config",
     "axolotl_ual.settings",

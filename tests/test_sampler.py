@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axolotl_ual.sampler import Geometry, Packing, Plan, build_plan, make_phases
-from tests.reference.first_fit import first_fit
+from reference.first_fit import first_fit
 
 ORDER = ("conservative", "moderate", "exploratory")
 

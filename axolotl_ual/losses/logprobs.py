@@ -71,7 +71,6 @@ def token_logprobs(
     return result
 
 
-@torch.no_grad()
 def token_statistics(
     hidden_NH: Tensor,
     labels_N: Tensor,
@@ -86,10 +85,9 @@ def token_statistics(
         Shape (3, N): log-probability of the label, the largest log-probability, and 1 where the
         label has it.
     """
-    parts = [
-        _Head(head, transform).statistics(hidden_CH, labels_C)
-        for hidden_CH, labels_C in zip(hidden_NH.split(chunk), labels_N.split(chunk), strict=True)
-    ]
+    pieces = zip(hidden_NH.split(chunk), labels_N.split(chunk), strict=True)
+    with torch.no_grad():
+        parts = [_Head(head, transform).statistics(*piece) for piece in pieces]
     return torch.cat(parts, dim=1)
 
 
@@ -112,7 +110,7 @@ class _Head:
         return torch.stack([picked_C - total_C, best_C - total_C, hit_C])
 
 
-class _TokenLogprobs(torch.autograd.Function):
+class _TokenLogprobs(torch.autograd.Function):  # type: ignore[misc]
     """One node for all chunks, so that each parameter of the head gets one gradient.
 
     Data-parallel wrappers reduce a parameter's gradient when it first arrives; a checkpoint for

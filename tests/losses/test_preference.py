@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from axolotl_ual.losses.logprobs import LogitTransform, token_logprobs, token_statistics
 from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
-from tests.reference.preference import ipo_pair, log_prob, sigmoid_pair
+from reference.preference import ipo_pair, log_prob, sigmoid_pair
 
 KINDS: dict[PreferenceKind, Any] = {"sigmoid": sigmoid_pair, "ipo": ipo_pair}
 

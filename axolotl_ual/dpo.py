@@ -1,0 +1,311 @@
+"""Axolotl's preference trainers, in the order of a curriculum and with smoothed pairs.
+
+A step trains on K pairs in all of its micro-batches and processes. Trainer and engines average
+over micro-batches, so a micro-batch of a last step that K does not fill is weighted by its share:
+its pairs * number of micro-batches / K. Each pair then counts once, as in any other step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from axolotl.core.trainers import AxolotlCPOTrainer, AxolotlKTOTrainer, AxolotlORPOTrainer
+from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+from axolotl.integrations.base import PluginManager
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.trainer_utils import seed_worker
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import use_adapter
+
+from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
+from axolotl_ual.config import UALConfig, parse_ual
+from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
+from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
+from axolotl_ual.losses.smoothed_ce import decode_smoothing, encode_smoothing
+from axolotl_ual.means import TOKENS, Means
+from axolotl_ual.metrics import SMOOTHING_PART
+from axolotl_ual.staged import PlanSampler, StagedMixin
+from axolotl_ual.stages import Staging
+
+SHARE = "ual_share"
+PREFERENCE_PART = "loss/preference"
+
+
+class PairCollator:
+    """Wraps a collator of TRL, which knows nothing of our columns.
+
+    The batch gets `ual_smoothing`, int32 of shape (P,), the bits of the float32 smoothing of each
+    pair (training engines cast float inputs, not integers), and `ual_stage`, int64 of shape (P,).
+
+    Args:
+        base: TRL's collator.
+        smoothing: whether pairs carry a smoothing.
+        staging: with the column it reads; None without a curriculum.
+    """
+
+    def __init__(
+        self, base: Callable[..., Any], *, smoothing: bool, staging: tuple[Staging, str] | None
+    ) -> None:
+        self.base = base
+        self.smoothing = smoothing
+        self.staging = staging
+
+    def __call__(self, features: Sequence[Mapping[str, Any]]) -> Any:
+        """Collate rows of a preference dataset."""
+        rows = [
+            {key: value for key, value in row.items() if not key.startswith(PREFIX)}
+            for row in features
+        ]
+        batch = self.base(_rotate_mismatched(rows))
+        if self.smoothing:
+            values = [row[SMOOTHING] for row in features]
+            batch[SMOOTHING] = encode_smoothing(torch.tensor(values, dtype=torch.float32))
+        if self.staging is not None:
+            staging, column = self.staging
+            batch[STAGE] = torch.from_numpy(staging.number([row[column] for row in features]))
+        return batch
+
+
+def _rotate_mismatched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """KTO's mismatched completions (its KL estimate) must be those of the batch itself."""
+    if not rows or "KL_completion_ids" not in rows[0]:
+        return rows
+    completions = [row["completion_ids"] for row in rows]
+    rotated = [completions[-1], *completions[:-1]]
+    return [{**row, "KL_completion_ids": ids} for row, ids in zip(rows, rotated, strict=True)]
+
+
+class StagedPairsMixin(StagedMixin):
+    """The order of a curriculum for trainers of TRL that know nothing of plans."""
+
+    smooths_pairs = False
+    _padding = False
+
+    @cached_property
+    def ual(self) -> UALConfig:
+        """The recipe's `ual:` block."""
+        return parse_ual(PluginManager.get_instance().cfg.ual)
+
+    def get_train_dataloader(self) -> Any:
+        """The dataloader, whose batches carry smoothing and stage."""
+        plain = self.data_collator
+        curriculum = self.curriculum
+        self.data_collator = PairCollator(
+            plain,
+            smoothing=self.smooths_pairs and self.ual.preference.smoothing,
+            staging=None if curriculum is None else (curriculum.staging, curriculum.column),
+        )
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+
+    def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's own, or one over a plan: transformers takes no sampler of batches."""
+        sampler = None if self.plan is None else kwargs["sampler_fn"](dataset)
+        if not isinstance(sampler, PlanSampler):
+            return super()._get_dataloader(dataset, *args, **kwargs)
+        workers = self.args.dataloader_num_workers
+        loader = DataLoader(
+            self._remove_unused_columns(dataset, description=kwargs["description"]),
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            persistent_workers=self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+            worker_init_fn=partial(seed_worker, num_workers=workers, rank=self.args.process_index),
+        )
+        return self.accelerator.prepare(loader)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        ours = [name for name in self.train_dataset.column_names if name.startswith(PREFIX)]
+        self._signature_columns += [name for name in ours if name not in self._signature_columns]
+
+    def _weighted(self, batch: Any, share: float) -> Any:
+        batch[SHARE] = share
+        return batch
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The trainer's own loss, weighted by the share of the micro-batch in its step."""
+        inputs = dict(inputs)
+        share = inputs.pop(SHARE, 1.0)
+        self._padding = share == 0.0
+        result = self._pairs_loss(model, inputs, return_outputs, num_items_in_batch)
+        if share == 1.0:
+            return result
+        return (result[0] * share, result[1]) if return_outputs else result * share
+
+    def _pairs_loss(self, model: Any, inputs: dict[str, Any], outputs: bool, items: Any) -> Any:
+        for name in (SMOOTHING, STAGE):
+            inputs.pop(name, None)
+        return super().compute_loss(model, inputs, outputs, items)
+
+
+class UALORPOTrainer(StagedPairsMixin, AxolotlORPOTrainer):  # type: ignore[misc]
+    """ORPO in the order of a curriculum."""
+
+
+class UALCPOTrainer(StagedPairsMixin, AxolotlCPOTrainer):  # type: ignore[misc]
+    """SimPO and CPO in the order of a curriculum."""
+
+
+class UALKTOTrainer(StagedPairsMixin, AxolotlKTOTrainer):  # type: ignore[misc]
+    """KTO in the order of a curriculum."""
+
+
+class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):  # type: ignore[misc]
+    """DPO and IPO in the order of a curriculum, each pair smoothed by its `ual_smoothing`.
+
+    Log-probabilities come from hidden states and the head in chunks. Validation keeps the plain
+    loss, so that its figures compare with ordinary DPO.
+    """
+
+    smooths_pairs = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._scorers: dict[int, TokenScorer] = {}
+        self._installed = ExitStack()
+        self._means = {"train": Means(), "eval": Means()}
+        super().__init__(*args, **kwargs)
+        # Before an engine wraps the model: what it does to the forward then covers the scores.
+        self._install(self.model)
+
+    def _install(self, model: Any) -> None:
+        inner = _causal_lm(self.accelerator.unwrap_model(model))
+        if id(inner) in self._scorers:
+            return
+        scorer = TokenScorer(inner, self.ual.preference.chunk_tokens)
+        if is_deepspeed_zero3_enabled() and not isinstance(scorer.head, nn.Linear):
+            raise UnsupportedError(
+                "deepspeed: ZeRO-3 with an adapter on the head: its shards cannot be gathered for "
+                "chunks of tokens",
+                "leave `lm_head` out of the adapter, or use ZeRO-2",
+            )
+        self._installed.enter_context(scorer.installed())
+        self._scorers[id(inner)] = scorer
+
+    @property
+    def kind(self) -> PreferenceKind:
+        """The loss of a pair."""
+        return "ipo" if list(self.loss_types) == ["ipo"] else "sigmoid"
+
+    def _sums(self, model: Any, inputs: Mapping[str, Any], **further: Any) -> tuple[Tensor, Any]:
+        """Log-probability of each completion, shape (2P,), chosen first; and the outputs."""
+        self._install(model)
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORE_INDEX)
+        given = {
+            key: value
+            for key, value in inputs.items()
+            if key not in ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
+        }
+        outputs = model(**given, **further, ual_labels=labels, use_cache=False)
+        return outputs.logits.sum(dim=-1), outputs
+
+    def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Log-probabilities under the reference: another model, or this one without its adapter."""
+        quiet = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(quiet)
+            stack.enter_context(self.accelerator.autocast())
+            if self.ref_model is None and is_peft_model(self.model):
+                inner = self.accelerator.unwrap_model(self.model)
+                name = "ref" if "ref" in inner.peft_config else None
+                stack.enter_context(use_adapter(inner, adapter_name=name))
+            sums_S, _ = self._sums(model, inputs)
+        chosen_P, rejected_P = sums_S.chunk(2)
+        return chosen_P, rejected_P
+
+    def _reference(self, inputs: Mapping[str, Any]) -> Tensor:
+        if "ref_chosen_logps" in inputs:
+            return torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
+        return torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, inputs))
+
+    def _pairs_loss(self, model: Any, inputs: dict[str, Any], outputs: bool, items: Any) -> Any:
+        bits_P, stage_P = inputs.pop(SMOOTHING, None), inputs.pop(STAGE, None)
+        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
+        sums_S, model_outputs = self._sums(model, inputs, **router)
+        ratio_S = sums_S - self._reference(inputs)
+        lengths_S = inputs["completion_mask"].sum(dim=1)
+        margin_P = pair_margin(ratio_S, lengths_S, self.kind)
+        beta_P = self._beta(margin_P, stage_P)
+        smoothing_P = torch.zeros_like(margin_P) if bits_P is None else decode_smoothing(bits_P)
+        base_P, penalty_P = preference_loss(margin_P, smoothing_P, beta_P, self.kind)
+        loss = (base_P + penalty_P).mean()
+        if self.aux_loss_enabled:
+            loss = loss + self.router_aux_loss_coef * model_outputs.aux_loss
+        with torch.no_grad():
+            self._record(base_P, penalty_P, beta_P, sums_S, ratio_S, stage_P, inputs)
+        return (loss, model_outputs) if outputs else loss
+
+    def _beta(self, margin_P: Tensor, stage_P: Tensor | None) -> Tensor:
+        """Each pair's own: that of its stage, or the recipe's."""
+        if stage_P is None or self.ual.preference.beta is None:
+            return torch.full_like(margin_P, self.beta)
+        return margin_P.new_tensor(self.ual.preference.beta)[stage_P]
+
+    def _record(
+        self,
+        base_P: Tensor,
+        penalty_P: Tensor,
+        beta_P: Tensor,
+        sums_S: Tensor,
+        ratio_S: Tensor,
+        stage_P: Tensor | None,
+        inputs: Mapping[str, Any],
+    ) -> None:
+        means = self._means["train" if self.model.training else "eval"]
+        chosen_P, rejected_P = (ratio_S * beta_P.repeat(2)).chunk(2)
+        won_P, margin_P = (chosen_P > rejected_P).to(base_P.dtype), chosen_P - rejected_P
+        chosen_logps_P, rejected_logps_P = sums_S.chunk(2)
+        count_P = torch.full_like(base_P, 0.0 if self._padding else 1.0)
+        for name, values_P in (
+            (PREFERENCE_PART, base_P),
+            (SMOOTHING_PART, penalty_P),
+            ("rewards/chosen", chosen_P),
+            ("rewards/rejected", rejected_P),
+            ("rewards/accuracies", won_P),
+            ("rewards/margins", margin_P),
+            ("logps/chosen", chosen_logps_P),
+            ("logps/rejected", rejected_logps_P),
+        ):
+            means.add(name, values_P, count_P)
+        means.add_total(TOKENS, inputs["attention_mask"].sum() * (not self._padding))
+        if self.curriculum is None or stage_P is None:
+            return
+        for number, name in enumerate(self.curriculum.config.order):
+            here_P = count_P * (stage_P == number)
+            means.add(f"ual/{name}/accuracy", won_P, here_P)
+            means.add(f"ual/{name}/margin", margin_P, here_P)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log what was recorded since the last entry of the same kind."""
+        mode = "train" if "loss" in logs else "eval"
+        if mode == "train" or any(key.startswith("eval_") for key in logs):
+            found = self._means[mode].report(
+                lambda tensor: self.accelerator.reduce(tensor, reduction="sum")
+            )
+            logs.update({key if mode == "train" else f"eval_{key}": v for key, v in found.items()})
+        super().log(logs, start_time)
+
+
+def _causal_lm(model: Any) -> Any:
+    """The causal language model inside an adapter."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) else model

@@ -1,0 +1,204 @@
+"""Makes a trainer follow a curriculum.
+
+The whole run is one pass of the trainer over one `Plan`, so that schedulers, progress bars and
+resume count the steps that there are. The epoch that is logged is rows trained on / rows of the
+training set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import BatchSampler
+from transformers import Trainer
+
+from axolotl_ual.boundaries import (
+    CurriculumCallback,
+    StagedSchedule,
+    check_resume,
+)
+from axolotl_ual.columns import UNCERTAINTY
+from axolotl_ual.curriculum import Curriculum, PackingArguments, packed_plan
+from axolotl_ual.means import TOKENS
+from axolotl_ual.metrics import NLL, SMOOTHING_PART
+from axolotl_ual.sampler import Plan
+from axolotl_ual.stages import stage_values
+
+STAGE_METRIC = "ual/stage"
+UNCERTAINTY_METRIC = "ual/uncertainty"
+_IGNORED_LABEL = -100
+
+
+class PlanSampler(BatchSampler):  # type: ignore[misc]
+    """The micro-batches of a plan, for all processes; Accelerate gives each its share."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.sampler = range(plan.num_rows)
+        self.batch_size = None
+        self.drop_last = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.plan.batches()
+
+    def __len__(self) -> int:
+        return self.plan.num_batches
+
+
+class StagedMixin(Trainer):  # type: ignore[misc]
+    """A base to name before the trainer's own; without a curriculum it changes nothing."""
+
+    curriculum: Curriculum | None = None
+    plan: Plan | None = None
+    data_collator: Any
+    lr_scheduler: Any
+
+    def follow(self, curriculum: Curriculum) -> None:
+        """Train in the order of `curriculum`."""
+        self.curriculum = curriculum
+        self.add_callback(CurriculumCallback(self))
+
+    def get_train_dataloader(self) -> Any:
+        """The dataloader over the plan, or the trainer's own."""
+        if self.curriculum is None:
+            return super().get_train_dataloader()
+        self.plan = packed_plan(
+            self.curriculum,
+            self.train_dataset,
+            world_size=self.accelerator.num_processes,
+            accumulation=self.args.gradient_accumulation_steps,
+            micro_batch=self._train_batch_size,
+            packing=self._packing_arguments(),
+        )
+        with _as_planned(self.accelerator):
+            return super().get_train_dataloader()
+
+    def _packing_arguments(self) -> PackingArguments | None:
+        args = self.args
+        if not getattr(args, "sample_packing", False):
+            return None
+        return PackingArguments(
+            sequence_len=args.max_seq_length,
+            real_batches=args.multipack_real_batches,
+            group_size=args.sample_packing_group_size,
+            bin_size=args.sample_packing_bin_size,
+            num_processes=args.dataset_num_proc,
+            start_method=args.sample_packing_mp_start_method,
+        )
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.plan is None:
+            return super()._get_train_sampler(train_dataset)
+        return PlanSampler(self.plan)
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
+        """One epoch of the trainer is the whole run."""
+        values = super().set_initial_training_values(args, dataloader)
+        if self.plan is None or self.curriculum is None:
+            return tuple(values)
+        _, steps_per_epoch, num_examples, _, batch_size, batches, _ = values
+        steps = self.curriculum.steps(self.plan)
+        samples = self.plan.rows_until(steps)
+        return (1, steps_per_epoch, num_examples, samples, batch_size, batches, steps)
+
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, resume: str | None, trial: Any
+    ) -> Any:
+        """Resume only in the order that the checkpoint was trained in."""
+        if self.plan is not None and resume is not None:
+            check_resume(Path(resume), self.plan)
+        state = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
+        self._last_logged = self.state.global_step
+        return state
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The trainer's scheduler, with the factor of each stage on its learning rates."""
+        fresh = self.lr_scheduler is None
+        schedule = super().create_scheduler(num_training_steps, optimizer)
+        if self.curriculum is None or self.plan is None or not fresh:
+            return schedule
+        if any(scale != 1.0 for scale in self.curriculum.config.stage_scales()):
+            curriculum, plan = self.curriculum, self.plan
+            self.lr_scheduler = StagedSchedule(
+                schedule, optimizer or self.optimizer, lambda step: curriculum.scale_at(plan, step)
+            )
+        return self.lr_scheduler
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: Any
+    ) -> tuple[list[Any], Any]:
+        """The micro-batches of a step; in a last step that is not full each by its share."""
+        if self.plan is not None and self.state.global_step == self.plan.num_steps - 1:
+            epoch_iterator = self._shared_out(epoch_iterator)
+        found: tuple[list[Any], Any] = super().get_batch_samples(
+            epoch_iterator, num_batches, device
+        )
+        return found
+
+    def _shared_out(self, batches: Iterator[Any]) -> Iterator[Any]:
+        assert self.plan is not None
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        first = self.state.global_step * self.plan.geometry.accumulation * processes
+        cells = self.plan.num_batches - first
+        rows = self.plan.num_rows - self.plan.rows_until(self.state.global_step)
+        for turn, batch in enumerate(batches):
+            number = first + turn * processes + rank
+            share = self.plan.rows_in(number) * cells / rows
+            yield self._weighted(batch, share)
+
+    def _weighted(self, batch: Any, share: float) -> Any:
+        """A micro-batch whose rows count `share` times those of the others, on average.
+
+        Losses that are sums over tokens weigh rows by themselves: only padding must not count.
+        """
+        if share == 0.0:
+            batch["labels"] = batch["labels"].new_full(batch["labels"].shape, _IGNORED_LABEL)
+        return batch
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log the stage beside the loss, and once more under the stage's own name."""
+        if self.plan is not None and "loss" in logs:
+            logs.update(self._stage_metrics(logs))
+        super().log(logs, start_time)
+
+    def _stage_metrics(self, logs: dict[str, float]) -> dict[str, float]:
+        assert self.plan is not None and self.curriculum is not None
+        plan, step = self.plan, self.state.global_step
+        phase = plan.phase_at(max(step - 1, 0))
+        name = self.curriculum.phases[phase].name
+        metrics: dict[str, float] = {STAGE_METRIC: float(phase + 1)}
+        rows = plan.rows_R[plan.rows_until(self._last_logged) : plan.rows_until(step)]
+        self._last_logged = step
+        if self._uncertainty_N is not None:
+            known = self._uncertainty_N[rows]
+            known = known[~np.isnan(known)]
+            if known.size:
+                metrics[UNCERTAINTY_METRIC] = float(known.mean())
+        for key in ("loss", NLL, SMOOTHING_PART, TOKENS, UNCERTAINTY_METRIC):
+            value = {**logs, **metrics}.get(key)
+            if value is not None:
+                metrics[f"ual/{name}/{key.rpartition('/')[2]}"] = value
+        return metrics
+
+    @cached_property
+    def _uncertainty_N(self) -> npt.NDArray[np.float64] | None:
+        if UNCERTAINTY not in self.train_dataset.column_names:
+            return None
+        return np.asarray(stage_values(self.train_dataset, UNCERTAINTY), dtype=np.float64)
+
+
+@contextmanager
+def _as_planned(accelerator: Any) -> Iterator[None]:
+    """Make Accelerate take the batches as they are: the plan has shared them out already."""
+    even = accelerator.even_batches
+    accelerator.even_batches = False
+    try:
+        yield
+    finally:
+        accelerator.even_batches = even
