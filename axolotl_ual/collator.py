@@ -1,14 +1,14 @@
 """Smoothing through whichever collator Axolotl chose.
 
 A collator of Axolotl pads, packs, flattens or bins the keys it knows. Label and smoothing of a
-token travel through it as one integer: the label in the lower 32 bits, the bits of the float32
-smoothing in the upper ones. Padding adds plain -100, whose upper bits are all ones, so it is told
-apart and gets no smoothing; where a token ends up, its smoothing does.
+token travel through it as one integer: the bits of the float32 smoothing above 23 bits of label.
+Padding stays plain -100, which no such integer is, so it gets no smoothing; wherever a token ends
+up, its smoothing does. A smoothing in [0, 1] takes 30 bits, and 53 in all are exact in float64,
+through which numpy sends labels where there is nothing to pad.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +18,9 @@ import torch
 from axolotl_ual.columns import PREFIX, SMOOTHING
 from axolotl_ual.errors import DataError
 
-_LOW = 0xFFFFFFFF
-_PADDING = -1
-_LABEL, _BITS = (0, 1) if sys.byteorder == "little" else (1, 0)
+_LABEL_BITS = 23
+_LABEL_MASK = (1 << _LABEL_BITS) - 1
+_IGNORE_INDEX = -100
 
 
 class SmoothingCollator:
@@ -68,14 +68,15 @@ def _without_ours(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _join(row: Mapping[str, Any]) -> dict[str, Any]:
     result = _without_ours(row)
-    upper = int(np.float32(row[SMOOTHING]).view(np.int32)) << 32
+    # Labels count from the ignore index, so that none is negative.
+    base = (int(np.float32(row[SMOOTHING]).view(np.int32)) << _LABEL_BITS) - _IGNORE_INDEX
     labels = row["labels"]
     if isinstance(labels, torch.Tensor):
-        result["labels"] = (labels.long() & _LOW) | upper
+        result["labels"] = labels.long() + base
     elif isinstance(labels, np.ndarray):
-        result["labels"] = (labels.astype(np.int64) & _LOW) | upper
+        result["labels"] = labels.astype(np.int64) + base
     else:
-        result["labels"] = [(label & _LOW) | upper for label in labels]
+        result["labels"] = [label + base for label in labels]
     return result
 
 
@@ -86,6 +87,7 @@ def _split(joined: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             f"the collator made labels of {joined.dtype}, so their smoothing is lost",
             "use a collator that keeps labels int64",
         )
-    halves = joined.contiguous().view(torch.int32).unflatten(-1, (-1, 2))
-    bits = halves[..., _BITS]
-    return halves[..., _LABEL].to(torch.int64), torch.where(bits == _PADDING, 0, bits)
+    token = joined >= 0
+    labels = torch.where(token, (joined & _LABEL_MASK) + _IGNORE_INDEX, joined)
+    bits = torch.where(token, joined >> _LABEL_BITS, 0)
+    return labels, bits.to(torch.int32)
