@@ -20,6 +20,9 @@ _RESPONSE_FORMAT: Final = re.compile(
 _MAX_TOKENS: Final = re.compile(r"max_completion_tokens|max_tokens.{0,40}(?:not|un)supported", re.I)
 _TEMPERATURE: Final = re.compile(r"temperature", re.IGNORECASE)
 _LOGPROBS: Final = re.compile(r"logprobs|log[- ]probabilities", re.IGNORECASE)
+_SEVERAL: Final = re.compile(
+    r"^n\b|[`'\"]n[`'\"]|\bn (?:>|must|is|=)|multiple (?:choices|completions)"
+)
 _SYSTEM: Final = re.compile(
     r"system[^.]{0,40}(?:role|message|prompt)|roles must alternate|"
     r"role[^.]{0,20}system",
@@ -39,6 +42,9 @@ class Chat:
         top_logprobs: number of log-probabilities wanted at each token; 0 for none.
         seed: varies the sampling between repeats, or None.
         prompt_tokens: about how many the messages are.
+        n: completions wanted.
+        top_p: mass that is sampled from, or None for the server's default.
+        logprobs: whether the log-probability of each token is wanted.
     """
 
     messages: list[dict[str, str]]
@@ -48,6 +54,14 @@ class Chat:
     top_logprobs: int = 0
     seed: int | None = None
     prompt_tokens: int = 0
+    n: int = 1
+    top_p: float | None = None
+    logprobs: bool = False
+
+    @property
+    def wants_logprobs(self) -> bool:
+        """Whether log-probabilities are asked for in some form."""
+        return self.logprobs or self.top_logprobs > 0
 
 
 class Dialect:
@@ -85,11 +99,16 @@ class Dialect:
             body["temperature"] = chat.temperature
         if chat.response_format is not None and "response_format" not in self._given_up:
             body["response_format"] = chat.response_format
-        if chat.top_logprobs and self.gives_logprobs:
+        if chat.wants_logprobs and self.gives_logprobs:
             body["logprobs"] = True
-            body["top_logprobs"] = chat.top_logprobs
+            if chat.top_logprobs:
+                body["top_logprobs"] = chat.top_logprobs
         if chat.seed is not None and "seed" not in self._given_up:
             body["seed"] = chat.seed
+        if chat.n > 1 and "n" not in self._given_up:
+            body["n"] = chat.n
+        if chat.top_p is not None and "top_p" not in self._given_up:
+            body["top_p"] = chat.top_p
         return orjson.dumps(body)
 
     def adapt(self, chat: Chat, message: str, param: str) -> bool:
@@ -113,7 +132,7 @@ class Dialect:
 
     def _fallbacks(self, chat: Chat) -> list[tuple[str, re.Pattern[str], str]]:
         found = []
-        if chat.top_logprobs:
+        if chat.wants_logprobs:
             found.append(("logprobs", _LOGPROBS, "the server gives no log-probabilities"))
         if chat.response_format is not None:
             line = "the server takes no JSON schema: the prompt alone asks for JSON"
@@ -124,6 +143,11 @@ class Dialect:
         found.append(("temperature", _TEMPERATURE, line))
         if chat.seed is not None:
             found.append(("seed", re.compile(r"\bseed\b"), "the server takes no seed"))
+        if chat.n > 1:
+            found.append(("n", _SEVERAL, "the server gives one completion a request"))
+        if chat.top_p is not None:
+            line = "the server takes no top_p for this model: its default is used"
+            found.append(("top_p", re.compile(r"\btop_p\b"), line))
         if chat.messages[0]["role"] == "system":
             line = "the model takes no system message: it is put before the user's"
             found.append(("system", _SYSTEM, line))

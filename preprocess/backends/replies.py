@@ -10,7 +10,7 @@ import email.utils
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from enum import Enum
 from typing import Any, Final
@@ -64,6 +64,8 @@ class Completion:
         prompt_tokens: as the server counted them; 0 where it did not.
         completion_tokens: likewise.
         cached_tokens: of the prompt, those that the server had in its cache.
+        finish_reason: as the server says.
+        further: the other choices, where a request asked for several.
     """
 
     content: str
@@ -73,6 +75,8 @@ class Completion:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    finish_reason: str | None = None
+    further: tuple[Completion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,26 +120,38 @@ def _read_success(body: object) -> Verdict:
         status = code if isinstance(code, int) and 400 <= code < 600 else 500
         return _read_error(status, body, Reply(status, None, b""))
     choices = body.get("choices")
-    choice = choices[0] if isinstance(choices, list) and choices else None
-    message = choice.get("message") if isinstance(choice, dict) else None
-    if not isinstance(choice, dict) or not isinstance(message, dict):
+    first, *others = choices if isinstance(choices, list) and choices else [None]
+    if not isinstance(first, dict) or not isinstance(first.get("message"), dict):
         return Verdict(Kind.RETRY, "an answer without choices")
-    content = _text(message.get("content"))
-    if content is None:
+    completion = _read_choice(first)
+    if completion is None:
         return Verdict(Kind.RETRY, "an answer whose content is not text")
     usage = _mapping(body.get("usage"))
-    logprobs = _mapping(choice.get("logprobs")).get("content")
     return Verdict(
         Kind.COMPLETION,
-        completion=Completion(
-            content=content,
-            cut=choice.get("finish_reason") == "length",
-            refused=choice.get("finish_reason") == "content_filter" or bool(message.get("refusal")),
-            logprobs=_tokens(logprobs),
+        completion=replace(
+            completion,
             prompt_tokens=_count(usage.get("prompt_tokens")),
             completion_tokens=_count(usage.get("completion_tokens")),
             cached_tokens=_count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens")),
+            further=tuple(read for other in others if (read := _read_choice(other)) is not None),
         ),
+    )
+
+
+def _read_choice(choice: object) -> Completion | None:
+    """One choice; None where its content is not text."""
+    message = _mapping(_mapping(choice).get("message"))
+    content = _text(message.get("content"))
+    if content is None or not message:
+        return None
+    reason = _mapping(choice).get("finish_reason")
+    return Completion(
+        content=content,
+        cut=reason == "length",
+        refused=reason == "content_filter" or bool(message.get("refusal")),
+        logprobs=_tokens(_mapping(_mapping(choice).get("logprobs")).get("content")),
+        finish_reason=reason if isinstance(reason, str) else None,
     )
 
 
