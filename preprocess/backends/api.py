@@ -24,6 +24,7 @@ from axolotl_ual.errors import BackendError, ConfigError
 from .breaker import Breaker
 from .dialect import Chat, Dialect
 from .limiter import Limiter
+from .pacing import Start
 from .replies import Completion, Kind, Verdict, read_reply
 from .transport import ConnectionFailed, Transport, resolve_base_url, shown
 
@@ -194,10 +195,9 @@ class ChatBackend:
         """One request over HTTP, reported to limiter and breaker."""
         await self._breaker.wait()
         reserved = chat.prompt_tokens + chat.max_tokens
-        await self._limiter.start(reserved)
+        start = await self._limiter.start(reserved)
         used: int | None = None
         self.counts.requests += 1
-        sent = time.monotonic()
         try:
             verdict = read_reply(await self._transport.post(self._dialect.body(chat)))
             if verdict.completion is not None:
@@ -210,20 +210,20 @@ class ChatBackend:
             self._limiter.finish(reserved, used)
         if verdict.message:
             verdict = replace(verdict, message=self._server.redact(verdict.message))
-        self._report(verdict, time.monotonic() - sent)
+        self._report(verdict, start)
         return verdict
 
-    def _report(self, verdict: Verdict, latency: float) -> None:
+    def _report(self, verdict: Verdict, start: Start) -> None:
         now = time.monotonic()
         if verdict.kind is Kind.RATE_LIMITED:
             self.counts.rate_limited += 1
-            self._limiter.pacing.rejected(now, verdict.retry_after)
+            self._limiter.pacing.rejected(start, now, verdict.retry_after)
             self._breaker.failed(verdict.message)
         elif verdict.kind in _AGAIN:
-            self._limiter.pacing.failed(now)
+            self._limiter.pacing.failed(start)
             self._breaker.failed(verdict.message)
         else:
-            self._limiter.pacing.succeeded(latency)
+            self._limiter.pacing.succeeded(start, now - start.at)
             self._breaker.succeeded()
 
     def _count(self, completion: Completion) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from .pacing import Pacing
+from .pacing import Pacing, Start
 
 _BURST_SECONDS: Final = 0.02
 _MINUTE: Final = 60.0
@@ -73,18 +73,17 @@ class Limiter:
             if tokens_per_minute
             else None
         )
-        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Start], int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def start(self, tokens: int) -> None:
+    async def start(self, tokens: int) -> Start:
         """Wait until a request of about so many tokens may be sent."""
         if not self._waiting and self._wait(tokens) <= 0:
-            self._start(tokens)
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            return self._start(tokens)
+        turn: asyncio.Future[Start] = asyncio.get_running_loop().create_future()
         self._waiting.append((turn, tokens))
         self._pump()
-        await turn
+        return await turn
 
     def finish(self, reserved: int, used: int | None = None) -> None:
         """A request is over.
@@ -108,13 +107,13 @@ class Limiter:
             seconds = max(seconds, self._tokens.wait(now, tokens))
         return seconds
 
-    def _start(self, tokens: int) -> None:
+    def _start(self, tokens: int) -> Start:
         now = self._clock()
-        self.pacing.started(now)
         if self._requests is not None:
             self._requests.take(now, 1)
         if self._tokens is not None:
             self._tokens.take(now, tokens)
+        return self.pacing.started(now)
 
     def _pump(self) -> None:
         if self._timer is not None:
@@ -132,5 +131,4 @@ class Limiter:
                     self._timer = loop.call_later(seconds, self._pump)
                 return
             self._waiting.popleft()
-            self._start(tokens)
-            turn.set_result(None)
+            turn.set_result(self._start(tokens))

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import judge_server
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+import judge_server
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.preprocess.cli import main
