@@ -237,6 +237,8 @@ def _explain(entry: Entry, error: Exception) -> tuple[str, str]:
         cause = cause.__cause__
     said = " ".join(str(cause).split()) or type(cause).__name__
     said = said if len(said) < 400 else f"{said[:396]} ..."
+    if "corresponds to no data" in said:
+        return f"{entry.label}: the dataset has no rows", "name another file or split"
     if "://" in entry.path:
         return (
             f"{entry.path}: cannot be read: {said}",
@@ -255,5 +257,6 @@ def _explain(entry: Entry, error: Exception) -> tuple[str, str]:
         )
     return (
         f"{entry.label}: cannot be loaded: {said}",
-        "mend the data, or set `ds_type:` to their format (json, csv, parquet, arrow, text)",
+        "mend the data or `split:`, or set `ds_type:` to their format (json, csv, parquet, arrow, "
+        "text)",
     )

@@ -70,8 +70,7 @@ def masked_reader(table: Dataset, entry: Entry, recipe: Recipe, known: Sequence[
             f"{where}: rows of this type are no prompt with a response",
             "annotate data of a supervised type; for conversations that is `chat_template`",
         )
-    nearest = difflib.get_close_matches(str(entry.type), [*known, *AXOLOTL_TYPES], n=1, cutoff=0.5)
-    suggestion = f"did you mean `{nearest[0]}`?" if nearest else f"known: {', '.join(known)}"
+    suggestion = _nearest(str(entry.type), [*known, *AXOLOTL_TYPES])
     with _axolotl(where, suggestion):
         config = _axolotl_config(recipe, entry)
         tokenizer = _tokenizer(config)
@@ -79,6 +78,14 @@ def masked_reader(table: Dataset, entry: Entry, recipe: Recipe, known: Sequence[
     if strategy is None:
         raise ConfigError(f"{where}: Axolotl has no such type", suggestion)
     return Reader(_strategy_read(strategy, _decoder(tokenizer), recipe), needed=())
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    named = [other for other in known if not other.endswith(".load")]
+    nearest = difflib.get_close_matches(name, named, n=1, cutoff=0.5)
+    if nearest:
+        return f"did you mean `{nearest[0]}`?"
+    return f"known: {', '.join(other for other in named if ':' not in other)}"
 
 
 def tokenised_reader(recipe: Recipe) -> Reader:
@@ -131,6 +138,12 @@ def _strategy_read(strategy: Any, decode: Decode, recipe: Recipe) -> Callable[[R
         turns = list(masked_turns(pieces, decode))
         if everything and not any(turn.trained for turn in turns):
             turns = list(masked_turns(pieces, decode, everything=True))
+        if not any(turn.trained for turn in turns):
+            raise BadRow(
+                "row",
+                "has nothing in it that is trained on, so there is no response to judge",
+                "mend these rows; where they are longer than `sequence_len`, raise that",
+            )
         return make_sample(turns, "row")
 
     return read
