@@ -180,6 +180,7 @@ def axolotl(
     *,
     command: str = "train",
     processes: int = 1,
+    launcher: str | None = None,
     environment: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> Run:
@@ -187,9 +188,10 @@ def axolotl(
 
     Args:
         folder: where the recipe file is written and the process runs.
-        processes: more than one: under torchrun, on CPU, with gloo.
-        environment: further environment variables; with them, or with several processes, the run
-            pays for Axolotl's imports (20 s), without them it is forked from a warm process.
+        processes: more than one: on CPU, with gloo.
+        launcher: Axolotl's; None forks the processes from a warm one, which saves the 20 s of CPU
+            that Axolotl's imports take in each.
+        environment: further variables; those that an import reads need a launcher as well.
         check: fail the test when the exit status is not 0.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -202,15 +204,14 @@ def axolotl(
     shutil.rmtree(output, ignore_errors=True)
     arguments = [command, str(path)]
     if command == "train":
-        launcher = ["--launcher", "torchrun", "--", f"--nproc_per_node={processes}"]
-        # In-process: the accelerate launcher would pay for the imports once more.
-        arguments += launcher if processes > 1 else ["--launcher", "python"]
+        arguments += ["--launcher", launcher or "python"]
     variables = _environment(processes, environment)
     text = folder / "output.txt"
-    if processes > 1 or environment:
+    if launcher is not None:
+        arguments += ["--", f"--nproc_per_node={processes}"] if processes > 1 else []
         returncode = _run_cold(arguments, folder, variables, text)
     else:
-        returncode = _run_warm(arguments, folder, variables, text)
+        returncode = _run_warm(arguments, folder, variables, text, processes)
     printed = text.read_text(errors="replace")
     if check:
         assert returncode == 0, printed[-6000:]
@@ -232,12 +233,15 @@ def _run_cold(arguments: list[str], folder: Path, variables: Mapping[str, str], 
         ).returncode
 
 
-def _run_warm(arguments: list[str], folder: Path, variables: Mapping[str, str], text: Path) -> int:
+def _run_warm(
+    arguments: list[str], folder: Path, variables: Mapping[str, str], text: Path, processes: int
+) -> int:
     request = {
         "arguments": arguments,
         "folder": str(folder),
         "environment": dict(variables),
         "output": str(text),
+        "processes": processes,
     }
     server = _zygote()
     assert server.stdin is not None and server.stdout is not None
@@ -265,6 +269,7 @@ def _environment(processes: int, further: Mapping[str, str] | None) -> dict[str,
     result = {
         "AXOLOTL_DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
+        "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "PYTHONPATH": os.pathsep.join(
             part for part in (str(TESTS), os.environ.get("PYTHONPATH", "")) if part

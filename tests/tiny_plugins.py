@@ -33,3 +33,23 @@ class ManyProcesses(BasePlugin):
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         cfg.device_map = {"": "cpu"}
+
+
+class TorchSmoothing(BasePlugin):
+    """PyTorch's own smoothed loss, 0.1 for every token, in place of the model's loss."""
+
+    def get_trainer_cls(self, cfg: Any) -> Any:
+        import torch
+        from axolotl.core.trainers.base import AxolotlTrainer
+
+        class Trainer(AxolotlTrainer):
+            def compute_loss(
+                self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any
+            ) -> Any:
+                labels = inputs.pop("labels")
+                logits = model(**inputs).logits[:, :-1]
+                return torch.nn.functional.cross_entropy(
+                    logits.flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1
+                )
+
+        return Trainer

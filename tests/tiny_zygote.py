@@ -2,24 +2,26 @@
 
 Importing Axolotl takes twenty seconds; a fork of an interpreter that has done so takes none. Each
 command runs in a child of its own, so that nothing one run patches is seen by the next. Reads a
-JSON request a line ({arguments, folder, environment, output}) and answers {"returncode": n}.
+JSON request a line ({arguments, folder, environment, output, processes}) and answers
+{"returncode": n}. Several processes get the variables that torchrun would give them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 import traceback
 from typing import Any
 
 
-def _run(request: dict[str, Any]) -> int:
-    stream = os.open(request["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+def _run(request: dict[str, Any], environment: dict[str, str]) -> int:
+    stream = os.open(request["output"], os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     os.chdir(request["folder"])
-    os.environ.update(request["environment"])
+    os.environ.update(environment)
     sys.argv = ["axolotl", *request["arguments"]]
     from axolotl.cli.main import main
 
@@ -42,15 +44,39 @@ def _serve() -> None:
     import axolotl.train  # noqa: F401
 
     for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            code = _run(json.loads(line))
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        _, status = os.waitpid(child, 0)
-        answers.write(json.dumps({"returncode": os.waitstatus_to_exitcode(status)}) + "\n")
+        request = json.loads(line)
+        open(request["output"], "w").close()
+        children = [_fork(request, variables) for variables in _environments(request)]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        answers.write(json.dumps({"returncode": max(codes, key=abs)}) + "\n")
         answers.flush()
+
+
+def _fork(request: dict[str, Any], environment: dict[str, str]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    code = _run(request, environment)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _environments(request: dict[str, Any]) -> list[dict[str, str]]:
+    processes = request["processes"]
+    if processes == 1:
+        return [request["environment"]]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {
+        **request["environment"],
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+    }
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,178 @@
+"""`axolotl train` with the plugin: the loss it trains on, step by step, against plain trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import tiny
+
+PLUGIN = "axolotl_ual.UALPlugin"
+# Outputs of many lengths, so that a mean over micro-batches is not one over tokens.
+WORDS = ["yes", "no", "perhaps it is so", "nobody knows", "ask again later when it is over"]
+
+
+def rows(smoothing: float | None = None) -> list[dict[str, Any]]:
+    """40 samples; smoothing 0 to 0.4 from row to row, or the same for all."""
+    return [
+        {
+            "instruction": f"Question {n}?",
+            "output": WORDS[n % len(WORDS)] * (1 + n % 3),
+            "ual_smoothing": (n % 5) / 10 if smoothing is None else smoothing,
+            "ual_uncertainty": (n % 5) / 4,
+            "ual_stage": "moderate",
+        }
+        for n in range(40)
+    ]
+
+
+class Bench:
+    """One tiny model and one saved adapter: runs that differ in what a test is about."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        texts = [row["output"] for row in rows()]
+        self.model = tiny.make_model(folder / "model", texts=texts)
+        self.adapter = self._make_adapter()
+        self.count = 0
+
+    def _make_adapter(self) -> Path:
+        import torch
+        from peft import LoraConfig, get_peft_model
+        from transformers import AutoModelForCausalLM
+
+        torch.manual_seed(3)
+        base = AutoModelForCausalLM.from_pretrained(self.model)
+        config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+        get_peft_model(base, config).save_pretrained(self.folder / "adapter")
+        return self.folder / "adapter"
+
+    def train(self, data: list[dict[str, Any]], *, check: bool = True, **settings: Any) -> tiny.Run:
+        self.count += 1
+        run = self.folder / f"run{self.count}"
+        launch = {key: settings.pop(key) for key in ("processes", "launcher") if key in settings}
+        path = tiny.write_rows(run / "data.jsonl", data)
+        recipe = tiny.recipe(
+            self.model,
+            run,
+            [{"path": str(path), "type": "alpaca"}],
+            **{
+                "lora_model_dir": str(self.adapter),
+                # The order of the file: runs that are cut differently see the same batches.
+                "shuffle_merged_datasets": False,
+                "curriculum_sampling": True,
+                **settings,
+            },
+        )
+        return tiny.axolotl(recipe, run, check=check, **launch)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("trainer"))
+
+
+def adapter(run: tiny.Run) -> dict[str, Any]:
+    return load_file(run.output / "adapter_model.safetensors")
+
+
+def assert_same_weights(found: tiny.Run, wanted: tiny.Run) -> None:
+    left, right = adapter(found), adapter(wanted)
+    assert left.keys() == right.keys()
+    assert all(left[name].equal(right[name]) for name in left)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_no_smoothing_is_axolotl_bit_for_bit(bench: Bench, packed: bool) -> None:
+    shared: dict[str, Any] = {"sample_packing": packed, "lora_dropout": 0.1}
+    stock = bench.train(rows(0.0), **shared)
+    ours = bench.train(rows(0.0), plugins=[PLUGIN], **shared)
+    assert ours.values("loss") == stock.values("loss")
+    assert ours.values("grad_norm") == stock.values("grad_norm")
+    assert len(ours.values("loss")) == 4
+    assert_same_weights(ours, stock)
+    assert ours.values("loss/smoothing") == [0.0] * 4
+    assert "this run is plain supervised fine-tuning" in ours.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("packed", [False, True])
+def test_constant_smoothing_is_pytorchs(bench: Bench, packed: bool) -> None:
+    theirs = bench.train(rows(), sample_packing=packed, plugins=["tiny_plugins.TorchSmoothing"])
+    ours = bench.train(rows(0.1), sample_packing=packed, plugins=[PLUGIN])
+    assert ours.values("loss") == pytest.approx(theirs.values("loss"), rel=1e-6)
+    assert ours.values("grad_norm") == pytest.approx(theirs.values("grad_norm"), rel=1e-5)
+    parts = zip(ours.values("loss/nll"), ours.values("loss/smoothing"), strict=True)
+    assert [nll + smoothing for nll, smoothing in parts] == pytest.approx(
+        ours.values("loss"), rel=1e-6
+    )
+    assert "UAL: 40 of 40 training rows carry smoothing, mean 0.1000" in ours.text
+
+
+@pytest.mark.slow
+def test_evaluation_is_plain(bench: Bench) -> None:
+    shared: dict[str, Any] = {"val_set_size": 8, "eval_steps": 4, "learning_rate": 0.0}
+    stock = bench.train(rows(), **shared)
+    ours = bench.train(rows(), plugins=[PLUGIN], **shared)
+    assert ours.values("eval_loss") == stock.values("eval_loss")
+    assert ours.values("loss") != stock.values("loss")
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_however_it_is_cut(bench: Bench) -> None:
+    """8 samples a step as 8, 2 x 4, 8 x 1 micro-batches, and over two processes."""
+    shared: dict[str, Any] = {"plugins": [PLUGIN], "max_steps": 3, "logging_steps": 3}
+    cuts = [
+        {"micro_batch_size": 8},
+        {"micro_batch_size": 2, "gradient_accumulation_steps": 4},
+        {"micro_batch_size": 1, "gradient_accumulation_steps": 8},
+        {"micro_batch_size": 2, "gradient_accumulation_steps": 2, "processes": 2},
+    ]
+    runs = [bench.train(rows(), **shared, **cut) for cut in cuts]
+    for run in runs[1:]:
+        for key in ("loss", "loss/nll", "loss/smoothing"):
+            assert run.values(key) == pytest.approx(runs[0].values(key), rel=1e-5)
+        for name, wanted in adapter(runs[0]).items():
+            found = adapter(run)[name]
+            assert (found - wanted).norm() <= 1e-4 * wanted.norm().clamp(min=1e-3)
+
+
+@pytest.mark.slow
+def test_micro_batch_normalization_is_axolotls(bench: Bench) -> None:
+    shared: dict[str, Any] = {"micro_batch_size": 1, "gradient_accumulation_steps": 3}
+    stock = bench.train(rows(0.0), **shared)
+    ual = {"loss": {"normalization": "micro_batch"}}
+    ours = bench.train(rows(0.0), plugins=[PLUGIN], ual=ual, **shared)
+    by_tokens = bench.train(rows(0.0), plugins=[PLUGIN], **shared)
+    assert ours.values("loss") == stock.values("loss")
+    assert_same_weights(ours, stock)
+    assert by_tokens.values("loss") != stock.values("loss")
+
+
+@pytest.mark.slow
+def test_a_micro_batch_without_trained_tokens_counts_for_nothing(bench: Bench) -> None:
+    short = [
+        {"input_ids": [8, 9, 10], "attention_mask": [1, 1, 1], "labels": [-100, 9, 10]},
+        {"input_ids": [8, 9, 10], "attention_mask": [1, 1, 1], "labels": [-100] * 3},
+    ]
+    data = [{**row, "ual_smoothing": 0.2} for row in short * 4]
+    masked = bench.train(
+        data, plugins=[PLUGIN], micro_batch_size=1, gradient_accumulation_steps=2, max_steps=2
+    )
+    trained = bench.train(data[::2], plugins=[PLUGIN], micro_batch_size=1, max_steps=2)
+    assert masked.values("loss") == pytest.approx(trained.values("loss"), rel=1e-6)
+
+
+@pytest.mark.slow
+def test_the_seed_decides_the_adapter(bench: Bench) -> None:
+    shared: dict[str, Any] = {"plugins": [PLUGIN], "lora_model_dir": None, "max_steps": 2}
+    first = bench.train(rows(), **shared)
+    second = bench.train(rows(), **shared)
+    other = bench.train(rows(), seed=8, **shared)
+    assert_same_weights(first, second)
+    assert first.values("loss") == second.values("loss")
+    assert not all(adapter(other)[name].equal(value) for name, value in adapter(first).items())
