@@ -1,0 +1,75 @@
+"""Each setting that the plugin cannot train with stops the run, and its message says which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.settings import TRAINER, unsupported
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"rl": "grpo"}, "rl: grpo: brings a loss of its own", "take `rl:` out"),
+    ({"reward_model": True}, "reward_model: true: brings a loss", "take `reward_model:` out"),
+    (
+        {"process_reward_model": True},
+        "process_reward_model: true: brings a loss",
+        "take `process_reward_model:` out",
+    ),
+    ({"use_eaft": True}, "use_eaft: true: brings a loss", "set `use_eaft: false`"),
+    ({"orpo_alpha": 0.1}, "orpo_alpha: 0.1: brings a loss", "take `orpo_alpha:` out"),
+    ({"kd_trainer": True}, "kd_trainer: true: brings a loss", "take `kd_trainer:` out"),
+    ({"trainer_cls": "a.B"}, "trainer_cls: a.B: brings a trainer", "take it out"),
+    (
+        {"pretraining_dataset": "a/b"},
+        "pretraining_dataset: a/b: does not give rows",
+        "name the data under `datasets:`",
+    ),
+    ({"streaming": True}, "streaming: true: does not give rows", "set `streaming: false`"),
+    (
+        {"skip_prepare_dataset": True},
+        "skip_prepare_dataset: true: does not give rows",
+        "set `skip_prepare_dataset: false`",
+    ),
+    (
+        {"push_dataset_to_hub": "me/data"},
+        "push_dataset_to_hub: me/data: keeps prepared data under a name",
+        "take `push_dataset_to_hub:` out",
+    ),
+    (
+        {"processor_type": "AutoProcessor"},
+        "processor_type: AutoProcessor: does not give rows",
+        "without `processor_type:`",
+    ),
+    ({"context_parallel_size": 2}, "context_parallel_size: 2: cuts sequences", "set it to 1"),
+    ({"sequence_parallel_degree": 4}, "sequence_parallel_degree: 4: cuts", "set it to 1"),
+    ({"tensor_parallel_size": 2}, "tensor_parallel_size: 2: cuts", "set it to 1"),
+    ({"expert_parallel_size": 2}, "expert_parallel_size: 2: cuts", "set it to 1"),
+    ({"fsdp_config": {"offload_params": True}}, "fsdp_version: 1: the first", "`fsdp_version: 2`"),
+    ({"fsdp": ["full_shard"], "fsdp_version": 1}, "fsdp_version: 1", "`fsdp_version: 2`"),
+]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "problem", "fix"), REFUSED, ids=[next(iter(case[0])) for case in REFUSED]
+)
+def test_what_is_refused(recipe: dict[str, Any], problem: str, fix: str) -> None:
+    (error,) = unsupported(recipe)
+    assert isinstance(error, UnsupportedError)
+    assert error.problem.startswith(problem)
+    assert fix in error.fix
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {},
+        {"context_parallel_size": 1, "tensor_parallel_size": None, "streaming": False},
+        {"trainer_cls": TRAINER},
+        {"fsdp_config": {"offload_params": True}, "fsdp_version": 2},
+        {"fsdp_config": {"fsdp_version": 2}},
+    ],
+)
+def test_what_is_not(recipe: dict[str, Any]) -> None:
+    assert unsupported(recipe) == []
