@@ -24,6 +24,7 @@ from transformers.trainer_utils import seed_worker
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
+from axolotl_ual.batches import PlanSampler
 from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
 from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import UnsupportedError
@@ -32,8 +33,9 @@ from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
 from axolotl_ual.losses.smoothed_ce import decode_smoothing, encode_smoothing
 from axolotl_ual.means import TOKENS, Means
 from axolotl_ual.metrics import SMOOTHING_PART
-from axolotl_ual.staged import PlanSampler, StagedMixin
+from axolotl_ual.staged import StagedMixin, causal_lm
 from axolotl_ual.stages import Staging
+from axolotl_ual.transitions import Scores
 
 SHARE = "ual_share"
 PREFERENCE_PART = "loss/preference"
@@ -87,6 +89,7 @@ class StagedPairsMixin(StagedMixin):
     """The order of a curriculum for trainers of TRL that know nothing of plans."""
 
     smooths_pairs = False
+    scores_predictions = False
     _padding = False
 
     @cached_property
@@ -177,6 +180,7 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):  # type: ignore[misc]
     """
 
     smooths_pairs = True
+    scores_predictions = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._scorers: dict[int, TokenScorer] = {}
@@ -187,7 +191,7 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):  # type: ignore[misc]
         self._install(self.model)
 
     def _install(self, model: Any) -> None:
-        inner = _causal_lm(self.accelerator.unwrap_model(model))
+        inner = causal_lm(self.accelerator.unwrap_model(model))
         if id(inner) in self._scorers:
             return
         scorer = TokenScorer(inner, self.ual.preference.chunk_tokens)
@@ -254,6 +258,16 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):  # type: ignore[misc]
             self._record(base_P, penalty_P, beta_P, sums_S, ratio_S, stage_P, inputs)
         return (loss, model_outputs) if outputs else loss
 
+    def scores(self, inputs: dict[str, Any]) -> Scores:
+        """Preferences of a validation batch, with the recipe's beta and no smoothing."""
+        sums_S, _ = self._sums(self.model, inputs)
+        ratio_S = sums_S - self._reference(inputs)
+        margin_P = pair_margin(ratio_S, inputs["completion_mask"].sum(dim=1), self.kind)
+        beta_P = torch.full_like(margin_P, self.beta)
+        loss_P, _ = preference_loss(margin_P, torch.zeros_like(margin_P), beta_P, self.kind)
+        z_P = beta_P * pair_margin(ratio_S, torch.ones_like(ratio_S), "sigmoid")
+        return Scores(loss_P, torch.sigmoid(z_P.abs()), (z_P > 0).to(z_P.dtype))
+
     def _beta(self, margin_P: Tensor, stage_P: Tensor | None) -> Tensor:
         """Each pair's own: that of its stage, or the recipe's."""
         if stage_P is None or self.ual.preference.beta is None:
@@ -303,9 +317,3 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):  # type: ignore[misc]
             )
             logs.update({key if mode == "train" else f"eval_{key}": v for key, v in found.items()})
         super().log(logs, start_time)
-
-
-def _causal_lm(model: Any) -> Any:
-    """The causal language model inside an adapter."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if callable(inner) else model

@@ -8,16 +8,15 @@ training set.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import BatchSampler
 from transformers import Trainer
 
+from axolotl_ual.batches import PlanSampler, as_planned
 from axolotl_ual.boundaries import (
     CurriculumCallback,
     StagedSchedule,
@@ -25,35 +24,21 @@ from axolotl_ual.boundaries import (
 )
 from axolotl_ual.columns import UNCERTAINTY
 from axolotl_ual.curriculum import Curriculum, PackingArguments, packed_plan
+from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
 from axolotl_ual.means import TOKENS
 from axolotl_ual.metrics import NLL, SMOOTHING_PART
 from axolotl_ual.sampler import Plan
 from axolotl_ual.stages import stage_values
+from axolotl_ual.transitions import Scores, TransitionTable, measure
 
 STAGE_METRIC = "ual/stage"
 UNCERTAINTY_METRIC = "ual/uncertainty"
-_IGNORED_LABEL = -100
-
-
-class PlanSampler(BatchSampler):  # type: ignore[misc]
-    """The micro-batches of a plan, for all processes; Accelerate gives each its share."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.sampler = range(plan.num_rows)
-        self.batch_size = None
-        self.drop_last = False
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.plan.batches()
-
-    def __len__(self) -> int:
-        return self.plan.num_batches
 
 
 class StagedMixin(Trainer):  # type: ignore[misc]
     """A base to name before the trainer's own; without a curriculum it changes nothing."""
 
+    scores_predictions = True
     curriculum: Curriculum | None = None
     plan: Plan | None = None
     data_collator: Any
@@ -76,7 +61,7 @@ class StagedMixin(Trainer):  # type: ignore[misc]
             micro_batch=self._train_batch_size,
             packing=self._packing_arguments(),
         )
-        with _as_planned(self.accelerator):
+        with as_planned(self.accelerator):
             return super().get_train_dataloader()
 
     def _packing_arguments(self) -> PackingArguments | None:
@@ -158,8 +143,58 @@ class StagedMixin(Trainer):  # type: ignore[misc]
         Losses that are sums over tokens weigh rows by themselves: only padding must not count.
         """
         if share == 0.0:
-            batch["labels"] = batch["labels"].new_full(batch["labels"].shape, _IGNORED_LABEL)
+            batch["labels"] = batch["labels"].new_full(batch["labels"].shape, IGNORE_INDEX)
         return batch
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as the trainer does; at a boundary, write down the transition as well."""
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
+        if eval_dataset is None and self.is_in_train and self._at_boundary():
+            metrics.update(self._transition(metrics))
+        return metrics
+
+    def _at_boundary(self) -> bool:
+        if self.curriculum is None or self.plan is None:
+            return False
+        step = self.state.global_step
+        ends = step in (0, *self.plan.boundaries, self.state.max_steps)
+        return self.curriculum.config.evaluate_at_boundary and ends
+
+    def _transition(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Measure the validation set by stage, log it, and add it to the table."""
+        assert self.curriculum is not None and self.plan is not None
+        curriculum, step = self.curriculum, self.state.global_step
+        found: dict[str, float] = {}
+        if self.scores_predictions:
+            stages_N = None
+            if curriculum.column in self.eval_dataset.column_names:
+                values = stage_values(self.eval_dataset, curriculum.column)
+                stages_N = curriculum.staging.number(values)
+            found = measure(self, self.eval_dataset, stages_N, curriculum.config.order)
+            self.log(dict(found))
+        if self.state.is_world_process_zero:
+            table = TransitionTable(self.args.output_dir, curriculum.config.order)
+            phase = curriculum.phases[self.plan.phase_at(max(step - 1, 0))]
+            at = f"after {phase.name}" if step else "start"
+            table.add(step, at, {**metrics, **found})
+        return found
+
+    def scores(self, inputs: dict[str, Any]) -> Scores:
+        """Predictions of a validation batch: next tokens, where the labels ask for them."""
+        inputs = dict(inputs)
+        labels_BT = inputs.pop("labels")
+        with self._scorer.installed():
+            outputs = self.model(
+                **inputs, ual_labels=labels_BT, ual_statistics=True, use_cache=False
+            )
+        asked_BT = labels_BT != IGNORE_INDEX
+        asked_BT[:, 0] = False
+        logp_M, best_M, hit_M = outputs.logits[:, asked_BT]
+        return Scores(-logp_M, best_M.exp(), hit_M)
+
+    @cached_property
+    def _scorer(self) -> TokenScorer:
+        return TokenScorer(causal_lm(self.accelerator.unwrap_model(self.model)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the stage beside the loss, and once more under the stage's own name."""
@@ -193,12 +228,7 @@ class StagedMixin(Trainer):  # type: ignore[misc]
         return np.asarray(stage_values(self.train_dataset, UNCERTAINTY), dtype=np.float64)
 
 
-@contextmanager
-def _as_planned(accelerator: Any) -> Iterator[None]:
-    """Make Accelerate take the batches as they are: the plan has shared them out already."""
-    even = accelerator.even_batches
-    accelerator.even_batches = False
-    try:
-        yield
-    finally:
-        accelerator.even_batches = even
+def causal_lm(model: Any) -> Any:
+    """The causal language model inside an adapter."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) else model

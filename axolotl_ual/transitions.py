@@ -1,0 +1,156 @@
+"""What each stage of a curriculum did to the validation set: loss and calibration, by stage.
+
+Calibration is the expected calibration error over M = 15 bins of equal width,
+
+    ECE = sum_m |B_m| / n * | accuracy(B_m) - confidence(B_m) |
+
+of next-token predictions (confidence: the largest probability), or of preferences
+(confidence: the probability that the pair's margin gives to the completion it prefers).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from axolotl_ual.batches import PlanSampler, as_planned
+from axolotl_ual.sampler import Geometry, build_plan, make_phases
+
+TABLE_FILE: Final = "ual_transitions.csv"
+NUM_BINS: Final = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Predictions of a batch: tokens, or preferences.
+
+    Attributes:
+        loss_M: of each.
+        confidence_M: in [0, 1].
+        hit_M: whether it came true.
+    """
+
+    loss_M: Tensor
+    confidence_M: Tensor
+    hit_M: Tensor
+
+
+class Tally:
+    """Sums from which loss and calibration follow; sums of two tallies make one of both."""
+
+    def __init__(self, device: Any) -> None:
+        self.sums = torch.zeros(1 + 3 * NUM_BINS, dtype=torch.float32, device=device)
+
+    def add(self, scores: Scores) -> None:
+        """Add a batch of predictions."""
+        bins_M = (scores.confidence_M * NUM_BINS).long().clamp(0, NUM_BINS - 1)
+        self.sums[0] += scores.loss_M.sum()
+        for part, values_M in enumerate(
+            (torch.ones_like(scores.confidence_M), scores.confidence_M, scores.hit_M)
+        ):
+            start = 1 + part * NUM_BINS
+            self.sums[start : start + NUM_BINS].index_add_(0, bins_M, values_M.float())
+
+    def results(self) -> dict[str, float]:
+        """Mean loss and expected calibration error; empty where nothing was added."""
+        loss, bins = float(self.sums[0]), self.sums[1:].view(3, NUM_BINS).double().cpu()
+        count, confidence, hits = bins
+        total = float(count.sum())
+        if not total:
+            return {}
+        return {"loss": loss / total, "ece": float((hits - confidence).abs().sum()) / total}
+
+
+def measure(
+    trainer: Any, dataset: Any, stages_N: npt.ArrayLike | None, names: Sequence[str]
+) -> dict[str, float]:
+    """Loss and calibration on a validation set, as a whole and for each stage.
+
+    Args:
+        trainer: with `scores(inputs)`, called with evaluation mode and gradients off.
+        dataset: the validation set.
+        stages_N: stage of each row; None where the rows have none.
+        names: of the stages.
+
+    Returns:
+        `eval_ece`, and `eval_NAME_loss` and `eval_NAME_ece` for each stage that has rows.
+    """
+    device = trainer.accelerator.device
+    whole = Tally(device)
+    found: dict[str, float] = {}
+    groups: list[tuple[str, Any]] = [("", dataset)]
+    if stages_N is not None:
+        members = [np.flatnonzero(np.asarray(stages_N) == stage) for stage in range(len(names))]
+        groups = [(name, dataset.select(rows)) for name, rows in zip(names, members, strict=True)]
+    for name, part in groups:
+        tally = Tally(device)
+        for scores in _scores(trainer, part):
+            tally.add(scores)
+        tally.sums = trainer.accelerator.reduce(tally.sums, reduction="sum")
+        whole.sums += tally.sums
+        if name:
+            found.update({f"eval_{name}_{key}": v for key, v in tally.results().items()})
+    results = whole.results()
+    return {**({"eval_ece": results["ece"]} if results else {}), **found}
+
+
+def _scores(trainer: Any, dataset: Any) -> Iterator[Scores]:
+    """Every row once, shared out among the processes."""
+    accelerator = trainer.accelerator
+    geometry = Geometry(accelerator.num_processes, 1, trainer.args.per_device_eval_batch_size)
+    phases = make_phases("phased", [""], [1])
+    plan = build_plan(np.zeros(len(dataset), dtype=np.int64), phases, geometry, shuffle=False)
+    if not plan.num_batches:
+        return
+    with as_planned(accelerator):
+        loader = trainer._get_dataloader(
+            dataset=dataset,
+            description="Evaluation",
+            batch_size=trainer.args.per_device_eval_batch_size,
+            sampler_fn=lambda _: PlanSampler(plan),
+        )
+    trainer.model.eval()
+    for turn, batch in enumerate(loader):
+        inputs = trainer._prepare_inputs(batch)
+        with torch.no_grad(), trainer.compute_loss_context_manager():
+            scores = trainer.scores(inputs)
+        if plan.rows_in(turn * accelerator.num_processes + accelerator.process_index):
+            yield scores
+
+
+class TransitionTable:
+    """`ual_transitions.csv`: one line before the first stage, and one after each.
+
+    Args:
+        folder: the output folder of the run.
+        names: of the stages.
+    """
+
+    def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
+        self.path = Path(folder) / TABLE_FILE
+        by_stage = [f"eval_{name}_{key}" for name in names for key in ("loss", "ece")]
+        self.columns = ["step", "at", "eval_loss", "eval_ece", *by_stage]
+
+    def add(self, step: int, at: str, metrics: dict[str, float]) -> None:
+        """Write a line; lines of later steps, of a run that this one resumes, go."""
+        line = {"step": step, "at": at, **metrics}
+        lines = [old for old in self._read() if int(old["step"]) < step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, self.columns, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows([*lines, line])
+
+    def _read(self) -> list[dict[str, str]]:
+        if not self.path.is_file():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))

@@ -1,0 +1,338 @@
+"""The preference trainer against the formula in float64, and against TRL's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tiny
+from axolotl_ual.columns import SMOOTHING, STAGE
+from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.stages import Staging
+from reference.preference import ipo_pair, log_prob, sigmoid_pair
+
+EPS = [0.0, 0.1, 0.45, 0.2]
+STAGES = ["conservative", "moderate", "conservative", "exploratory"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Not much smaller than the logits' own scale, so that margins are not all alike.
+    return tiny.make_model(tmp_path_factory.mktemp("model"), initializer_range=0.3)
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The `ual:` block that a trainer finds."""
+    from axolotl.integrations.base import PluginManager
+    from axolotl.utils.dict import DictDefault
+
+    cfg = DictDefault({"ual": {"preference": {"chunk_tokens": 5}}})
+    monkeypatch.setattr(PluginManager.get_instance(), "_cfg", cfg)
+    yield cfg.ual
+
+
+def pairs() -> Any:
+    """Four pairs of different lengths."""
+    from datasets import Dataset
+
+    rows = [
+        {"prompt": "What is it?", "chosen": "red", "rejected": "green or blue, who knows"},
+        {"prompt": "And", "chosen": "a long answer with many words in it", "rejected": "no"},
+        {"prompt": "Why is that so, then?", "chosen": "because", "rejected": "because"},
+        {"prompt": "Say more", "chosen": "one two three", "rejected": "four five"},
+    ]
+    for row, eps, stage in zip(rows, EPS, STAGES, strict=True):
+        row[SMOOTHING], row[STAGE] = eps, stage  # type: ignore[assignment]
+    return Dataset.from_list(rows)
+
+
+def make_trainer(
+    cls: Any, base: Path, folder: Path, *, adapter: bool, dtype: torch.dtype, **args: Any
+) -> Any:
+    from axolotl.core.trainers.dpo.args import AxolotlDPOConfig
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    reference = None if adapter else AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 4,
+        "max_length": 64,
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": [],
+        "beta": 0.5,
+        "remove_unused_columns": False,
+        **args,
+    }
+    trainer = cls(
+        model,
+        None if args.get("precompute_ref_log_probs") else reference,
+        args=AxolotlDPOConfig(output_dir=str(folder), **settings),
+        train_dataset=pairs(),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        **(
+            {"peft_config": LoraConfig(r=2, target_modules=["q_proj", "lm_head", "down_proj"])}
+            if adapter
+            else {}
+        ),
+    )
+    generator = torch.Generator().manual_seed(1)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            # A fresh adapter changes nothing, and a fresh model is its own reference.
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data += 0.05 * noise.to(parameter.dtype)
+    if dtype == torch.float64:
+        trainer.model.double()
+    return trainer
+
+
+def batch_of(trainer: Any) -> dict[str, Any]:
+    """All four pairs in one batch; the shorter completions are padded."""
+    torch.manual_seed(0)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert (batch["attention_mask"] == 0).any()
+    return dict(batch)
+
+
+def gradients(trainer: Any, loss: Tensor) -> dict[str, Tensor]:
+    named = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: g for name, g in zip(named, found, strict=True) if g is not None}
+
+
+def slow_loss(
+    trainer: Any,
+    batch: dict[str, Any],
+    beta: list[float],
+    formula: Callable[[Tensor, float, float], Tensor],
+) -> Tensor:
+    """The mean over pairs, each completion run by itself without padding."""
+    reference = trainer.ref_model
+
+    def score(index: int, with_reference: bool) -> Tensor:
+        kept = batch["attention_mask"][index].bool()
+        ids, completion = batch["input_ids"][index][kept], batch["completion_mask"][index][kept]
+        if not with_reference:
+            logits = trainer.model(input_ids=ids[None]).logits[0]
+        elif reference is not None:
+            logits = reference.double()(input_ids=ids[None]).logits[0]
+        else:
+            with trainer.model.disable_adapter():
+                logits = trainer.model(input_ids=ids[None]).logits[0]
+        positions = [t for t in range(1, len(ids)) if completion[t]]
+        total = torch.stack([log_prob(logits[t - 1], int(ids[t])) for t in positions])
+        return total.mean() if trainer.loss_types == ["ipo"] else total.sum()
+
+    count = len(beta)
+    losses = []
+    for pair in range(count):
+        with torch.no_grad():
+            there = score(pair, True) - score(pair + count, True)
+        margin = score(pair, False) - score(pair + count, False) - there
+        eps = float(batch[SMOOTHING][pair].view(torch.float32))
+        losses.append(formula(margin, eps, beta[pair]))
+    return torch.stack(losses).mean()
+
+
+def trainer_class() -> Any:
+    from axolotl_ual.dpo import UALDPOTrainer
+
+    return UALDPOTrainer
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
+@pytest.mark.parametrize("adapter", [True, False])
+def test_loss_and_gradients_equal_the_formula(
+    kind: str, adapter: bool, base: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = make_trainer(
+        trainer_class(), base, tmp_path, adapter=adapter, dtype=torch.float64, loss_type=[kind]
+    )
+    if trainer.ref_model is not None:
+        trainer.ref_model.double()
+    batch = batch_of(trainer)
+    # The smoothing is float32 in the batch: so it is in the reference.
+    assert sorted(batch[SMOOTHING].view(torch.float32).tolist()) == pytest.approx(sorted(EPS))
+    formula = sigmoid_pair if kind == "sigmoid" else ipo_pair
+    trainer.model.train()
+    ours = trainer.compute_loss(trainer.model, dict(batch))
+    trainer.model.eval()
+    slow = slow_loss(trainer, batch, [0.5] * 4, formula)
+    torch.testing.assert_close(ours, slow, rtol=1e-9, atol=1e-12)
+    expected = gradients(trainer, slow)
+    found = gradients(trainer, ours)
+    assert found.keys() == expected.keys()
+    assert any("lm_head" in name for name in found)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-12)
+
+
+def test_each_stage_has_its_beta(base: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
+    recipe["curriculum"] = {"mode": "phased"}
+    recipe["preference"]["beta"] = [0.9, 0.4, 0.1]
+    trainer = make_trainer(trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64)
+    batch = batch_of(trainer)
+    stages = [1, 0, 2, 0]
+    batch[STAGE] = torch.tensor(stages)
+    ours = trainer.compute_loss(trainer.model, dict(batch))
+    betas = [[0.9, 0.4, 0.1][stage] for stage in stages]
+    slow = slow_loss(trainer, batch, betas, sigmoid_pair)
+    torch.testing.assert_close(ours, slow, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("precompute", [False, True])
+@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
+def test_without_smoothing_it_is_the_loss_of_trl(
+    kind: str,
+    adapter: bool,
+    precompute: bool,
+    base: Path,
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    recipe["preference"]["smoothing"] = False
+    results = []
+    for cls in (trainer_class(), AxolotlDPOTrainer):
+        trainer = make_trainer(
+            cls,
+            base,
+            tmp_path,
+            adapter=adapter,
+            dtype=torch.float32,
+            loss_type=[kind],
+            precompute_ref_log_probs=precompute,
+        )
+        batch = batch_of(trainer)
+        assert ("ref_chosen_logps" in batch) == precompute
+        loss = trainer.compute_loss(trainer.model, batch)
+        results.append((loss, gradients(trainer, loss)))
+    (ours, found), (theirs, expected) = results
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
+
+
+def test_padding_has_no_weight_and_shares_add_up(
+    base: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    from axolotl_ual.dpo import SHARE
+
+    trainer = make_trainer(trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64)
+    batch = batch_of(trainer)
+    plain = trainer.compute_loss(trainer.model, dict(batch))
+    half = trainer.compute_loss(trainer.model, {**batch, SHARE: 0.5})
+    torch.testing.assert_close(half, plain * 0.5)
+    none = trainer.compute_loss(trainer.model, {**batch, SHARE: 0.0})
+    assert none.item() == 0.0
+    assert all(not g.any() for g in gradients(trainer, none).values())
+
+
+def test_a_transform_that_is_not_known_stops_training(
+    base: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    trainer = make_trainer(trainer_class(), base, tmp_path, adapter=False, dtype=torch.float32)
+    inner = trainer.model
+    original = inner.forward.__self__._plain_model
+
+    def doubled(*args: Any, **kwargs: Any) -> Any:
+        outputs = original(*args, **kwargs)
+        outputs["logits"] = outputs["logits"] * 2.0
+        return outputs
+
+    inner.forward.__self__._plain_model = doubled
+    with pytest.raises(UnsupportedError, match="changes its logits after the head"):
+        trainer.compute_loss(inner, batch_of(trainer))
+
+
+@pytest.mark.parametrize(
+    ("settings", "scale", "cap"),
+    [
+        ({}, 1.0, None),
+        ({"logits_scaling": 4.0}, 0.25, None),
+        ({"logit_scale": 0.5}, 0.5, None),
+        ({"final_logit_softcapping": 30.0}, 1.0, 30.0),
+    ],
+)
+def test_what_models_do_to_their_logits(
+    settings: dict[str, float], scale: float, cap: float | None
+) -> None:
+    from axolotl_ual.losses.scoring import logit_transform
+
+    transform = logit_transform(SimpleNamespace(**settings))
+    assert (transform.scale, transform.soft_cap) == (scale, cap)
+
+
+def test_models_that_scale_or_cap_their_logits_score_as_they_predict() -> None:
+    """The transform is checked against the model's own last logits, and its scores are theirs."""
+    from transformers import (
+        CohereConfig,
+        CohereForCausalLM,
+        Gemma2Config,
+        Gemma2ForCausalLM,
+        GraniteConfig,
+        GraniteForCausalLM,
+    )
+
+    from axolotl_ual.losses.scoring import TokenScorer
+
+    common = {
+        "vocab_size": 67,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "pad_token_id": 0,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    models = [
+        GraniteForCausalLM(GraniteConfig(**common, logits_scaling=8.0)),
+        CohereForCausalLM(CohereConfig(**common, logit_scale=0.0625)),
+        Gemma2ForCausalLM(Gemma2Config(**common, head_dim=8, final_logit_softcapping=2.0)),
+    ]
+    for model in models:
+        model.eval()
+        ids = torch.randint(1, 67, (2, 9))
+        labels = ids.masked_fill(torch.arange(9) < 4, -100)
+        logits = model(input_ids=ids).logits
+        with TokenScorer(model, chunk=3).installed():
+            scores = model(input_ids=ids, ual_labels=labels).logits
+        logp = torch.log_softmax(logits.float(), -1)[:, :-1].gather(2, ids[:, 1:, None])[..., 0]
+        torch.testing.assert_close(scores[:, 4:], logp[:, 3:], rtol=1e-4, atol=1e-5)
+        assert not scores[:, :4].any()
+        torch.testing.assert_close(model(input_ids=ids).logits, logits)
+
+
+def test_kto_compares_with_completions_of_its_own_batch() -> None:
+    from axolotl_ual.dpo import PairCollator
+
+    seen: list[Any] = []
+    collate = PairCollator(
+        lambda rows: seen.extend(rows) or {},
+        smoothing=False,
+        staging=(Staging(("easy", "hard")), STAGE),
+    )
+    batch = collate(
+        [
+            {"completion_ids": [1], "KL_completion_ids": [9], STAGE: "hard"},
+            {"completion_ids": [2, 2], "KL_completion_ids": [9], STAGE: "easy"},
+        ]
+    )
+    assert [row["KL_completion_ids"] for row in seen] == [[2, 2], [1]]
+    assert batch[STAGE].tolist() == [1, 0]
+    assert all(STAGE not in row for row in seen)
