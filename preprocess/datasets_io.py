@@ -230,13 +230,27 @@ def _explained(entry: Entry) -> Iterator[None]:
         raise DataError(*_explain(entry, error)) from error
 
 
+def _said(error: Exception) -> str:
+    """What went wrong.
+
+    `datasets` wraps what a parser says in an error without content, and a lost connection to the
+    Hub ends in a RuntimeError about a closed client.
+    """
+    from datasets.exceptions import DatasetGenerationError
+
+    cause: BaseException = error
+    while isinstance(cause, (DatasetGenerationError, RuntimeError)):
+        deeper = cause.__cause__ or cause.__context__
+        if deeper is None:
+            break
+        cause = deeper
+    said = " ".join(str(cause).split()) or type(cause).__name__
+    return said if len(said) < 400 else f"{said[:396]} ..."
+
+
 def _explain(entry: Entry, error: Exception) -> tuple[str, str]:
     """The problem and the fix, by where the data were looked for."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    said = " ".join(str(cause).split()) or type(cause).__name__
-    said = said if len(said) < 400 else f"{said[:396]} ..."
+    said = _said(error)
     if "corresponds to no data" in said:
         return f"{entry.label}: the dataset has no rows", "name another file or split"
     if "://" in entry.path:

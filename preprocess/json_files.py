@@ -70,9 +70,8 @@ def read_rows(path: Path) -> Iterator[tuple[Place, Any]]:
     with _open(path) as stream:
         row = 0
         for number, line in enumerate(stream, start=1):
-            if number == 1:
-                line = line.removeprefix(_BOM)
-            if not line.strip():
+            line = line.removeprefix(_BOM if number == 1 else b"").strip()
+            if not line:
                 continue
             try:
                 value = _parse(line)

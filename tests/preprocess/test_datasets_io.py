@@ -288,7 +288,10 @@ GOOD = '{"instruction": "a", "output": "b"}'
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (f"{GOOD}\n\n{GOOD[:-1]}\n", "row 1 (line 3): is not JSON: "),
+        (
+            f"{GOOD}\n\n{GOOD[:-1]}\n",
+            "row 1 (line 3): is not JSON: unexpected end of data, at column 35",
+        ),
         ("{'a': 1}\n", "row 0 (line 1): is not JSON: "),
         (f'{GOOD}\n"text"\n', "row 1 (line 2): is a string and not an object: 'text'"),
         (f"{GOOD}\n[1, 2]\n", "row 1 (line 2): is a list and not an object: [1, 2]"),
