@@ -202,7 +202,7 @@ class Cache:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, _SCHEMA_VERSION):
             raise ConfigError(
-                f"ual.annotate.cache: {self.path} was written by another version of axolotl-ual",
+                f"cache: {self.path} was written by another version of axolotl-ual",
                 "name another folder, or use the version that wrote it",
             )
         self._db.executescript(_SCHEMA)
@@ -214,7 +214,7 @@ class Cache:
             yield
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(
-                f"ual.annotate.cache: cannot use {self.path}: {error}",
+                f"cache: cannot use {self.path}: {error}",
                 "is the folder writable, is the disk full, is the file really a cache? Set "
-                "ual.annotate.cache to another folder to start an empty one",
+                "`cache` to another folder to start an empty one",
             ) from None

@@ -63,7 +63,7 @@ def check_target(target: Path) -> None:
     if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST_FILE).exists():
         raise DataError(
             f"{target}: the output folder has files in it, and none is a {MANIFEST_FILE} of ours",
-            "choose another folder for ual.annotate.output, or empty this one",
+            "choose another folder as `output`, or empty this one",
         )
 
 

@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit
 
-from axolotl_ual.config import JudgeConfig
 from axolotl_ual.errors import BackendError, ConfigError
+from axolotl_ual.server_config import ServerConfig
 
 from .breaker import Breaker
 from .dialect import Chat, Dialect
@@ -79,11 +79,13 @@ class Server:
         base_url: root of the API.
         key_env: environment variable of the key.
         key: the key; never shown, not even in a repr.
+        section: the YAML section, for error messages.
     """
 
     base_url: str
     key_env: str
     key: str | None = field(repr=False)
+    section: str = "ual.annotate.judge"
 
     @property
     def url(self) -> str:
@@ -95,10 +97,10 @@ class Server:
         return text.replace(self.key, "***") if self.key else text
 
 
-def find_server(config: JudgeConfig) -> Server:
+def find_server(config: ServerConfig, section: str = "ual.annotate.judge") -> Server:
     """Resolve address and key from settings and environment."""
     key = os.environ.get(config.api_key_env, "").strip() or None
-    return Server(resolve_base_url(config.base_url), config.api_key_env, key)
+    return Server(resolve_base_url(config.base_url), config.api_key_env, key, section)
 
 
 def check_key(server: Server) -> None:
@@ -109,14 +111,14 @@ def check_key(server: Server) -> None:
     """
     if server.key is None and not _is_local(server.base_url):
         raise ConfigError(
-            f"ual.annotate.judge.api_key_env: the environment variable {server.key_env} is not "
+            f"{server.section}.api_key_env: the environment variable {server.key_env} is not "
             f"set, and {server.url} wants a key",
             f"export {server.key_env}=..., or name another variable, or set base_url to a server "
             "of your own",
         )
     if server.key is not None and not (server.key.isascii() and server.key.isprintable()):
         raise ConfigError(
-            f"ual.annotate.judge.api_key_env: {server.key_env} holds characters that no key has",
+            f"{server.section}.api_key_env: {server.key_env} holds characters that no key has",
             "set it again; copying may have added a line break or a quotation mark",
         )
 
@@ -130,7 +132,7 @@ class ChatBackend:
         say: prints a line for the user.
     """
 
-    def __init__(self, config: JudgeConfig, server: Server, say: Callable[[str], None]) -> None:
+    def __init__(self, config: ServerConfig, server: Server, say: Callable[[str], None]) -> None:
         self._config = config
         self._server = server
         self._transport = Transport(
@@ -138,6 +140,7 @@ class ChatBackend:
             server.key,
             config.timeout,
             config.max_concurrency,
+            f"{server.section}.base_url",
         )
         self._limiter = Limiter(
             config.max_concurrency, config.requests_per_minute, config.tokens_per_minute
@@ -194,7 +197,7 @@ class ChatBackend:
     async def _send(self, chat: Chat) -> Verdict:
         """One request over HTTP, reported to limiter and breaker."""
         await self._breaker.wait()
-        reserved = chat.prompt_tokens + chat.max_tokens
+        reserved = chat.prompt_tokens + chat.n * chat.max_tokens
         start = await self._limiter.start(reserved)
         used: int | None = None
         self.counts.requests += 1
@@ -240,8 +243,8 @@ class ChatBackend:
             if tries >= _TRIES_TO_CONNECT:
                 raise BackendError(
                     f"cannot reach the judge at {self._server.url}: {verdict.message}",
-                    "is the server running, and is ual.annotate.judge.base_url right? A local one "
-                    "looks like http://localhost:8000/v1",
+                    f"is the server running, and is {self._server.section}.base_url right? A "
+                    "local one looks like http://localhost:8000/v1",
                 )
             return
         if verdict.kind is Kind.BAD_REQUEST and not self._has_completed:
@@ -250,7 +253,7 @@ class ChatBackend:
                 raise BackendError(
                     f"{self._server.url} refuses every request for {self._config.model}: "
                     f"{verdict.message}",
-                    "look at the settings under ual.annotate.judge; nothing was answered",
+                    f"look at the settings under {self._server.section}; nothing was answered",
                 )
         if verdict.kind not in _AGAIN:
             raise NoCompletion(verdict.kind, verdict.message)
@@ -264,7 +267,7 @@ class ChatBackend:
             return BackendError(
                 f"{server.url} does not accept {held} {server.key_env} ({verdict.message})",
                 f"export {server.key_env}=... with a key for this server, or set "
-                "ual.annotate.judge.api_key_env to the variable that holds it",
+                f"{server.section}.api_key_env to the variable that holds it",
             )
         if verdict.status in (402, 429):
             return BackendError(
@@ -274,11 +277,11 @@ class ChatBackend:
         if verdict.status in (404, 405):
             return BackendError(
                 f"{server.url} does not serve {model} ({verdict.message})",
-                "look at ual.annotate.judge.model and base_url, which ends in /v1 on most servers",
+                f"look at {server.section}.model and base_url, which ends in /v1 on most servers",
             )
         return BackendError(
             f"{server.url} redirects elsewhere ({verdict.message})",
-            "set ual.annotate.judge.base_url to where it redirects to; a key is not sent along",
+            f"set {server.section}.base_url to where it redirects to; a key is not sent along",
         )
 
 

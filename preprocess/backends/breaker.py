@@ -74,7 +74,7 @@ class Breaker:
                 f"{self._where} has answered nothing but errors for {now - self._since:.0f} s; "
                 f"the last: {reason}",
                 "run the same command again when it works: what was answered is in the cache and "
-                "is not asked again (ual.annotate.judge.patience is how long to wait)",
+                "is not asked again (`patience` is how long to wait)",
             )
         if self._open_until is None or self._probing:
             left = max(0.1, patience - (now - self._since))

@@ -70,16 +70,19 @@ class Transport:
         api_key: for the Authorization header, or None.
         timeout: seconds until the whole answer must be there.
         connections: the most that are open at a time.
+        section: the YAML key of the URL, for error messages.
 
     Raises:
         BackendError: the URL is not one.
     """
 
-    def __init__(self, url: str, api_key: str | None, timeout: float, connections: int) -> None:
+    def __init__(
+        self, url: str, api_key: str | None, timeout: float, connections: int, section: str
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BackendError(
-                f"ual.annotate.judge.base_url: {shown(url)!r} is not an http or https URL",
+                f"{section}: {shown(url)!r} is not an http or https URL",
                 "write it with its scheme and its /v1, for example http://localhost:8000/v1",
             )
         self._url = URL(url)
