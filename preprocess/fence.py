@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .turns import Sample, Turn
 
@@ -23,20 +23,19 @@ _PLAIN_ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}\Z")
 _UNENCODABLE: Final = re.compile("[\ud800-\udfff]")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One turn as it is shown.
 
     Attributes:
-        role: of the turn where it has a plain one, else None.
         trained: whether it belongs to the response.
+        role: of the turn where it has a plain one, else None.
         head: the text, or its beginning.
         tail: the end of a text that was shortened, else empty.
         left_out: number of characters between head and tail.
     """
 
-    role: str | None
     trained: bool
+    role: str | None
     head: str
     tail: str = ""
     left_out: int = 0
@@ -101,11 +100,11 @@ def _bytes_per_turn(sizes: Sequence[int], budget: int) -> int:
 def _part(turn: Turn, text: str, cap: int) -> Part:
     role = turn.role if turn.role and _PLAIN_ROLE.match(turn.role) else None
     if _size(text) <= cap:
-        return Part(role, turn.trained, text)
+        return Part(turn.trained, role, text)
     encoded = text.encode("utf-8")
     head = encoded[: cap - cap // 2].decode("utf-8", errors="ignore")
     tail = encoded[len(encoded) - cap // 2 :].decode("utf-8", errors="ignore")
-    return Part(role, turn.trained, head, tail, len(text) - len(head) - len(tail))
+    return Part(turn.trained, role, head, tail, len(text) - len(head) - len(tail))
 
 
 def _marker(texts: Sequence[str]) -> str:
