@@ -29,8 +29,10 @@ def _dtype() -> Any:
     return Field("auto", description="auto is the checkpoint's own on a GPU, float32 on a CPU.")
 
 
-def _batch_tokens() -> Any:
-    return Field(8192, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL)
+def _batch_tokens(default: int = 8192) -> Any:
+    return Field(
+        default, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL
+    )
 
 
 class LocalSamplerConfig(Section):
@@ -41,7 +43,7 @@ class LocalSamplerConfig(Section):
     max_prompt_length: int = Field(
         2048, ge=1, description="Tokens; a prompt that is longer loses tokens from its left."
     )
-    batch_tokens: int = _batch_tokens()
+    batch_tokens: int = _batch_tokens(32_768)
     device: str = _device()
     dtype: Dtype = _dtype()
 

@@ -1,0 +1,253 @@
+"""Sampling from a model on this machine.
+
+Batches are planned over all prompts, whatever the cache holds, and a batch is kept as a whole: a
+run that was interrupted goes on with the same batches and ends in the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from axolotl_ual.columns import ManifestUsage
+from axolotl_ual.errors import ConfigError
+from axolotl_ual.pairs_config import SamplingConfig
+
+from .backends.encoding import render
+from .backends.generate import Draw, Generated, Generator
+from .cache import Cache, Judgement, KeyMaker
+from .outcomes import SCORED
+from .progress import Progress
+from .responses import Prompt, Response
+from .sampling import SECTION, Sampled, dump_responses, load_responses, prompt_sample, seed_of
+
+_ENDS_OF_FILE: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class LocalSampler:
+    """Samples from a local causal language model.
+
+    Attributes:
+        settings: of the sampling.
+        model: folder or Hub name.
+        seed: base of all seeds.
+        template: a chat template that takes the place of the tokenizer's, or None.
+    """
+
+    settings: SamplingConfig
+    model: str
+    seed: int
+    template: str | None
+
+    @cached_property
+    def keys(self) -> KeyMaker:
+        """Cache keys: of the weights and of what shapes a response."""
+        settings, local = self.settings, self.settings.local
+        return KeyMaker(
+            {
+                "kind": "sample-local",
+                "model": identity(self.model),
+                "adapter": identity(local.adapter) if local.adapter else None,
+                "template": self.template,
+                "n": settings.n,
+                "temperature": settings.temperature,
+                "top_p": settings.top_p,
+                "max_tokens": settings.max_tokens,
+                "max_prompt_length": local.max_prompt_length,
+                "dtype": local.dtype,
+                "seed": self.seed,
+            }
+        )
+
+    def plan(self, prompts: Sequence[Prompt], cache: Cache) -> str:
+        """Say how many prompts are left."""
+        keys = {self.keys.key(prompt_sample(prompt)) for prompt in prompts}
+        left = len(keys) - len(cache.find(keys))
+        name = (
+            f"{self.model} with {self.settings.local.adapter}"
+            if self.settings.local.adapter
+            else self.model
+        )
+        return (
+            f"sampling: {self.settings.n} responses to each prompt from {name}; {left:,} of "
+            f"{len(keys):,} distinct prompts are left"
+        )
+
+    def sample(self, prompts: Sequence[Prompt], cache: Cache, progress: Progress) -> Sampled:
+        """Generate, batch by batch, what the cache does not hold."""
+        distinct = sorted(set(prompts), key=lambda prompt: prompt.digest())
+        keys = {prompt: self.keys.key(prompt_sample(prompt)) for prompt in distinct}
+        known = cache.find(keys.values())
+        found = {
+            prompt: load_responses(known[key].text) for prompt, key in keys.items() if key in known
+        }
+        progress.advance(sum(prompt in found for prompt in prompts))
+        repeats = {prompt: 0 for prompt in distinct}
+        for prompt in prompts:
+            repeats[prompt] += 1
+        num_cut = 0
+        if len(found) < len(distinct):
+            run = _LocalRun(self, distinct)
+            num_cut = run.num_cut
+            asker = cache.asker(self.keys.description)
+            for batch in run.batches:
+                missing = [prompt for prompt in batch if prompt not in found]
+                if not missing:
+                    continue
+                responses = run.generate(missing)
+                _keep(cache, asker, {keys[p]: r for p, r in responses.items()})
+                found.update(responses)
+                progress.advance(sum(repeats[prompt] for prompt in missing))
+        tokens = sum(r.tokens or 0 for prompt in keys for r in found[prompt])
+        return Sampled(
+            [found[prompt] for prompt in prompts],
+            ManifestUsage(cached=len(known), completion_tokens=tokens),
+            {"model": self.model, "logprobs": True, "prompts_cut": num_cut},
+        )
+
+
+class _LocalRun:
+    """A loaded model and the plan of its batches."""
+
+    def __init__(self, sampler: LocalSampler, prompts: Sequence[Prompt]) -> None:
+        settings, local = sampler.settings, sampler.settings.local
+        self._sampler = sampler
+        self._draw = Draw(settings.temperature, settings.top_p, settings.max_tokens)
+        self._generator = Generator.load(
+            sampler.model,
+            local.adapter,
+            key=f"{SECTION}.local",
+            device=local.device,
+            dtype=local.dtype,
+        )
+        if sampler.template is not None:
+            self._generator.tokenizer.chat_template = sampler.template
+        limit = self._limit()
+        self._ids = {}
+        self.num_cut = 0
+        for prompt in prompts:
+            rendered, from_template = self._render(prompt)
+            whole = self._generator.encode(rendered, from_template, 1 << 30)
+            self._ids[prompt] = (
+                whole
+                if len(whole) <= limit
+                else self._generator.encode(rendered, from_template, limit)
+            )
+            self.num_cut += len(whole) > limit
+        self.batches = self._plan(prompts)
+
+    def generate(self, prompts: Sequence[Prompt]) -> dict[Prompt, list[Response]]:
+        """Draw n responses to each prompt, as one batch."""
+        n = self._sampler.settings.n
+        rows = [(prompt, number) for prompt in prompts for number in range(n)]
+        seeds = [seed_of(prompt, self._sampler.seed, number) for prompt, number in rows]
+        ids = [self._ids[prompt] for prompt, _ in rows]
+        drawn = self._generator.generate(ids, seeds, self._draw)
+        responses: dict[Prompt, list[Response]] = {prompt: [] for prompt in prompts}
+        for (prompt, _), seed, generated in zip(rows, seeds, drawn, strict=True):
+            responses[prompt].append(_response(generated, seed))
+        return responses
+
+    def _limit(self) -> int:
+        settings = self._sampler.settings
+        positions = self._generator.max_positions
+        room = settings.local.max_prompt_length
+        if positions is not None:
+            room = min(room, positions - settings.max_tokens)
+        if room < 1:
+            raise ConfigError(
+                f"{SECTION}.max_tokens: {settings.max_tokens} leaves no room for a prompt in the "
+                f"{positions} positions of {self._sampler.model}",
+                f"set it to less than {positions}",
+            )
+        return room
+
+    def _render(self, prompt: Prompt) -> tuple[str, bool]:
+        """The prompt as the model reads it, and whether a chat template wrote it."""
+        tokenizer = self._generator.tokenizer
+        if tokenizer.chat_template is None:
+            rendered = render(prompt_sample(prompt), tokenizer)
+            text = rendered if isinstance(rendered, str) else rendered.text
+            return f"{text}\n\nAssistant:", False
+        try:
+            text = tokenizer.apply_chat_template(
+                prompt.as_dicts(), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # A template is the model author's program: it may raise.
+            raise ConfigError(
+                f"the chat template of {self._sampler.model} refuses a prompt: "
+                f"{str(error).strip() or type(error).__name__}; it begins with "
+                f"{prompt.question[:60]!r}",
+                "mend the prompt's roles, or name another `chat_template` in the recipe",
+            ) from None
+        return str(text), True
+
+    def _plan(self, prompts: Sequence[Prompt]) -> list[list[Prompt]]:
+        """Prompts of similar length together, all n responses of a prompt in one batch."""
+        settings = self._sampler.settings
+        batches: list[list[Prompt]] = []
+        width = 0
+        for prompt in sorted(prompts, key=lambda p: (-len(self._ids[p]), p.digest())):
+            rows = settings.n * (len(batches[-1]) + 1) if batches else 0
+            if batches and rows * width <= settings.local.batch_tokens:
+                batches[-1].append(prompt)
+            else:
+                batches.append([prompt])
+                width = len(self._ids[prompt]) + settings.max_tokens
+        return batches
+
+
+def identity(name: str) -> str:
+    """What tells one model from another: a Hub name, or a digest of what lies in a folder.
+
+    Weights are known by size, time of change and both ends of each file: a checkpoint that was
+    trained on in its folder is another model, and gigabytes need not be read to see it.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if not path.is_file() or path.suffix in (".md", ".log", ".txt"):
+            continue
+        status = path.stat()
+        digest.update(f"{path.name}\0{status.st_size}\0".encode())
+        with path.open("rb") as stream:
+            digest.update(stream.read(_ENDS_OF_FILE))
+            if status.st_size > 2 * _ENDS_OF_FILE:
+                digest.update(str(status.st_mtime_ns).encode())
+                stream.seek(-_ENDS_OF_FILE, 2)
+            digest.update(stream.read(_ENDS_OF_FILE))
+    return digest.hexdigest()
+
+
+def _keep(cache: Cache, asker: int, responses: dict[bytes, list[Response]]) -> None:
+    """Commit a batch in one transaction."""
+
+    async def put() -> None:
+        await asyncio.gather(
+            *(
+                cache.put(key, asker, Judgement(SCORED, text=dump_responses(found)))
+                for key, found in responses.items()
+            )
+        )
+
+    asyncio.run(put())
+
+
+def _response(generated: Generated, seed: int) -> Response:
+    logprobs = generated.logprobs
+    return Response(
+        text=generated.text.strip(),
+        finish_reason="stop" if generated.stopped else "length",
+        seed=seed,
+        logprob_sum=float(logprobs.sum()) if logprobs.size else None,
+        logprob_mean=float(logprobs.mean()) if logprobs.size else None,
+        tokens=len(logprobs),
+    )

@@ -1,0 +1,145 @@
+"""An OpenAI-compatible server that gives seeded responses, and counts.
+
+It runs as a process of its own. A response is a function of the last message, the seed and the
+number of the choice, so that runs can be compared byte by byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+WORDS = ["m1", "m2", "m3", "it", "is", "the", "yes", "no"]
+
+
+def response_of(question: str, seed: int, choice: int) -> str:
+    """What the server says: one to three words, "" or a word of its own now and then."""
+    digest = hashlib.sha256(f"{question}|{seed}|{choice}".encode()).digest()
+    rng = random.Random(digest)
+    if "sometimes empty" in question and rng.random() < 0.3:
+        return ""
+    return " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 3)))
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    options: argparse.Namespace
+    lock = threading.Lock()
+    served: ClassVar[Counter[str]] = Counter()
+    bodies: ClassVar[list[dict[str, Any]]] = []
+
+    def do_GET(self) -> None:
+        with self.lock:
+            report = {
+                "requests": sum(self.served.values()),
+                "most_repeats": max(self.served.values(), default=0),
+                "bodies": self.bodies[-2000:],
+            }
+        self._send(200, report)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.lock:
+            self.bodies.append(body)
+        time.sleep(self.options.latency)
+        question = body["messages"][-1]["content"]
+        if body.get("n", 1) > 1 and self.options.n == "refused":
+            self._send(400, {"error": {"message": "only n = 1 is supported", "param": "n"}})
+            return
+        if body.get("logprobs") and self.options.logprobs == "refused":
+            self._send(400, {"error": {"message": "logprobs are not supported"}})
+            return
+        if "forbidden" in question:
+            error = {"message": "flagged by our content filter", "code": "content_filter"}
+            self._send(400, {"error": error})
+            return
+        with self.lock:
+            self.served[json.dumps(body, sort_keys=True)] += 1
+        number = body.get("n", 1) if self.options.n == "honoured" else 1
+        choices = [self._choice(body, question, place) for place in range(number)]
+        usage = {"prompt_tokens": 5, "completion_tokens": 3 * number}
+        self._send(200, {"choices": choices, "usage": usage})
+
+    def _choice(self, body: dict[str, Any], question: str, place: int) -> dict[str, Any]:
+        text = response_of(question, body.get("seed", 0), place)
+        choice: dict[str, Any] = {
+            "index": place,
+            "message": {"role": "assistant", "content": text},
+            "finish_reason": "length" if "truncate" in question and place % 2 else "stop",
+        }
+        if body.get("logprobs") and self.options.logprobs == "given":
+            tokens = [{"token": w, "logprob": -0.5 * len(w)} for w in text.split()]
+            choice["logprobs"] = {"content": tokens}
+        return choice
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, *_: object) -> None:
+        """A client that was killed in mid-request is what some tests are about."""
+
+
+@contextlib.contextmanager
+def running(**options: Any) -> Iterator[str]:
+    """Start the server; gives its base URL."""
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).resolve()), *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def stats(base_url: str) -> dict[str, Any]:
+    """Requests that were answered, how often the same one was, and the latest bodies."""
+    with urllib.request.urlopen(f"{base_url}/stats") as answer:
+        report: dict[str, Any] = json.load(answer)
+    return report
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--n", choices=["honoured", "ignored", "refused"], default="honoured")
+    parser.add_argument("--logprobs", choices=["given", "ignored", "refused"], default="given")
+    parser.add_argument("--latency", type=float, default=0.0)
+    Handler.options = parser.parse_args()
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
