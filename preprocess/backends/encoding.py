@@ -111,8 +111,9 @@ def _labelled(turns: Sequence[Turn]) -> list[Turn]:
     """Turns as "Role: text" paragraphs, the labels as turns of their own."""
     pieces = []
     for number, turn in enumerate(turns):
-        gap = "\n\n" if number else ""
-        pieces.append(Turn(None, f"{gap}{str(turn.role).capitalize()}: ", trained=False))
+        if not turn.continues:
+            gap = "\n\n" if number else ""
+            pieces.append(Turn(None, f"{gap}{str(turn.role).capitalize()}: ", trained=False))
         pieces.append(turn)
     return pieces
 
@@ -146,9 +147,12 @@ def _render_template(turns: Sequence[Turn], tokenizer: Any) -> Rendered | str:
 
 
 def _apply(turns: Sequence[Turn], texts: Sequence[str], tokenizer: Any) -> str:
-    messages = [
-        {"role": turn.role, "content": text} for turn, text in zip(turns, texts, strict=True)
-    ]
+    messages: list[dict[str, str | None]] = []
+    for turn, text in zip(turns, texts, strict=True):
+        if turn.continues and messages:
+            messages[-1]["content"] = f"{messages[-1]['content']}{text}"
+        else:
+            messages.append({"role": turn.role, "content": text})
     return str(tokenizer.apply_chat_template(messages, tokenize=False))
 
 

@@ -18,7 +18,7 @@ from axolotl_ual.preprocess.backends.encoding import (
     render,
 )
 from axolotl_ual.preprocess.rows import Sample, Turn
-from tests.tiny import make_tokenizer
+from tiny import make_tokenizer
 
 BOS, EOS = "<s>", "</s>"
 TEXTS = ["the answer is four", "who is the user?", "naïve 東京 🙂", "a b c d e f g h i j"]
@@ -90,6 +90,27 @@ def test_every_trained_turn_is_scored(tokenizer: Any) -> None:
     )
     assert trained_texts(render(sample, tokenizer)) == ["first", "third"]
     assert scored_text(one(sample, tokenizer), tokenizer) == "firstthird"
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_a_message_of_which_a_part_is_trained_stays_one_message(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, template: bool
+) -> None:
+    whole = dialogue(("user", "Sum?", False), ("assistant", "Let me see: four.", True))
+    parts = Sample(
+        (
+            Turn("user", "Sum?", False),
+            Turn("assistant", "Let me see: ", False),
+            Turn("assistant", "four", True, continues=True),
+            Turn("assistant", ".", False, continues=True),
+        )
+    )
+    if not template:
+        monkeypatch.setattr(tokenizer, "chat_template", None)
+    rendered, expected = render(parts, tokenizer), render(whole, tokenizer)
+    assert isinstance(rendered, Rendered) and isinstance(expected, Rendered)
+    assert rendered.text == expected.text
+    assert trained_texts(rendered) == ["four"]
 
 
 def test_template_that_strips(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from axolotl_ual.errors import BackendError, ConfigError, UALError
 from axolotl_ual.preprocess.backends.encoding import Encoded
 from axolotl_ual.preprocess.backends.local import LocalModel, nll, plan_batches
-from tests.tiny import make_model
+from tiny import make_model
 
 KEY = "ual.annotate.perplexity.model"
 

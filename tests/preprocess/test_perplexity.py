@@ -16,7 +16,7 @@ from axolotl_ual.preprocess.estimators import perplexity
 from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.rows import Sample, Turn
-from tests.tiny import make_model
+from tiny import make_model
 
 
 @pytest.fixture(scope="module")
