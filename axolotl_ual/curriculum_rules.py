@@ -74,6 +74,8 @@ def conflicts(recipe: Mapping[str, Any]) -> list[UALError]:
                 "take `annotate:` out, and name the pairs under `datasets:`",
             )
         )
+    if rl in PREFERENCE_TRAINERS and not ual.curriculum.active:
+        found += _without_effect(str(rl), ual)
     if rl in SMOOTHED:
         found += _of_the_loss(recipe)
     elif rl in PREFERENCE_TRAINERS:
@@ -147,13 +149,17 @@ def _of_the_loss(recipe: Mapping[str, Any]) -> Iterator[UALError]:
         )
 
 
-def _without_smoothing(rl: str, ual: UALConfig) -> Iterator[UALError]:
-    if not ual.curriculum.active:
+def _without_effect(rl: str, ual: UALConfig) -> Iterator[UALError]:
+    if rl not in SMOOTHED or not ual.preference.smoothing:
         yield ConfigError(
-            f"rl: {rl}: its loss has no smoothing of pairs, so only `ual.curriculum` would have "
-            "an effect, and its mode is none",
-            "set `ual.curriculum.mode`, use `rl: dpo`, or take the plugin out",
+            f"rl: {rl}: no pair is smoothed ({' and '.join(SMOOTHED)} can, with "
+            "`ual.preference.smoothing`), and `ual.curriculum.mode` is none: the plugin would "
+            "have no effect",
+            "set `ual.curriculum.mode`, or take the plugin out",
         )
+
+
+def _without_smoothing(rl: str, ual: UALConfig) -> Iterator[UALError]:
     if ual.preference.beta is not None:
         yield ConfigError(
             f"ual.preference.beta: {ual.preference.beta}: of `rl: dpo` and `rl: ipo` only, and "

@@ -1,0 +1,388 @@
+"""From a recipe and its data to a plan; how plans reach several processes; what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from axolotl_ual.batches import PlanSampler
+from axolotl_ual.boundaries import StagedSchedule, check_resume, write_progress
+from axolotl_ual.columns import STAGES
+from axolotl_ual.config import parse_ual
+from axolotl_ual.curriculum_config import CurriculumConfig
+from axolotl_ual.curriculum_rules import needed_column
+from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UALError
+from axolotl_ual.sampler import Geometry, Plan, build_plan, make_phases
+from axolotl_ual.settings import unsupported
+from axolotl_ual.stages import Staging, fit_staging
+from axolotl_ual.transitions import Scores, Tally, TransitionTable
+from reference.first_fit import first_fit
+
+
+def section(**keys: Any) -> CurriculumConfig:
+    return CurriculumConfig(mode="phased", **keys)
+
+
+# --- stages ------------------------------------------------------------------------------------
+
+
+def test_names_are_numbered_by_the_order() -> None:
+    config = section(order=["easy", "hard"], by="level")
+    staging = fit_staging(["hard", "easy", "hard"], config)
+    assert staging.number(["hard", "easy"]).tolist() == [1, 0]
+
+
+def test_numbers_are_cut_into_equal_parts() -> None:
+    # Six values, three parts of two: cuts after 0.2 and 0.5.
+    values = [0.5, 0.1, 0.9, 0.2, 0.4, 0.7]
+    staging = fit_staging(values, section(by="uncertainty"))
+    assert staging.number(values).tolist() == [1, 0, 2, 0, 1, 2]
+    assert staging.number([0.0, 0.3, 1.0]).tolist() == [0, 1, 2]
+
+
+def test_a_large_gap_comes_first_and_what_is_missing_in_the_middle() -> None:
+    values = [0.9, 0.5, 0.1, None]
+    staging = fit_staging(values, section(by="gap"))
+    assert staging.number(values).tolist() == [0, 1, 2, 1]
+    assert staging.keys(values)[0] == -0.9
+
+
+def test_equal_values_share_a_stage() -> None:
+    # Thirds of 9 values would cut at 3 and 6, inside the run of 0.5; the nearest changes of the
+    # sorted values 0.1 0.2 0.5 0.5 0.5 0.5 0.5 0.8 0.9 are at 2 and 7.
+    values = [0.5, 0.1, 0.5, 0.2, 0.5, 0.8, 0.5, 0.9, 0.5]
+    staging = fit_staging(values, section(by="uncertainty"))
+    assert staging.number(values).tolist() == [1, 0, 1, 0, 1, 2, 1, 2, 1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.integers(0, 1000).map(lambda v: v / 1000), min_size=30, unique=True),
+    st.integers(1, 5),
+)
+def test_parts_differ_by_one_row_at_most(values: list[float], parts: int) -> None:
+    config = section(by="uncertainty", order=[f"s{part}" for part in range(parts)])
+    stages = fit_staging(values, config).number(values)
+    counts = np.bincount(stages, minlength=parts)
+    assert counts.max() - counts.min() <= 1
+    for stage in range(parts - 1):
+        lower = [v for v, s in zip(values, stages, strict=True) if s <= stage]
+        upper = [v for v, s in zip(values, stages, strict=True) if s > stage]
+        assert max(lower) < min(upper)
+
+
+@pytest.mark.parametrize(
+    ("values", "config", "said"),
+    [
+        (["a", "b"], section(by="x", order=["a"]), "1 rows are in a stage"),
+        (["moderat", *STAGES], section(), "did you mean 'moderat' by `moderate`"),
+        (["a", "a"], section(by="x", order=["a", "b"]), "no training row is in stage `b`"),
+        ([0.5, 0.5, 0.5], section(by="uncertainty"), "no training row is in stage"),
+        (["a"], section(by="x", order=["a"], direction="ascending"), "holds names"),
+    ],
+)
+def test_stages_that_do_not_fit_the_data_are_named(
+    values: list[Any], config: CurriculumConfig, said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        fit_staging(values, config)
+    assert said in str(error.value)
+
+
+def test_a_stage_without_rows_may_have_no_epochs() -> None:
+    staging = fit_staging(["a"], section(by="x", order=["a", "b"], epochs=[1, 0]))
+    assert staging.number(["a"]).tolist() == [0]
+
+
+def test_values_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="is not a number"):
+        fit_staging([[1], [2, 3]], section(by="x"))
+
+
+# --- the plan of a recipe ------------------------------------------------------------------------
+
+
+def recipe(**keys: Any) -> Any:
+    from axolotl.utils.dict import DictDefault
+
+    return DictDefault(
+        {
+            "num_epochs": 2,
+            "seed": 1,
+            "micro_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "sequence_len": 10,
+            "sample_packing_group_size": 1000,
+            "multipack_real_batches": False,
+            **keys,
+        }
+    )
+
+
+def loaded(rows: int = 12, **columns: list[Any]) -> Any:
+    from datasets import Dataset
+
+    data = {
+        "length": [3] * rows,
+        "ual_stage": [STAGES[row % 3] for row in range(rows)],
+        **columns,
+    }
+    return SimpleNamespace(
+        train_dataset=Dataset.from_dict(data), eval_dataset=None, total_num_steps=99
+    )
+
+
+def test_steps_follow_from_the_stages_and_their_epochs() -> None:
+    from axolotl_ual.curriculum import prepare, summary
+
+    # Four rows a stage; 1, 2 and 3 epochs are 4 + 8 + 12 = 24 rows: 6 steps of 4.
+    cfg = recipe(saves_per_epoch=2, save_steps=1 / 4, evals_per_epoch=None)
+    curriculum, meta = prepare(cfg, section(epochs=[1, 2, 3]), loaded())
+    assert meta.total_num_steps == 6
+    # 24 rows are two passes over the 12 rows; two saves in each are every quarter of the run.
+    assert (cfg.num_epochs, cfg.save_steps) == (2.0, 1 / 4)
+    (plan,) = curriculum._plans.values()
+    assert plan.phase_starts == (0, 1, 3)
+    assert "exploratory: 3 epoch(s), steps 4 to 6" in summary(curriculum, plan)
+
+
+def test_without_epochs_num_epochs_counts_for_each_stage() -> None:
+    from axolotl_ual.curriculum import prepare
+
+    _, meta = prepare(recipe(), section(), loaded())
+    assert meta.total_num_steps == 2 * 12 / 4
+
+
+def test_max_steps_ends_the_run_earlier_but_never_later() -> None:
+    from axolotl_ual.curriculum import prepare, summary
+
+    curriculum, meta = prepare(recipe(max_steps=3), section(), loaded())
+    assert meta.total_num_steps == 3
+    assert "ends the run in stage moderate" in summary(curriculum, *curriculum._plans.values())
+    _, meta = prepare(recipe(max_steps=300), section(), loaded())
+    assert meta.total_num_steps == 6
+
+
+@pytest.mark.parametrize("real_batches", [False, True])
+def test_packing_is_axolotls_inside_each_stage(real_batches: bool) -> None:
+    from axolotl_ual.curriculum import prepare
+
+    # Bins of 20 tokens (10 x 2 rows) or two bins of 10 in a micro-batch.
+    lengths = [7, 4, 5, 3, 9, 2, 6, 6, 1, 8, 5, 4]
+    cfg = recipe(sample_packing=True, multipack_real_batches=real_batches, num_epochs=1)
+    curriculum, _ = prepare(cfg, section(shuffle=False), loaded(length=lengths))
+    (plan,) = curriculum._plans.values()
+    batches = list(plan.batches())
+    capacity = 10 if real_batches else 20
+    first = [row for row in range(12) if row % 3 == 0]
+    expected = first_fit([lengths[row] for row in first], capacity, 1000)
+    firsts = [[first[place] for place in unit] for unit in expected]
+    assert [unit for batch in batches for unit in batch][: len(firsts) // 4 * 4] == firsts[
+        : len(firsts) // 4 * 4
+    ]
+    rows = [row for batch in batches for unit in batch for row in unit]
+    assert sorted(rows) == list(range(12))
+    assert all(sum(lengths[row] for row in unit) <= capacity for b in batches for unit in b)
+
+
+def test_a_column_of_the_users_own_can_order_the_rows() -> None:
+    from axolotl_ual.curriculum import prepare
+
+    hardness = [float(row) for row in range(12)]
+    config = section(by="hardness", direction="descending", shuffle=False)
+    curriculum, meta = prepare(recipe(num_epochs=1), config, loaded(hardness=hardness))
+    assert "ual_by" in meta.train_dataset.column_names, "collators leave out what is ours"
+    (plan,) = curriculum._plans.values()
+    assert plan.rows_R.tolist() == list(range(11, -1, -1))
+
+
+def test_a_missing_column_and_a_broken_epoch_are_named() -> None:
+    from axolotl_ual.curriculum import prepare
+
+    with pytest.raises(AnnotationError, match="no column `ual_gap`"):
+        prepare(recipe(), section(by="gap"), loaded())
+    with pytest.raises(ConfigError, match=r"num_epochs: 1\.5"):
+        prepare(recipe(num_epochs=1.5), section(), loaded())
+
+
+def test_streaming_data_are_refused_where_they_slip_through() -> None:
+    from axolotl_ual.curriculum import prepare
+
+    meta = SimpleNamespace(train_dataset=iter([]), eval_dataset=None)
+    with pytest.raises(UALError, match="a streaming dataset has no order to follow"):
+        prepare(recipe(), section(), meta)
+
+
+# --- several processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("rows", [1, 7, 24, 61])
+def test_accelerate_gives_each_process_its_share(world_size: int, rows: int) -> None:
+    """Every process gets as many batches, and together they are the plan, in its order."""
+    from accelerate.data_loader import BatchSamplerShard
+
+    plan = build_plan(
+        np.arange(rows) * 3 // rows,
+        make_phases("phased", STAGES, (1, 1, 1)),
+        Geometry(world_size, 2, 2),
+    )
+    shares = [
+        list(BatchSamplerShard(PlanSampler(plan), world_size, rank, even_batches=False))
+        for rank in range(world_size)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    together = [share[turn] for turn in range(len(shares[0])) for share in shares]
+    assert together == list(plan.batches())
+
+
+# --- boundaries ----------------------------------------------------------------------------------
+
+
+def small_plan(seed: int = 0) -> Plan:
+    stages = np.array([0, 0, 1, 1, 2, 2])
+    return build_plan(stages, make_phases("phased", STAGES, (1, 1, 1)), Geometry(), seed=seed)
+
+
+def test_rates_are_scaled_step_by_step_and_go_on_after_a_resume() -> None:
+    def make() -> tuple[Any, StagedSchedule]:
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        # Continues from the rate it finds, so a scaled rate must never reach it.
+        base = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        return optimizer, StagedSchedule(base, optimizer, lambda step: [1.0, 10.0, 2.0, 2.0][step])
+
+    optimizer, schedule = make()
+    seen = []
+    for _ in range(4):
+        seen.append(optimizer.param_groups[0]["lr"])
+        if len(seen) == 2:
+            saved = (schedule.state_dict(), optimizer.state_dict())
+        if len(seen) < 4:
+            optimizer.step()
+            schedule.step()
+    # 1, 1/2, 1/4, 1/8 times 1, 10, 2, 2.
+    assert seen == [1.0, 5.0, 0.5, 0.25]
+    optimizer, schedule = make()
+    optimizer.load_state_dict(saved[1])
+    schedule.load_state_dict(saved[0])
+    assert schedule.get_last_lr() == [5.0]
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [0.5]
+
+
+def test_only_the_same_order_is_resumed(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="without this curriculum"):
+        check_resume(tmp_path, small_plan())
+    write_progress(tmp_path, small_plan(), list(STAGES), 3)
+    check_resume(tmp_path, small_plan())
+    with pytest.raises(ConfigError, match="in another order"):
+        check_resume(tmp_path, small_plan(seed=1))
+
+
+def test_calibration_by_hand() -> None:
+    # Bins of 1/15: 0.9 and 0.91 share one (13), 0.3 has its own (4). Gaps: |1 - 1.81| of the
+    # first (one of two came true), |0 - 0.3| of the second: (0.81 + 0.3) / 3.
+    tally = Tally("cpu")
+    tally.add(
+        Scores(
+            torch.tensor([1.0, 2.0, 6.0]),
+            torch.tensor([0.9, 0.91, 0.3]),
+            torch.tensor([1.0, 0.0, 0.0]),
+        )
+    )
+    results = tally.results()
+    assert results["loss"] == pytest.approx(3.0)
+    assert results["ece"] == pytest.approx(1.11 / 3)
+    assert Tally("cpu").results() == {}
+
+
+def test_a_resumed_run_writes_its_own_lines_anew(tmp_path: Path) -> None:
+    table = TransitionTable(tmp_path, ["easy"])
+    table.add(0, "start", {"eval_loss": 2.0, "eval_easy_loss": 1.5})
+    table.add(4, "after easy", {"eval_loss": 1.0, "eval_runtime": 9.0})
+    table.add(4, "after easy", {"eval_loss": 0.5})
+    assert table.path.read_text().splitlines() == [
+        "step,at,eval_loss,eval_ece,eval_easy_loss,eval_easy_ece",
+        "0,start,2.0,,1.5,",
+        "4,after easy,0.5,,,",
+    ]
+
+
+# --- what is refused before anything is loaded ---------------------------------------------------
+
+PHASED = {"curriculum": {"mode": "phased"}}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"ual": PHASED, "group_by_length": True}, "group_by_length: true: batches rows"),
+        ({"ual": PHASED, "curriculum_sampling": True}, "curriculum_sampling: true"),
+        ({"ual": PHASED, "sample_packing_sequentially": True}, "packs the data in the order"),
+        ({"ual": PHASED, "streaming": True}, "a streaming dataset (`streaming`)"),
+        ({"ual": PHASED, "pretraining_dataset": "x"}, "a streaming dataset (`pretraining_"),
+        ({"ual": PHASED, "num_epochs": 2.5}, "whole epochs"),
+        ({"ual": PHASED, "accelerator_config": {"split_batches": True}}, "split_batches: true"),
+        (
+            {"ual": {"curriculum": {"mode": "phased", "evaluate_at_boundary": True}}},
+            "there is nothing to evaluate on",
+        ),
+        (
+            {
+                "ual": {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}},
+                "deepspeed": {"scheduler": {}},
+            },
+            "DeepSpeed sets the rates",
+        ),
+        ({"rl": "dpo", "dpo_label_smoothing": 0.1}, "dpo_label_smoothing: 0.1: is one smoothing"),
+        ({"rl": "dpo", "dpo_loss_type": ["hinge"]}, "in the sigmoid and the IPO loss"),
+        ({"rl": "dpo", "dpo_use_liger_kernel": True}, "dpo_use_liger_kernel"),
+        ({"rl": "dpo", "ual": {"annotate": {"output": "x", "estimator": "perplexity"}}}, "pairs"),
+        ({"rl": "orpo"}, "rl: orpo: no pair is smoothed"),
+        ({"rl": "dpo", "ual": {"preference": {"smoothing": False}}}, "rl: dpo: no pair is"),
+        (
+            {"rl": "kto", "ual": {**PHASED, "preference": {"beta": [1, 2, 3]}}},
+            "of `rl: dpo` and `rl: ipo` only",
+        ),
+        ({"rl": "grpo"}, "rl: grpo"),
+    ],
+)
+def test_contradictions_are_refused(keys: dict[str, Any], said: str) -> None:
+    found = "\n".join(str(error) for error in unsupported(keys))
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"ual": PHASED},
+        {"rl": "dpo"},
+        {"rl": "ipo", "dpo_loss_type": ["ipo"], "ual": PHASED},
+        {"rl": "orpo", "orpo_alpha": 0.1, "ual": PHASED},
+        {"ual": {"curriculum": {"mode": "phased", "epochs": 1}}, "num_epochs": 2.5},
+        {"group_by_length": True},
+    ],
+)
+def test_what_can_be_trained_is_not_refused(keys: dict[str, Any]) -> None:
+    assert unsupported(keys) == []
+
+
+def test_the_column_that_a_recipe_needs() -> None:
+    staged, plain = parse_ual(PHASED), parse_ual({"preference": {"smoothing": False}})
+    assert needed_column({}, staged) == "ual_smoothing"
+    assert needed_column({"rl": "dpo"}, staged) == "ual_smoothing"
+    assert needed_column({"rl": "orpo"}, staged) == "ual_stage"
+    assert needed_column({"rl": "dpo"}, plain) == "ual_stage"
+
+
+def test_staging_names_of_a_validation_set_must_be_known() -> None:
+    with pytest.raises(ConfigError, match="a stage that"):
+        Staging(("easy",)).number(["hard"])
