@@ -139,16 +139,7 @@ def parse_verbalized(content: str) -> float:
     Raises:
         Unparsable: anything else.
     """
-    body = _THOUGHT.sub("", content, count=1).strip() if "<think>" in content else content.strip()
-    if body.startswith("```"):
-        block = _CODE_BLOCK.fullmatch(body)
-        body = block.group(1) if block else body
-    try:
-        answer = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise Unparsable("not a JSON object") from None
-    if not isinstance(answer, dict):
-        raise Unparsable("not a JSON object")
+    answer = parse_object(content)
     if "uncertainty" not in answer:
         raise Unparsable("no key `uncertainty`")
     value = answer["uncertainty"]
@@ -159,6 +150,25 @@ def parse_verbalized(content: str) -> float:
     if isinstance(value, float) and 0 < value <= 1:
         raise Unparsable("`uncertainty` may be on a scale from 0 to 1")
     return value / 100
+
+
+def parse_object(content: str) -> dict[str, Any]:
+    """Read a JSON object: alone, in a code block, or after a `<think>` block.
+
+    Raises:
+        Unparsable: anything else, a key that stands twice, or a number that JSON has not.
+    """
+    body = _THOUGHT.sub("", content, count=1).strip() if "<think>" in content else content.strip()
+    if body.startswith("```"):
+        block = _CODE_BLOCK.fullmatch(body)
+        body = block.group(1) if block else body
+    try:
+        answer = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise Unparsable("not a JSON object") from None
+    if not isinstance(answer, dict):
+        raise Unparsable("not a JSON object")
+    return answer
 
 
 def expected_score(content: str, tokens: Sequence[Mapping[str, Any]]) -> tuple[float, float]:

@@ -1,0 +1,445 @@
+"""A judge's view of sampled responses: which claims are supported, how far principles are kept.
+
+Factual: the judge lists the checkable claims and gives each a verdict. Value: one digit for each
+principle, read as the expectation over the digits where the server gives log-probabilities, and as
+the digit itself where not. Requests go through the durable cache, each once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import StrictUndefined
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from axolotl_ual.columns import ManifestUsage
+from axolotl_ual.pairs_config import PairsJudgeConfig
+
+from .asking import Question, Stream
+from .backends.api import ChatBackend, Counts, NoCompletion, Server, check_key
+from .backends.dialect import Chat
+from .backends.replies import Completion, Kind
+from .cache import Cache, Judgement, KeyMaker
+from .estimators.factual import VERDICTS, unsupported_share
+from .estimators.value import ValueScore, aggregate
+from .fence import BYTES_PER_TOKEN, Fenced, fence
+from .judges import (
+    TEMPLATES,
+    TOP_LOGPROBS,
+    NoLogprobs,
+    Unparsable,
+    expected_score,
+    parse_object,
+)
+from .outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
+from .progress import Progress
+from .responses import Prompt
+from .sampling import prompt_sample
+from .turns import Sample, Turn
+
+FloatArray = npt.NDArray[np.float64]
+
+_WITHOUT_COMPLETION: Final = {Kind.REFUSED: REFUSED, Kind.TOO_LONG: TOO_LONG}
+_DIGIT_TOKENS: Final = 3
+"""Room for a digit where a tokenizer puts a blank before it."""
+
+CLAIMS_SCHEMA: Final[dict[str, Any]] = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "claims",
+        "strict": True,
+        "schema": {
+            "type": "object",
+            "properties": {
+                "claims": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "claim": {"type": "string"},
+                            "verdict": {"type": "string", "enum": list(VERDICTS)},
+                        },
+                        "required": ["claim", "verdict"],
+                        "additionalProperties": False,
+                    },
+                }
+            },
+            "required": ["claims"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewed:
+    """One distinct response to one prompt."""
+
+    prompt: Prompt
+    text: str
+
+    def sample(self) -> Sample:
+        """The dialogue with the response marked."""
+        turns = prompt_sample(self.prompt).turns
+        return Sample((*turns, Turn("assistant", self.text, trained=True)))
+
+
+class Aspect(Protocol):
+    """What a judge is asked about a response, and how its answer is read."""
+
+    @property
+    def instructions(self) -> str:
+        """The system message."""
+        ...
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What shapes an answer besides the model and the sample."""
+        ...
+
+    def limits(self, config: PairsJudgeConfig) -> dict[str, Any]:
+        """Fields of the request that depend on how the answer is read."""
+        ...
+
+    def read(self, completion: Completion) -> tuple[float, float | None]:
+        """Score in [0, 1] and covered mass.
+
+        Raises:
+            Unparsable: the answer is not what was asked for.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The share of checkable claims that are not supported."""
+
+    instructions: str
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What shapes an answer besides the model and the sample."""
+        return {"kind": "factual", "instructions": _digest(self.instructions)}
+
+    def limits(self, config: PairsJudgeConfig) -> dict[str, Any]:
+        """A JSON object by schema."""
+        return {"max_tokens": config.max_tokens, "response_format": CLAIMS_SCHEMA}
+
+    def read(self, completion: Completion) -> tuple[float, float | None]:
+        """Read the claims."""
+        return unsupported_share(parse_claims(completion.content)), None
+
+
+@dataclass(frozen=True)
+class Principle:
+    """Departure from one principle."""
+
+    instructions: str
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What shapes an answer besides the model and the sample."""
+        return {"kind": "value", "instructions": _digest(self.instructions)}
+
+    def limits(self, config: PairsJudgeConfig) -> dict[str, Any]:
+        """One digit with the likeliest tokens beside it."""
+        return {"max_tokens": _DIGIT_TOKENS, "top_logprobs": TOP_LOGPROBS}
+
+    def read(self, completion: Completion) -> tuple[float, float | None]:
+        """Read the digit."""
+        try:
+            return expected_score(completion.content, completion.logprobs or [])
+        except NoLogprobs:
+            return parse_digit(completion.content), None
+
+
+def parse_claims(content: str) -> list[str]:
+    """Verdicts of `{"claims": [{"claim": ..., "verdict": ...}]}`.
+
+    Raises:
+        Unparsable: anything else.
+    """
+    claims = parse_object(content).get("claims")
+    if not isinstance(claims, list):
+        raise Unparsable("no list `claims`")
+    verdicts = [claim.get("verdict") if isinstance(claim, dict) else None for claim in claims]
+    if any(verdict not in VERDICTS for verdict in verdicts):
+        raise Unparsable("a claim without one of the verdicts")
+    return [str(verdict) for verdict in verdicts]
+
+
+def parse_digit(content: str) -> float:
+    """A digit from 0 to 9 that stands alone, as a number in [0, 1].
+
+    Raises:
+        Unparsable: anything else.
+    """
+    body = content.strip()
+    if len(body) != 1 or body not in "0123456789":
+        raise Unparsable("the answer is not a digit")
+    return int(body) / 9
+
+
+@dataclass(slots=True)
+class Ratings:
+    """What a judge said.
+
+    Attributes:
+        judgements: by aspect, response and repeat.
+        usage: requests and tokens of this run.
+    """
+
+    judgements: list[list[list[Judgement]]]
+    usage: ManifestUsage = field(default_factory=ManifestUsage)
+
+
+@dataclass(frozen=True)
+class Rater:
+    """A judge that reviews responses.
+
+    Attributes:
+        config: of the judge.
+        server: where it is.
+    """
+
+    config: PairsJudgeConfig
+    server: Server
+
+    def keys(self, aspect: Aspect) -> KeyMaker:
+        """Cache keys of an aspect's questions; max_tokens can cut an answer, not change it."""
+        return KeyMaker(
+            {
+                **aspect.description,
+                "model": self.config.model,
+                "temperature": self.config.temperature,
+                "max_sample_tokens": self.config.max_sample_tokens,
+            }
+        )
+
+    def left(
+        self, aspects: Sequence[Aspect], responses: Sequence[Reviewed], repeats: int, cache: Cache
+    ) -> int:
+        """Requests that the cache does not answer."""
+        samples = [response.sample() for response in responses]
+        keys = {
+            keys.key(sample, repeat)
+            for keys in map(self.keys, aspects)
+            for sample in samples
+            for repeat in range(repeats)
+        }
+        known = cache.find(keys)
+        return sum(key not in known or self.is_stale(known[key]) for key in keys)
+
+    def rate(
+        self,
+        aspects: Sequence[Aspect],
+        responses: Sequence[Reviewed],
+        cache: Cache,
+        progress: Progress,
+        repeats: range = range(1),
+    ) -> Ratings:
+        """Ask about every aspect of every response, once for each repeat.
+
+        Args:
+            aspects: what is asked.
+            responses: what it is asked about, each once.
+            cache: where answers are kept.
+            progress: advances with each answer.
+            repeats: numbers of the intended repeats.
+
+        Raises:
+            BackendError: the judge cannot be used at all.
+            ConfigError: there is no key.
+        """
+        check_key(self.server)
+        run = _Run(self, aspects, responses, repeats, progress)
+        asyncio.run(run.ask_all(cache))
+        usage = ManifestUsage(
+            requests=run.counts.requests,
+            cached=run.cached,
+            prompt_tokens=run.counts.prompt_tokens,
+            completion_tokens=run.counts.completion_tokens,
+        )
+        return Ratings(run.judgements(), usage)
+
+    def chat(self, aspect: Aspect, sample: Sample, repeat: int) -> Chat:
+        """The request for one question."""
+        text = frame(fence(sample, self.config.max_sample_tokens))
+        instructions = aspect.instructions
+        return Chat(
+            messages=[
+                {"role": "system", "content": instructions},
+                {"role": "user", "content": text},
+            ],
+            temperature=self.config.temperature,
+            seed=repeat if self.config.temperature > 0 else None,
+            prompt_tokens=(len(instructions) + len(text)) // BYTES_PER_TOKEN,
+            **aspect.limits(self.config),
+        )
+
+    async def ask(
+        self, backend: ChatBackend, aspect: Aspect, sample: Sample, repeat: int
+    ) -> Judgement:
+        """Ask a question and read the answer."""
+        try:
+            completion = await backend.ask(self.chat(aspect, sample, repeat))
+        except NoCompletion as nothing:
+            outcome = _WITHOUT_COMPLETION.get(nothing.kind, FAILED)
+            return Judgement(outcome, text=self.server.redact(nothing.message))
+        score: float | None = None
+        mass: float | None = None
+        outcome = SCORED
+        if completion.refused:
+            outcome = REFUSED
+        else:
+            try:
+                score, mass = aspect.read(completion)
+            except Unparsable:
+                outcome = CUT if completion.cut else UNPARSABLE
+        tokens = completion.completion_tokens or (self.config.max_tokens if outcome == CUT else 0)
+        text = self.server.redact(completion.content)
+        return Judgement(outcome, score, mass, text, completion.prompt_tokens, tokens)
+
+    def is_stale(self, judgement: Judgement) -> bool:
+        """Whether an answer that was cut is worth asking for again: more tokens are allowed."""
+        return judgement.outcome == CUT and judgement.completion_tokens < self.config.max_tokens
+
+
+class _Run:
+    """One call of `Rater.rate`; a slot is (aspect, response, repeat) as one number."""
+
+    def __init__(
+        self,
+        rater: Rater,
+        aspects: Sequence[Aspect],
+        responses: Sequence[Reviewed],
+        repeats: range,
+        progress: Progress,
+    ) -> None:
+        self._rater = rater
+        self._aspects = aspects
+        self._responses = responses
+        self._repeats = repeats
+        self._progress = progress
+        self._settled: dict[int, Judgement] = {}
+        self.cached = 0
+        self.counts = Counts()
+
+    async def ask_all(self, cache: Cache) -> None:
+        rater = self._rater
+        async with ChatBackend(rater.config, rater.server, self._progress.say) as backend:
+            self.counts = backend.counts
+
+            async def ask(question: Question) -> Judgement:
+                aspect = self._aspects[question.rows[0] // self._per_aspect]
+                return await rater.ask(backend, aspect, question.sample, question.repeat)
+
+            stream = Stream(
+                cache,
+                cache.asker(rater.keys(self._aspects[0]).description),
+                ask,
+                self._settle,
+                is_stale=rater.is_stale,
+                workers=2 * rater.config.max_concurrency,
+            )
+            await stream.run(self._questions())
+
+    @property
+    def _per_aspect(self) -> int:
+        return len(self._responses) * len(self._repeats)
+
+    def judgements(self) -> list[list[list[Judgement]]]:
+        slots = iter(range(len(self._aspects) * self._per_aspect))
+        return [
+            [[self._settled[next(slots)] for _ in self._repeats] for _ in self._responses]
+            for _ in self._aspects
+        ]
+
+    def _questions(self) -> Iterator[Question]:
+        slot = 0
+        for aspect in self._aspects:
+            keys = self._rater.keys(aspect)
+            for response in self._responses:
+                sample = response.sample()
+                for repeat in self._repeats:
+                    yield Question(keys.key(sample, repeat), sample, repeat, [slot])
+                    slot += 1
+
+    def _settle(self, slot: int, judgement: Judgement, cached: bool) -> None:
+        self.cached += cached
+        self._settled[slot] = judgement
+        self._progress.advance(1)
+
+
+def claims_aspect() -> Claims:
+    """The question about facts."""
+    return Claims(_module("factual-v1").instructions(_module("frame-v1").reading()))
+
+
+def principle_aspects(principles: dict[str, str]) -> list[Principle]:
+    """One question for each principle."""
+    module, reading = _module("value-v1"), _module("frame-v1").reading()
+    return [
+        Principle(module.instructions(reading, name, text)) for name, text in principles.items()
+    ]
+
+
+def frame(fenced: Fenced) -> str:
+    """The dialogue in its frame."""
+    return str(_module("frame-v1").sample(fenced.marker, fenced.parts))
+
+
+def factual_scores(ratings: Ratings) -> tuple[list[float], Counter[str]]:
+    """u_f of each response, NaN where there is none, and the reasons."""
+    first = [repeats[0] for repeats in ratings.judgements[0]]
+    reasons = Counter(judgement.outcome for judgement in first if judgement.score is None)
+    return [float("nan") if j.score is None else j.score for j in first], reasons
+
+
+def value_scores(ratings: Ratings) -> tuple[list[ValueScore | None], Counter[str]]:
+    """Value score of each response, None where a principle has no rating, and the reasons."""
+    reasons: Counter[str] = Counter()
+    scores = []
+    for row in range(len(ratings.judgements[0])):
+        given = [aspect[row] for aspect in ratings.judgements]
+        matrix = np.array(
+            [[np.nan if j.score is None else j.score for j in repeats] for repeats in given]
+        )
+        score = aggregate(matrix)
+        if score is None:
+            missing = next(r[0] for r in given if all(j.score is None for j in r))
+            reasons[missing.outcome] += 1
+        scores.append(score)
+    return scores, reasons
+
+
+class _Module(Protocol):
+    def instructions(self, *arguments: str) -> str: ...
+
+    def reading(self) -> str: ...
+
+    def sample(self, marker: str, parts: Sequence[Any]) -> str: ...
+
+
+_LOADED: dict[str, _Module] = {}
+
+
+def _module(name: str) -> _Module:
+    if name not in _LOADED:
+        environment = ImmutableSandboxedEnvironment(
+            autoescape=False, lstrip_blocks=True, trim_blocks=True, undefined=StrictUndefined
+        )
+        source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
+        _LOADED[name] = cast("_Module", environment.from_string(source).module)
+    return _LOADED[name]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
