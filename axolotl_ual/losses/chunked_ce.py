@@ -1,0 +1,225 @@
+"""Cross entropy with per-token label smoothing, in chunks of tokens, from the head's weight.
+
+For logits x = cap(s (W h + b)), where cap(z) = c tanh(z / c) or the identity:
+
+    L_i = -x_{y_i} + log sum_v exp x_v  +  eps_i (x_{y_i} - mean_v x_v)
+    dL_i / dx_v = p_v - 1[v = y_i]  +  eps_i (1[v = y_i] - 1[v < R] / R)
+
+Only the logits of one chunk exist at a time. Gradients are taken in the forward pass, as fused
+kernels do, so nothing is computed twice and a head whose shards are released is not needed again.
+A soft cap makes the margin of `smoothed_ce` non-linear in h; here it is exact.
+
+Shape legend: N tokens, C tokens of a chunk, H hidden size, V vocabulary, R rows that are tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .smoothed_ce import IGNORE_INDEX, accumulation_dtype
+
+_CHUNK_LOGITS = 2**25
+_LEAST_TOKENS = 64
+
+
+class Transform(NamedTuple):
+    """What a model does to the output of its head.
+
+    Attributes:
+        scale: constant factor.
+        cap: soft cap c, or None.
+    """
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The model's logits from those of the head."""
+        logits = logits * self.scale
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+class Sums(NamedTuple):
+    """Sums over the trained tokens of a micro-batch; `total` alone carries gradients.
+
+    Attributes:
+        total: nll + margin, or the margin where no nll was asked for.
+        nll: negative log-likelihood.
+        margin: eps times (logit of the label minus mean logit).
+    """
+
+    total: Tensor
+    nll: Tensor
+    margin: Tensor
+
+
+def chunk_tokens(vocab_size: int) -> int:
+    """Tokens in a chunk: 2^25 logits, 128 MiB in float32.
+
+    Measured (benchmarks/loss.py, two cores): time falls up to about that size and stays level
+    above it, at 32,768 classes as at 128,256, while memory grows.
+    """
+    return max(_LEAST_TOKENS, _CHUNK_LOGITS // vocab_size)
+
+
+def chunked_smoothed_ce(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    labels_N: Tensor,
+    smoothing_N: Tensor,
+    *,
+    bias_V: Tensor | None = None,
+    transform: Transform | None = None,
+    num_rows: int | None = None,
+    with_nll: bool = True,
+    tokens: int | None = None,
+) -> Sums:
+    """Sum over tokens of the smoothed cross entropy, never with all logits at once.
+
+    Logits are multiplied out in the dtype of the weight (of autocast where that is on), all else
+    is in float32 (float64 for float64).
+
+    Args:
+        hidden_NH: what the head is applied to.
+        weight_VH: rows of the head.
+        labels_N: int64; -100 marks tokens that count for nothing.
+        smoothing_N: float32, in [0, 1].
+        bias_V: bias of the head.
+        transform: what the model does to the head's output; None is nothing.
+        num_rows: rows of the head that stand for tokens, the first ones; None is all.
+        with_nll: False leaves the negative log-likelihood out of `total`.
+        tokens: tokens of a chunk; None is `chunk_tokens`.
+    """
+    size = tokens or chunk_tokens(weight_VH.shape[0])
+    rows = weight_VH.shape[0] if num_rows is None else min(num_rows, weight_VH.shape[0])
+    total, nll, margin = _ChunkedSmoothedCE.apply(
+        hidden_NH,
+        weight_VH,
+        bias_V,
+        labels_N,
+        smoothing_N,
+        (transform or Transform(), rows, with_nll, size),
+    )
+    return Sums(total, nll, margin)
+
+
+class _ChunkedSmoothedCE(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        labels_N: Tensor,
+        smoothing_N: Tensor,
+        options: tuple[Transform, int, bool, int],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        needs = ctx.needs_input_grad
+        grad_NH = torch.empty_like(hidden_NH) if needs[0] else None
+        grad_VH = torch.zeros_like(weight_VH) if needs[1] else None
+        grad_V = None
+        if bias_V is not None and needs[2]:
+            grad_V = torch.zeros_like(bias_V, dtype=accumulation_dtype(bias_V.dtype))
+        compute = _compute_dtype(weight_VH)
+        with torch.autocast(weight_VH.device.type, enabled=False):
+            weight = weight_VH.to(compute)
+            step = _Chunk(weight, bias_V, *options[:3], wanted=any(needs[:3]))
+            for start in range(0, hidden_NH.shape[0], options[3]):
+                part = slice(start, start + options[3])
+                hidden_CH = hidden_NH[part].to(compute)
+                grad_CV = step(hidden_CH, labels_N[part], smoothing_N[part])
+                if grad_NH is not None:
+                    grad_NH[part] = grad_CV @ weight
+                if grad_VH is not None:
+                    grad_VH += (grad_CV.T @ hidden_CH).to(grad_VH.dtype)
+                if grad_V is not None:
+                    grad_V += grad_CV.sum(dim=0, dtype=grad_V.dtype)
+        if grad_V is not None and bias_V is not None:
+            grad_V = grad_V.to(bias_V.dtype)
+        ctx.save_for_backward(grad_NH, grad_VH, grad_V)
+        total = step.nll + step.margin if options[2] else step.margin.clone()
+        ctx.mark_non_differentiable(step.nll, step.margin)
+        return total, step.nll, step.margin
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        scaled = [
+            None if saved is None else saved * grad.to(saved.dtype) for saved in ctx.saved_tensors
+        ]
+        return (*scaled, None, None, None)
+
+
+class _Chunk:
+    """One chunk after another: adds up the sums, returns the gradient of the head's output."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        transform: Transform,
+        rows: int,
+        with_nll: bool,
+        wanted: bool,
+    ) -> None:
+        self.weight, self.bias, self.transform = weight, bias, transform
+        self.rows, self.with_nll, self.wanted = rows, with_nll, wanted
+        self.dtype = accumulation_dtype(weight.dtype)
+        self.nll = torch.zeros((), dtype=self.dtype, device=weight.device)
+        self.margin = torch.zeros_like(self.nll)
+
+    def __call__(self, hidden_CH: Tensor, labels_C: Tensor, smoothing_C: Tensor) -> Tensor:
+        logits_CV, slope_CV = self._logits(hidden_CH)
+        trained_C = labels_C != IGNORE_INDEX
+        classes_C1 = torch.where(trained_C, labels_C, 0)[:, None]
+        eps_C = torch.where(trained_C, smoothing_C.to(self.dtype), 0.0)
+        label_C = logits_CV.gather(1, classes_C1)[:, 0]
+        mean_C = logits_CV[:, : self.rows].mean(dim=1)
+        # A logit of -inf, times an eps of 0, is not a number.
+        self.margin += torch.where(eps_C > 0, eps_C * (label_C - mean_C), 0.0).sum()
+        if self.with_nll:
+            largest_C = logits_CV.amax(dim=1)
+            logits_CV.sub_(largest_C[:, None]).exp_()
+            sum_C = logits_CV.sum(dim=1)
+            nll_C = largest_C + sum_C.log() - label_C
+            self.nll += torch.where(trained_C, nll_C, 0.0).sum()
+            logits_CV.mul_((trained_C / sum_C)[:, None])
+        else:
+            logits_CV.zero_()
+        if not self.wanted:
+            return logits_CV
+        gradient_CV = logits_CV
+        gradient_CV[:, : self.rows] -= (eps_C / self.rows)[:, None]
+        at_label_C = eps_C - trained_C.to(self.dtype) if self.with_nll else eps_C
+        gradient_CV.scatter_add_(1, classes_C1, at_label_C[:, None])
+        if slope_CV is not None:
+            gradient_CV.mul_(slope_CV)
+        if self.transform.scale != 1.0:
+            gradient_CV.mul_(self.transform.scale)
+        return gradient_CV.to(self.weight.dtype)
+
+    def _logits(self, hidden_CH: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The model's logits, and the slope of its soft cap at each."""
+        logits_CV = torch.mm(hidden_CH, self.weight.T).to(self.dtype)
+        if self.bias is not None:
+            logits_CV.add_(self.bias.to(self.dtype))
+        scale, cap = self.transform
+        if scale != 1.0:
+            logits_CV.mul_(scale)
+        if cap is None:
+            return logits_CV, None
+        logits_CV.div_(cap).tanh_()
+        slope_CV = 1.0 - logits_CV.square()
+        return logits_CV.mul_(cap), slope_CV
+
+
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    kind = weight.device.type
+    dtype: torch.dtype = weight.dtype
+    if dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        dtype = torch.get_autocast_dtype(kind)
+    return dtype

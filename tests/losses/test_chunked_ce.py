@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from axolotl_ual.losses.chunked_ce import Transform, chunk_tokens, chunked_smoothed_ce
+from reference.smoothed_ce import smoothed_sum
+
+
+def case(dtype: torch.dtype, bias: bool, seed: int = 0, vocab: int = 11) -> list[Tensor | None]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(13, 5, generator=generator, dtype=dtype)
+    weight = torch.randn(vocab, 5, generator=generator, dtype=dtype)
+    offset = torch.randn(vocab, generator=generator, dtype=dtype) if bias else None
+    labels = torch.randint(0, vocab, (13,), generator=generator)
+    labels[::4] = -100
+    smoothing = torch.rand(13, generator=generator, dtype=dtype)
+    return [hidden, weight, offset, labels, smoothing]
+
+
+def leaves(parts: list[Tensor | None]) -> list[Tensor]:
+    return [part.clone().requires_grad_() for part in parts[:3] if part is not None]
+
+
+def derivatives(loss: Tensor, at: list[Tensor]) -> list[Tensor]:
+    return [loss.detach(), *torch.autograd.grad(loss * 3.0, at)]
+
+
+@pytest.mark.parametrize("transform", [Transform(), Transform(0.25), Transform(2.0, 1.5)])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@given(tokens=st.integers(1, 14), seed=st.integers(0, 2**31))
+@settings(max_examples=15, deadline=None)
+def test_equals_pytorch_token_by_token(
+    transform: Transform, bias: bool, dtype: torch.dtype, bound: float, tokens: int, seed: int
+) -> None:
+    parts = case(dtype, bias, seed)
+    ours, theirs = leaves(parts), leaves(parts)
+    sums = chunked_smoothed_ce(
+        ours[0],
+        ours[1],
+        parts[3],
+        parts[4],
+        bias_V=ours[2] if bias else None,
+        transform=transform,
+        tokens=tokens,
+    )
+    logits = transform(F.linear(*theirs))
+    wanted = smoothed_sum(logits, parts[3], parts[4])
+    plain = F.cross_entropy(logits, parts[3], reduction="sum")
+    pairs = zip(derivatives(sums.total, ours), derivatives(wanted, theirs), strict=True)
+    for found, expected in pairs:
+        assert (found - expected).norm() < bound * expected.norm().clamp(min=1.0)
+    torch.testing.assert_close(sums.nll, plain, rtol=bound, atol=bound)
+    torch.testing.assert_close(sums.nll + sums.margin, sums.total, rtol=bound, atol=bound)
+
+
+def test_margin_alone_under_a_soft_cap() -> None:
+    parts = case(torch.float64, bias=True)
+    transform = Transform(1.0, 2.0)
+    ours, theirs = leaves(parts), leaves(parts)
+    arguments = {"bias_V": ours[2], "transform": transform, "tokens": 4}
+    found = chunked_smoothed_ce(
+        ours[0], ours[1], parts[3], parts[4], with_nll=False, **arguments
+    ).total
+    logits = transform(F.linear(*theirs))
+    wanted = smoothed_sum(logits, parts[3], parts[4]) - F.cross_entropy(
+        logits, parts[3], reduction="sum"
+    )
+    for mine, expected in zip(derivatives(found, ours), derivatives(wanted, theirs), strict=True):
+        assert (mine - expected).norm() < 1e-10 * expected.norm().clamp(min=1.0)
+
+
+def test_a_padded_vocabulary_is_left_out_of_the_target() -> None:
+    # With 8 real rows of 11, and the others at -inf, the loss is that of the first 8 alone.
+    parts = case(torch.float64, bias=True)
+    parts[3] = torch.where(parts[3] >= 8, 7, parts[3])
+    parts[2] = torch.cat([parts[2][:8], torch.full((3,), float("-inf"), dtype=torch.float64)])
+    ours, theirs = leaves(parts), leaves(parts)
+    sums = chunked_smoothed_ce(
+        ours[0], ours[1], parts[3], parts[4], bias_V=ours[2], num_rows=8, tokens=5
+    )
+    logits = F.linear(theirs[0], theirs[1][:8], theirs[2][:8])
+    wanted = smoothed_sum(logits, parts[3], parts[4])
+    for found, expected in zip(
+        derivatives(sums.total, ours), derivatives(wanted, theirs), strict=True
+    ):
+        assert torch.isfinite(found).all()
+        assert (found - expected).norm() < 1e-10 * expected.norm().clamp(min=1.0)
+
+
+def test_no_trained_token_gives_a_connected_zero() -> None:
+    parts = case(torch.float32, bias=False)
+    ours = leaves(parts)
+    masked = torch.full_like(parts[3], -100)
+    sums = chunked_smoothed_ce(ours[0], ours[1], masked, parts[4])
+    assert sums.total.item() == 0.0
+    assert all(not gradient.any() for gradient in torch.autograd.grad(sums.total, ours))
+
+
+def test_half_precision_is_as_good_as_full_logits_in_half_precision() -> None:
+    parts = case(torch.float32, bias=False, vocab=301)
+    half = [part.bfloat16() for part in parts[:2]]
+    exact = [part.double() for part in half]
+    logits = half[0] @ half[1].T
+    wanted = smoothed_sum(exact[0] @ exact[1].T, parts[3], parts[4])
+    full = smoothed_sum(logits.float(), parts[3], parts[4])
+    found = chunked_smoothed_ce(half[0], half[1], parts[3], parts[4]).total
+    assert found.dtype == torch.float32
+    # The error left is that of logits in bfloat16, which plain training has as well.
+    assert abs(found - wanted) <= 1.01 * abs(full - wanted) + 1e-4
+
+
+def test_autocast_decides_the_dtype_of_the_products() -> None:
+    parts = case(torch.float32, bias=False)
+    ours = leaves(parts)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = chunked_smoothed_ce(ours[0], ours[1], parts[3], parts[4])
+    half = chunked_smoothed_ce(*(leaf.bfloat16() for leaf in ours), parts[3], parts[4])
+    assert found.total.item() == half.total.item()
+    assert torch.autograd.grad(found.total, ours)[1].dtype == torch.float32
+
+
+def test_a_chunk_is_128_mib_of_logits() -> None:
+    assert chunk_tokens(128_256) == 261
+    assert chunk_tokens(32_768) == 1024
+    assert chunk_tokens(10**9) == 64
