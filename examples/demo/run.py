@@ -1,0 +1,182 @@
+"""The demo: the whole method on a small world, on a CPU, without a network.
+
+    world     questions of known answer entropy, and datasets drawn from them
+    base      a base model, trained from scratch on a corpus of the world
+    annotate  `axolotl-ual annotate ual.yaml`: uncertainty by perplexity, label smoothing from it
+    train     `axolotl train` on sft.yaml and on ual.yaml, side by side
+    measure   held-out likelihood and calibration, SFT beside UAL
+
+Everything lies in one folder, in which the same commands can be run again by hand.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+
+from axolotl_ual import __version__, columns
+from axolotl_ual.errors import DataError, UALError
+from axolotl_ual.preprocess.progress import show_progress
+
+from .base_model import BaseSize, make_base_model, save_adapter
+from .measure import NUM_BINS, compare, rank_correlation, read_answers, read_rows
+from .steps import ANNOTATE, TRAIN, Command, Steps, run_side_by_side
+from .table import print_report
+from .world import HELD_OUT_WORDINGS, NUM_WORDINGS, draw_rows, make_world
+
+RECIPES: Final = ("sft.yaml", "ual.yaml")
+RESULT: Final = "demo.json"
+_MARKER: Final = "world.json"
+_FOLDERS: Final = ("data", "base", "start", "annotated", "prepared", "sft", "ual", "logs")
+_NEEDED: Final = ("axolotl", "peft", "torch", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of everything.
+
+    Attributes:
+        countries: of the world; two facts and one question with several answers each.
+        rows: of the training data.
+        heldout: rows that are only measured on.
+        base: of the base model.
+        seed: of everything that is drawn.
+    """
+
+    countries: int = 32
+    rows: int = 1500
+    heldout: int = 6000
+    base: BaseSize = field(default_factory=BaseSize)
+    seed: int = 0
+
+
+def main(output: Path, sizes: Sizes | None = None, console: Console | None = None) -> None:
+    """Run the demo, print its table and write it to `demo.json`.
+
+    Args:
+        output: folder for everything; an earlier demo in it is replaced.
+        sizes: of data and model.
+        console: where to print; stdout by default.
+
+    Raises:
+        DataError: there is something else in `output`.
+        UALError: a package is missing, or a step failed.
+    """
+    sizes = sizes or Sizes()
+    console = console or Console(soft_wrap=True)
+    _check_packages()
+    _empty(output, sizes)
+    steps = Steps(console, total=5)
+    with steps.step("world", f"a world of known entropy: {sizes.rows:,} rows to train on"):
+        _make_data(output, sizes)
+    with steps.step("base", "a base model, trained from scratch on a corpus of that world"):
+        _make_base(output, sizes, console)
+    with steps.step("annotate", "axolotl-ual annotate ual.yaml"):
+        run_side_by_side([Command("annotate", [*ANNOTATE, "ual.yaml"])], output)
+    with steps.step("train", "axolotl train sft.yaml, beside axolotl train ual.yaml"):
+        run_side_by_side(
+            [Command(Path(recipe).stem, [*TRAIN, recipe]) for recipe in RECIPES], output
+        )
+    with steps.step("measure", f"{sizes.heldout:,} held-out rows"):
+        report = _measure(output, sizes.seed)
+    report["seconds"] = steps.seconds
+    (output / RESULT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    print_report(report, console)
+    console.print(f"All of it is in {output}: see README.md there.", highlight=False)
+
+
+def _check_packages() -> None:
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UALError(
+            f"the demo trains, and {', '.join(missing)} cannot be imported",
+            "pip install 'axolotl-ual[train,local]'",
+        )
+
+
+def _empty(output: Path, sizes: Sizes) -> None:
+    """Make the folder, without what an earlier demo left in it, and put the recipes there."""
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: is not a folder", "choose another --output")
+    if output.is_dir() and any(output.iterdir()) and not (output / _MARKER).is_file():
+        raise DataError(
+            f"{output}: has files in it, and they are not of an earlier demo",
+            "choose another --output",
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    (output / RESULT).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        shutil.rmtree(output / name, ignore_errors=True)
+    (output / _MARKER).write_text(json.dumps(asdict(sizes), indent=2) + "\n", encoding="utf-8")
+    for name in (*RECIPES, "README.md"):
+        text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+        (output / name).write_text(text, encoding="utf-8")
+
+
+def _make_data(output: Path, sizes: Sizes) -> None:
+    world = make_world(sizes.seed, sizes.countries)
+    seen = [wording for wording in range(NUM_WORDINGS) if wording not in HELD_OUT_WORDINGS]
+    (output / "data").mkdir()
+    _write_rows(output / "data" / "train.jsonl", draw_rows(world, sizes.rows, sizes.seed + 1, seen))
+    _write_rows(
+        output / "data" / "heldout.jsonl",
+        draw_rows(world, sizes.heldout, sizes.seed + 2, HELD_OUT_WORDINGS),
+    )
+
+
+def _make_base(output: Path, sizes: Sizes, console: Console) -> None:
+    world = make_world(sizes.seed, sizes.countries)
+    with show_progress(console, "      training", sizes.base.steps) as progress:
+        parameters = make_base_model(world, output / "base", sizes.base, sizes.seed + 3, progress)
+        progress.status(f"{parameters / 1e6:.1f} million parameters")
+    save_adapter(output / "base", output / "start", sizes.seed)
+
+
+def _measure(output: Path, seed: int) -> dict[str, Any]:
+    rows = read_rows(output / "data" / "heldout.jsonl")
+    adapters = {"base": None, "sft": output / "sft", "ual": output / "ual"}
+    models = {
+        name: read_answers(output / "base", adapter, rows) for name, adapter in adapters.items()
+    }
+    entropies = np.array([row["true_entropy"] for row in rows])
+    return {
+        "version": __version__,
+        "bins": NUM_BINS,
+        "annotation": _annotation(output / "annotated"),
+        "heldout": compare(entropies, models, "sft", "ual", seed),
+    }
+
+
+def _annotation(folder: Path) -> dict[str, Any]:
+    """What `annotate` found, against what is true by construction."""
+    import pyarrow.parquet as pq
+
+    file = columns.Manifest.read(folder).sources[0].file
+    table = pq.read_table(folder / file.path)
+    entropy, uncertainty, smoothing = (
+        table[name].to_numpy().astype(np.float64)
+        for name in ("true_entropy", columns.UNCERTAINTY, columns.SMOOTHING)
+    )
+    return {
+        "rows": table.num_rows,
+        "rank_correlation": rank_correlation(uncertainty, entropy),
+        "mean_smoothing": float(smoothing.mean()),
+        "largest_smoothing": float(smoothing.max()),
+        "mean_smoothing_certain": float(smoothing[entropy == 0].mean()),
+        "mean_smoothing_uncertain": float(smoothing[entropy > 0].mean()),
+    }
+
+
+def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
