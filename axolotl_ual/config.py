@@ -7,7 +7,7 @@ same way, with the same hint, before anything is read, paid for or loaded.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -34,6 +34,28 @@ class JudgeConfig(ServerConfig):
     rubric: str = Field(
         "uncertainty-v1", min_length=1, description="One of ours by name, or a .jinja file."
     )
+    score: Literal["verbalized", "expected"] = Field(
+        "verbalized",
+        description="verbalized: a stated number. expected: the expectation over the digits, by "
+        "their log-probabilities; finer and cheaper, where the server gives them.",
+    )
+    repeats: int = Field(
+        1, ge=1, le=100, description="Times each sample is judged; the mean and spread are kept."
+    )
+    prices: str | None = Field(
+        None,
+        description="YAML file with prices of models that are not publicly listed.",
+        json_schema_extra=OPERATIONAL,
+    )
+
+
+class PanelConfig(Section):
+    """Several judges, each with its own server."""
+
+    judges: list[JudgeConfig] = Field(min_length=2, description="Sections like `judge:`.")
+    combine: Literal["mean", "median"] = Field(
+        "mean", description="Over the judges that gave a score."
+    )
 
 
 class PerplexityConfig(Section):
@@ -55,7 +77,7 @@ class PerplexityConfig(Section):
     )
 
 
-Estimator = Literal["judge", "perplexity"]
+Estimator = Literal["judge", "panel", "perplexity"]
 
 
 class AnnotateConfig(Section):
@@ -64,6 +86,7 @@ class AnnotateConfig(Section):
     output: str = Field(min_length=1, description="Folder of the annotated copy.")
     estimator: Estimator = "judge"
     judge: JudgeConfig | None = Field(None, description="Needed by `estimator: judge`.")
+    panel: PanelConfig | None = Field(None, description="Needed by `estimator: panel`.")
     perplexity: PerplexityConfig = Field(default_factory=PerplexityConfig)
     cache: str | None = Field(
         None,
@@ -80,6 +103,11 @@ class AnnotateConfig(Section):
             raise ValueError(
                 "`estimator: judge` needs a `judge:` section with at least a `model:`, "
                 "for example `judge: {model: gpt-4o}`"
+            )
+        if self.estimator == "panel" and self.panel is None:
+            raise ValueError(
+                "`estimator: panel` needs a `panel:` section, for example "
+                "`panel: {judges: [{model: gpt-4o}, {model: gpt-4.1}]}`"
             )
         return self
 
@@ -124,8 +152,14 @@ class StagesConfig(Section):
 
 
 class LossConfig(Section):
-    """How the smoothed cross entropy is averaged."""
+    """How the smoothed cross entropy is computed and averaged."""
 
+    kernel: Literal["auto", "model", "chunked"] = Field(
+        "auto",
+        description="model: the model's own loss, or the fused one that the recipe chose, with the "
+        "smoothing on top. chunked: in chunks of 2^25 logits, never all at once. auto: model, "
+        "but chunked where the model would make more logits than a chunk holds, or caps them.",
+    )
     normalization: Literal["tokens", "micro_batch"] = Field(
         "tokens",
         description="tokens: one mean over all trained tokens of the global batch, however it is "
@@ -246,17 +280,27 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     """The section model that a pydantic error location points into."""
     section: type[BaseModel] = UALConfig
     for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        section = next(
-            kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
+        if isinstance(part, str):
+            section = next(_sections_in(section.model_fields[part].annotation))
     return section
+
+
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The section models that an annotation names, in lists and unions as well."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)
 
 
 def _without_operational(section: BaseModel) -> dict[str, Any]:
     values = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
+        inner = getattr(section, name)
         if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"):
             del values[name]
+        elif isinstance(inner, BaseModel):
+            values[name] = _without_operational(inner)
+        elif isinstance(inner, list) and inner and isinstance(inner[0], BaseModel):
+            values[name] = [_without_operational(item) for item in inner]
     return values

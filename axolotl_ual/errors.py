@@ -33,5 +33,9 @@ class BackendError(UALError):
     """A judge server or a local model cannot be reached, refuses, or answers nonsense."""
 
 
+class LimitError(UALError):
+    """A limit that the user set, such as --max-cost, was reached."""
+
+
 class UnsupportedError(UALError):
     """A setting of the recipe is one that this plugin cannot train with correctly."""

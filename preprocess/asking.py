@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from axolotl_ual.errors import LimitError
+
 from .cache import Cache, Judgement
 from .outcomes import KEPT
 from .turns import Sample
@@ -74,6 +76,8 @@ class Stream:
         self._workers = workers
         self._queue: asyncio.Queue[Question | None] = asyncio.Queue(maxsize=workers)
         self._open: dict[bytes, Question] = {}
+        self._asked_again: set[bytes] = set()
+        self._limit: LimitError | None = None
 
     async def run(self, questions: Iterable[Question]) -> None:
         """Answer all questions.
@@ -89,6 +93,8 @@ class Stream:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
                 task.result()
+            if self._limit is not None:
+                raise self._limit
         finally:
             for task in tasks:
                 task.cancel()
@@ -104,6 +110,8 @@ class Stream:
             for question in unknown:
                 await self._queue.put(question)
             await asyncio.sleep(0)
+            if self._limit is not None:
+                break
         for _ in range(self._workers):
             await self._queue.put(None)
 
@@ -120,7 +128,7 @@ class Stream:
             judgement = known.get(key)
             if key in self._open:
                 self._open[key].rows.extend(question.rows)
-            elif judgement is not None and not self._is_stale(judgement):
+            elif judgement is not None and not self._to_ask_again(key, judgement):
                 for row in question.rows:
                     self._settle(row, judgement, True)
             else:
@@ -128,9 +136,22 @@ class Stream:
                 unknown.append(question)
         return unknown
 
+    def _to_ask_again(self, key: bytes, judgement: Judgement) -> bool:
+        if key in self._asked_again or not self._is_stale(judgement):
+            return False
+        self._asked_again.add(key)
+        return True
+
     async def _work(self) -> None:
         while (question := await self._queue.get()) is not None:
-            judgement = await self._ask(question)
+            if self._limit is not None:
+                continue
+            try:
+                judgement = await self._ask(question)
+            except LimitError as error:
+                # What is in flight is paid for: the others finish what they have begun.
+                self._limit = error
+                continue
             if judgement.outcome in KEPT:
                 await self._cache.put(question.key, self._asker, judgement)
             del self._open[question.key]

@@ -61,12 +61,31 @@ def main() -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Tell what would be done and what it would cost; send nothing."
 )
-def annotate(recipe: Path, output: Path | None, limit: int | None, dry_run: bool) -> None:
+@click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="Stop before the judge costs more in this run; what was answered is kept.",
+)
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Ask again about rows whose earlier answer gave no score: refused, unparsable, too long.",
+)
+def annotate(
+    recipe: Path,
+    output: Path | None,
+    limit: int | None,
+    dry_run: bool,
+    max_cost: float | None,
+    retry_failed: bool,
+) -> None:
     """Give every row of the recipe's datasets its uncertainty and label smoothing."""
     from .pipeline import AnnotateOptions
     from .pipeline import annotate as run
 
-    run(recipe, AnnotateOptions(output, limit, dry_run), _console())
+    options = AnnotateOptions(output, limit, dry_run, max_cost, retry_failed)
+    run(recipe, options, _console())
 
 
 @main.command()

@@ -18,5 +18,7 @@ FAILED: Final = "failed"
 NO_LOGPROBS: Final = "no log-probabilities"
 """`score: expected` could not be had from this server; the run falls back."""
 OUTCOMES: Final = (SCORED, REFUSED, UNPARSABLE, CUT, TOO_LONG, FAILED, NO_LOGPROBS)
+WITHOUT_SCORE: Final = frozenset({REFUSED, UNPARSABLE, CUT, TOO_LONG})
+"""What --retry-failed asks for again."""
 KEPT: Final = frozenset(OUTCOMES) - {FAILED}
 """Answers that were had: stored, and not asked for again without --retry-failed."""

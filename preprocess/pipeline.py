@@ -10,6 +10,8 @@ import bisect
 import importlib.metadata
 import itertools
 import platform
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -30,7 +32,7 @@ from . import card
 from .axolotl_yaml import Entry, Recipe, load_recipe
 from .datasets_io import load_entry
 from .estimators import build_estimator
-from .estimators.base import Estimation, Estimator, FloatArray
+from .estimators.base import Estimation, Estimator, FloatArray, RunOptions
 from .output import check_target, float_column, replace_folder, write_manifest, write_parquet
 from .progress import show_progress
 from .rows import Sample, read_samples
@@ -40,6 +42,8 @@ from .stages import StageCodes, assign_stages, stage_counts
 if TYPE_CHECKING:
     from datasets import Dataset
 
+UNSCORED_FILE = "unscored.jsonl"
+"""Answers of a judge that gave no score, beside the annotated rows."""
 _VERSIONED = ("datasets", "numpy", "openai", "pyarrow", "torch", "transformers")
 
 
@@ -51,11 +55,15 @@ class AnnotateOptions:
         output: takes the place of `ual.annotate.output`.
         limit: annotate the first rows only, of each dataset.
         dry_run: tell what would be done, send and write nothing.
+        max_cost: USD that the judge may cost in this run.
+        retry_failed: ask again where an answer was kept that gave no score.
     """
 
     output: Path | None = None
     limit: int | None = None
     dry_run: bool = False
+    max_cost: float | None = None
+    retry_failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +139,17 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
     check_target(output)
     sources = load_sources(recipe, options.limit)
     samples = Concatenated([source.samples for source in sources])
-    estimator = build_estimator(settings, recipe.base_model)
-    if options.dry_run:
-        _print_plan(recipe, sources, estimator, samples, output, console)
-        return None
-    with show_progress(console, f"judging ({settings.estimator})", len(samples)) as progress:
-        estimation = estimator.estimate(samples, progress)
-    annotations = annotate_rows(recipe, settings, estimation)
-    manifest = _write(recipe, settings, options, output, sources, annotations)
+    with tempfile.TemporaryDirectory() as scratch:
+        unscored = Path(scratch) / UNSCORED_FILE
+        run = RunOptions(options.max_cost, options.retry_failed, unscored)
+        estimator = build_estimator(settings, recipe.base_model, run)
+        if options.dry_run:
+            _print_plan(recipe, sources, estimator, samples, output, console)
+            return None
+        with show_progress(console, f"judging ({settings.estimator})", len(samples)) as progress:
+            estimation = estimator.estimate(samples, progress)
+        annotations = annotate_rows(recipe, settings, estimation)
+        manifest = _write(recipe, settings, options, output, sources, annotations, unscored)
     _print_result(manifest, output, path, settings, console)
     return manifest
 
@@ -210,6 +221,7 @@ def _write(
     output: Path,
     sources: Sequence[Source],
     annotations: Annotations,
+    unscored: Path,
 ) -> Manifest:
     keep = ~annotations.missing if settings.on_missing == "drop" else None
     arrays = _arrow_columns(annotations)
@@ -232,6 +244,8 @@ def _write(
                     file=file,
                 )
             )
+        if unscored.exists():
+            shutil.copyfile(unscored, folder / UNSCORED_FILE)
         manifest = _manifest(recipe, settings, options, written, annotations, keep)
         (folder / "README.md").write_text(card.render(manifest, output), encoding="utf-8")
         write_manifest(folder, manifest)
@@ -334,6 +348,8 @@ def _print_result(
         fate = "dropped" if settings.on_missing == "drop" else "smoothed by the mean"
         reasons = ", ".join(f"{reason}: {n:,}" for reason, n in manifest.failures.items())
         console.print(f"{counts['missing']:,} without an uncertainty, {fate} ({reasons})")
+        if (output / UNSCORED_FILE).exists():
+            console.print(f"what was answered for them is in {output / UNSCORED_FILE}")
     usage = manifest.usage
     if usage.requests or usage.cached:
         cost = "" if usage.cost_usd is None else f", {usage.cost_usd:.4f} USD"

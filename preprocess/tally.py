@@ -52,6 +52,12 @@ class Tally:
         return bool(self._answers[row] == self._repeats)
 
     @property
+    def complete(self) -> npt.NDArray[np.bool_]:
+        """Bool of shape (N,): rows that have all their answers."""
+        complete: npt.NDArray[np.bool_] = self._answers == self._repeats
+        return complete
+
+    @property
     def mean(self) -> FloatArray:
         """Float64 of shape (N,): mean score; NaN where nothing was scored."""
         with np.errstate(invalid="ignore"):
@@ -71,6 +77,10 @@ class Tally:
 
     def missing(self) -> dict[str, int]:
         """Number of rows without a score, by the outcome of their first answer."""
-        codes = self._reason[self._scored == 0]
+        return self.reasons(self._scored == 0)
+
+    def reasons(self, rows: npt.NDArray[np.bool_]) -> dict[str, int]:
+        """Number of rows of a mask by the outcome of their first answer without a score."""
+        codes = self._reason[rows]
         named = Counter(OUTCOMES[code] for code in codes if code != _NONE)
         return {outcome: named[outcome] for outcome in OUTCOMES if named[outcome]}

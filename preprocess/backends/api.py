@@ -70,6 +70,11 @@ class Counts:
     completion_tokens: int = 0
     cached_tokens: int = 0
 
+    def add(self, other: Counts) -> None:
+        """Add what was counted before."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
 
 @dataclass(frozen=True, slots=True)
 class Server:

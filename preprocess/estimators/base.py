@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,6 +50,21 @@ class Plan:
     lines: list[str]
     requests: int = 0
     cost_usd: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to a recipe.
+
+    Attributes:
+        max_cost: USD that may be spent in this run, or None.
+        retry_failed: ask again where an earlier answer was kept that gave no score.
+        unscored: JSON Lines file for the answers that gave no score, or None.
+    """
+
+    max_cost: float | None = None
+    retry_failed: bool = False
+    unscored: Path | None = None
 
 
 class Estimator(Protocol):

@@ -1,149 +1,146 @@
-"""Uncertainty as a capable model states it: one question a sample to a judge behind HTTP.
+"""Uncertainty as a capable model states it: a question for each sample to a judge behind HTTP.
 
 This is the estimator of UAL (arXiv 2406.04854): a GPT-4-class model is asked for the uncertainty of
 instruction and response. The rubric is in `templates/`, the reading of answers in `judges.py`.
+
+    u_i = mean_k score_ik                 k repeats of one judge; spread = their standard deviation
+    u_i = mean_j u_ij or median_j u_ij    a panel of judges j; disagreement = std_j u_ij
+
+Means and medians are over the scores that were had: where a judge failed, the others count.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Final
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.config import AnnotateConfig
+from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
+from axolotl_ual.config import AnnotateConfig, JudgeConfig
 from axolotl_ual.errors import BackendError, ConfigError
 
-from ..asking import Question, Stream
-from ..backends.api import ChatBackend, Counts, check_key, find_server
-from ..cache import Cache, Judgement
+from ..backends.api import check_key, find_server
+from ..cache import Cache
+from ..estimates import plan_judges
+from ..judge_run import JudgeRun
 from ..judges import load_rubric
-from ..judging import Judge, Shown
-from ..outcomes import CUT, SCORED, UNPARSABLE
+from ..judging import Judge
+from ..outcomes import CUT, OUTCOMES, UNPARSABLE
+from ..prices import find_price
 from ..progress import Progress
-from ..tally import Tally
 from ..turns import Sample
-from .base import Estimation, Estimator, Plan
+from .base import Estimation, Estimator, FloatArray, Plan, RunOptions
 
-_LONGEST_SHOWN: Final = 200
-_PLANNED_AT_A_TIME: Final = 1024
-
-
-@dataclass
-class _Run:
-    """What one call of `estimate` counts and shows."""
-
-    progress: Progress
-    tally: Tally
-    cached: int = 0
-    unscored: str = ""
-    shown: Shown = field(default_factory=Shown)
-    counts: Counts = field(default_factory=Counts)
-
-    def settle(self, row: int, judgement: Judgement, cached: bool) -> None:
-        self.cached += cached
-        if judgement.outcome != SCORED and not self.unscored:
-            self.unscored = judgement.text[:_LONGEST_SHOWN]
-        if self.tally.add(row, judgement):
-            self.progress.advance(1)
+COMBINE: Final = {"mean": np.nanmean, "median": np.nanmedian}
 
 
 @dataclass(frozen=True)
 class JudgeEstimator:
-    """Asks one model about every sample.
+    """Asks one model, or a panel, about every sample.
 
     Attributes:
-        judge: the model, its rubric and its server.
+        judges: with their rubrics and servers.
+        combine: "mean" or "median" over the judges.
         cache: folder of the durable cache; None is the user's cache directory.
+        options: of the command line.
     """
 
-    judge: Judge
+    judges: tuple[Judge, ...]
+    combine: str
     cache: str | None
+    options: RunOptions
 
     def plan(self, samples: Sequence[Sample]) -> Plan:
-        """Tell how many requests are left to send. Sends nothing."""
-        judge, left = self.judge, 0
-        source = iter(samples)
+        """Tell requests, tokens and price. Sends nothing."""
         with Cache(self.cache) as cache:
-            while chunk := list(islice(source, _PLANNED_AT_A_TIME)):
-                keys = {judge.keys.key(sample) for sample in chunk}
-                known = cache.find(keys)
-                left += sum(key not in known or judge.is_stale(known[key]) for key in keys)
-        lines = [
-            f"judge {judge.config.model} at {judge.server.url}",
-            f"{left:,} requests to send; {len(samples) - left:,} rows are in the cache or "
-            "say the same as another",
-        ]
-        return Plan(lines, requests=left, cost_usd=None)
+            return plan_judges(self.judges, samples, cache, self.options)
 
     def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
         """Ask about every sample that the cache does not know.
 
         Raises:
-            BackendError: the judge cannot be used, or nothing it said was a score.
-            ConfigError: there is no key, or the cache cannot be used.
+            BackendError: a judge cannot be used, or nothing it said was a score.
+            ConfigError: there is no key, no price under --max-cost, or the cache cannot be used.
+            LimitError: --max-cost was reached.
         """
-        check_key(self.judge.server)
-        run = _Run(progress, Tally(len(samples), repeats=1))
+        for judge in self.judges:
+            check_key(judge.server)
+            self._check_price(judge)
         with Cache(self.cache) as cache:
-            asyncio.run(self._ask_all(samples, cache, run))
-        return self._estimation(run)
+            run = JudgeRun(self.judges, samples, cache, progress, self.options)
+            asyncio.run(run.run())
+        return self._estimation(run, progress)
 
-    async def _ask_all(self, samples: Sequence[Sample], cache: Cache, run: _Run) -> None:
-        judge = self.judge
-        async with ChatBackend(judge.config, judge.server, run.progress.say) as backend:
-            run.counts = backend.counts
-
-            async def ask(question: Question) -> Judgement:
-                return await judge.ask(backend, question, run.shown)
-
-            stream = Stream(
-                cache,
-                cache.asker(judge.keys.description),
-                ask,
-                run.settle,
-                is_stale=judge.is_stale,
-                workers=2 * judge.config.max_concurrency,
+    def _check_price(self, judge: Judge) -> None:
+        if self.options.max_cost is not None and judge.price is None:
+            raise ConfigError(
+                f"--max-cost: no price is known for {judge.config.model} at {judge.server.url}",
+                "write one to a YAML file, as `"
+                f"{judge.config.model}: {{input: 0.5, output: 1.5}}` in USD for a million tokens, "
+                "and name the file as ual.annotate.judge.prices",
             )
-            await stream.run(self._questions(samples))
 
-    def _questions(self, samples: Sequence[Sample]) -> Iterator[Question]:
-        for row, sample in enumerate(samples):
-            yield self.judge.question(sample, row, repeat=0)
-
-    def _estimation(self, run: _Run) -> Estimation:
-        failures = run.tally.missing()
-        uncertainty = run.tally.mean.astype(np.float32)
+    def _estimation(self, run: JudgeRun, progress: Progress) -> Estimation:
+        scores_JN = np.stack([tally.mean for tally in run.tallies])
+        uncertainty = _over_judges(COMBINE[self.combine], scores_JN)
+        failures = self._failures(run, np.isnan(uncertainty))
         if uncertainty.size and np.isnan(uncertainty).all():
-            raise self._nothing_scored(failures, run.unscored)
-        if CUT in failures:
-            run.progress.say(
-                f"{failures[CUT]:,} answers were cut off by ual.annotate.judge.max_tokens: "
-                f"{self.judge.config.max_tokens}; raise it and run again, only these are asked"
-            )
+            raise self._nothing_scored(run, failures)
+        self._say_what_was_cut(run, progress)
         return Estimation(
-            uncertainty=uncertainty,
+            uncertainty=uncertainty.astype(np.float32),
             failures=failures,
-            usage=ManifestUsage(
-                requests=run.counts.requests,
-                cached=run.cached,
-                prompt_tokens=run.counts.prompt_tokens,
-                completion_tokens=run.counts.completion_tokens,
-            ),
-            facts={
-                **self.judge.facts,
-                "shortened": run.shown.shortened,
-                "replaced_characters": run.shown.replaced,
-            },
+            usage=run.usage(),
+            facts=self._facts(run),
+            columns=self._columns(run, scores_JN),
         )
 
-    def _nothing_scored(self, failures: dict[str, int], unscored: str) -> BackendError:
-        counts = ", ".join(f"{reason}: {number:,}" for reason, number in failures.items())
-        judge = self.judge
+    def _failures(self, run: JudgeRun, missing: npt.NDArray[np.bool_]) -> dict[str, int]:
+        """Rows that no judge scored, by the reason that the first judge gave."""
+        return run.tallies[0].reasons(missing)
+
+    def _columns(self, run: JudgeRun, scores_JN: npt.NDArray[np.float64]) -> dict[str, FloatArray]:
+        columns: dict[str, FloatArray] = {}
+        if len(self.judges) > 1:
+            spread = _over_judges(np.nanstd, scores_JN)
+            spread[np.isfinite(scores_JN).sum(axis=0) < 2] = np.nan
+            columns[DISAGREEMENT] = spread.astype(np.float32)
+        elif self.judges[0].config.repeats > 1:
+            columns[SPREAD] = run.tallies[0].spread.astype(np.float32)
+        if len(self.judges) == 1 and run.judges[0].score == "expected":
+            columns[MASS] = run.tallies[0].mass
+        return columns
+
+    def _facts(self, run: JudgeRun) -> dict[str, Any]:
+        shown = {
+            "shortened": run.shown.shortened,
+            "replaced_characters": run.shown.replaced,
+        }
+        if len(run.judges) == 1:
+            return {**run.judges[0].facts, **shown}
+        members = [
+            {**judge.facts, "failures": tally.missing()}
+            for judge, tally in zip(run.judges, run.tallies, strict=True)
+        ]
+        return {"judges": members, "combine": self.combine, **shown}
+
+    def _say_what_was_cut(self, run: JudgeRun, progress: Progress) -> None:
+        for judge, tally in zip(run.judges, run.tallies, strict=True):
+            cut = tally.missing().get(CUT, 0)
+            if cut:
+                progress.say(
+                    f"{cut:,} answers of {judge.config.model} were cut off by `max_tokens: "
+                    f"{judge.config.max_tokens}`; raise it and run again: only these are asked"
+                )
+
+    def _nothing_scored(self, run: JudgeRun, failures: dict[str, int]) -> BackendError:
+        counts = ", ".join(f"{name}: {failures[name]:,}" for name in OUTCOMES if name in failures)
+        judge = run.judges[0]
         fix = "look at what the server said; nothing was written"
         if CUT in failures:
             fix = "raise ual.annotate.judge.max_tokens: the answers were cut off by it"
@@ -154,23 +151,46 @@ class JudgeEstimator:
             )
         return BackendError(
             f"none of the rows got a score from {judge.config.model} at {judge.server.url} "
-            f"({counts}); the first answer: {unscored!r}",
+            f"({counts}); the first answer: {run.unscored!r}",
             fix,
         )
 
 
-def build(annotate: AnnotateConfig, base_model: str | None) -> Estimator:
-    """Make the estimator that a recipe asks for.
+def _over_judges(function: Any, scores_JN: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    with warnings.catch_warnings():
+        # A row without any score is NaN, which numpy warns of.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        combined: npt.NDArray[np.float64] = function(scores_JN, axis=0)
+    return combined
+
+
+def make_judge(config: JudgeConfig, section: str) -> Judge:
+    """A judge from its section.
 
     Raises:
-        ConfigError: the rubric cannot be read.
+        ConfigError: the rubric or the price list cannot be read.
     """
+    server = find_server(config, section)
+    price = find_price(config.model, server.base_url, config.prices)
+    return Judge(config, server, load_rubric(config.rubric), config.score, price)
+
+
+def build(
+    annotate: AnnotateConfig, base_model: str | None, options: RunOptions | None = None
+) -> Estimator:
+    """Make the estimator that a recipe asks for: one judge, or a panel.
+
+    Raises:
+        ConfigError: a rubric or a price list cannot be read.
+    """
+    options = options or RunOptions()
+    if annotate.estimator == "panel" and annotate.panel is not None:
+        judges = tuple(
+            make_judge(config, f"ual.annotate.panel.judges.{index}")
+            for index, config in enumerate(annotate.panel.judges)
+        )
+        return JudgeEstimator(judges, annotate.panel.combine, annotate.cache, options)
     if annotate.judge is None:
         raise ConfigError("ual.annotate.judge: `estimator: judge` needs this section")
-    judge = Judge(
-        annotate.judge,
-        find_server(annotate.judge),
-        load_rubric(annotate.judge.rubric),
-        "verbalized",
-    )
-    return JudgeEstimator(judge, annotate.cache)
+    judge = make_judge(annotate.judge, "ual.annotate.judge")
+    return JudgeEstimator((judge,), "mean", annotate.cache, options)

@@ -1,0 +1,155 @@
+"""What a judge costs: prices by model and server, and a purse that is never overdrawn.
+
+Prices come from a list of the user's own (`judge.prices`), else from genai-prices, which knows the
+public servers by their address. A server that it does not know has no price: not even a local one
+is taken to be free, because it may be a proxy.
+
+A price list is a YAML file, in USD for a million tokens:
+
+    my-model: {input: 0.5, output: 1.5, cached_input: 0.1}
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from axolotl_ual.errors import ConfigError, LimitError
+
+_MILLION: Final = 1_000_000
+_PROBE_TOKENS: Final = 1000
+"""Below the thresholds from which some servers take more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """USD for one token.
+
+    Attributes:
+        input: of the prompt.
+        output: of the completion.
+        cached_input: of the part of a prompt that the server had in its cache.
+    """
+
+    input: float
+    output: float
+    cached_input: float
+
+    def cost(self, prompt: float, completion: float, cached: float = 0) -> float:
+        """USD for so many tokens; `cached` of the prompt's came from the server's cache."""
+        return (
+            (prompt - cached) * self.input + cached * self.cached_input + completion * self.output
+        )
+
+
+class _ListedPrice(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    cached_input: float | None = Field(None, ge=0)
+
+
+def find_price(model: str, base_url: str, prices: str | None) -> Price | None:
+    """The price of a model at a server; None where it is not known.
+
+    Args:
+        model: its name.
+        base_url: the server's root.
+        prices: path of a price list, or None.
+
+    Raises:
+        ConfigError: the price list cannot be read.
+    """
+    listed = _read_list(prices) if prices else {}
+    if model in listed:
+        own = listed[model]
+        cached = own.input if own.cached_input is None else own.cached_input
+        return Price(own.input / _MILLION, own.output / _MILLION, cached / _MILLION)
+    return _known_price(model, base_url)
+
+
+def _known_price(model: str, base_url: str) -> Price | None:
+    from genai_prices import Usage, calc_price
+
+    def per_token(**usage: int) -> float:
+        found = calc_price(Usage(**usage), model_ref=model, provider_api_url=base_url)
+        return float(found.total_price) / _PROBE_TOKENS
+
+    try:
+        return Price(
+            per_token(input_tokens=_PROBE_TOKENS),
+            per_token(output_tokens=_PROBE_TOKENS),
+            per_token(input_tokens=_PROBE_TOKENS, cache_read_tokens=_PROBE_TOKENS),
+        )
+    except (LookupError, ValueError):
+        return None
+
+
+def _read_list(path: str) -> dict[str, _ListedPrice]:
+    where = f"ual.annotate.judge.prices: {path}"
+    fix = "write for each model, in USD for a million tokens: my-model: {input: 0.5, output: 1.5}"
+    try:
+        raw: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{where}: cannot be read: {error}", fix) from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{where}: is not a mapping of model names", fix)
+    listed = {}
+    for model, entry in raw.items():
+        try:
+            listed[str(model)] = _ListedPrice.model_validate(entry)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in (model, *first["loc"]))
+            raise ConfigError(f"{where}: {key}: {first['msg']}", fix) from None
+    return listed
+
+
+class Purse:
+    """What may be spent and what was. Reservations keep requests in flight within the limit.
+
+    Args:
+        limit: USD, or None.
+    """
+
+    def __init__(self, limit: float | None) -> None:
+        self._limit = limit
+        self._reserved = 0.0
+        self._waiting: list[asyncio.Future[None]] = []
+        self.spent = 0.0
+
+    async def reserve(self, cost: float) -> None:
+        """Set aside the most that a request can cost; waits for others where it must.
+
+        Raises:
+            LimitError: it might pass the limit, and nothing is in flight that could make room.
+        """
+        while self._limit is not None and self.spent + self._reserved + cost > self._limit:
+            if self._reserved <= 0:
+                raise LimitError(
+                    f"stopped before --max-cost: {self.spent:.4f} of {self._limit:.4f} USD spent, "
+                    f"and the next request may cost {cost:.4f}",
+                    "run the same command again with a higher --max-cost: what was answered is in "
+                    "the cache and is not paid again; nothing was written",
+                )
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        self._reserved += cost
+
+    def settle(self, reserved: float, cost: float) -> None:
+        """Replace a reservation by what was really spent."""
+        self._reserved = max(0.0, self._reserved - reserved)
+        if self._reserved < 1e-12:
+            self._reserved = 0.0
+        self.spent += cost
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
