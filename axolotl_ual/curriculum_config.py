@@ -141,7 +141,7 @@ class PreferenceConfig(BaseModel):
         None,
         description="One for each stage of `curriculum.order`, in place of rl_beta.",
     )
-    chunk_tokens: int = Field(512, ge=1, description="Tokens whose logits are in memory at a time.")
+    chunk_tokens: int = Field(256, ge=1, description="Tokens whose logits are in memory at a time.")
 
     @field_validator("beta", mode="before")
     @classmethod

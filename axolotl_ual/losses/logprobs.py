@@ -48,7 +48,7 @@ def token_logprobs(
     parameters: Sequence[Tensor],
     *,
     transform: LogitTransform = LogitTransform(),
-    chunk: int = 512,
+    chunk: int = 256,
 ) -> Tensor:
     """Log-probability of each label.
 
@@ -77,7 +77,7 @@ def token_statistics(
     head: Callable[[Tensor], Tensor],
     *,
     transform: LogitTransform = LogitTransform(),
-    chunk: int = 512,
+    chunk: int = 256,
 ) -> Tensor:
     """What the prediction of each label says, without gradients.
 
@@ -96,13 +96,16 @@ class _Head:
     head: Callable[[Tensor], Tensor]
     transform: LogitTransform
 
+    def logits(self, hidden_CH: Tensor) -> Tensor:
+        return self.transform(self.head(hidden_CH))
+
     def logprobs(self, hidden_CH: Tensor, labels_C: Tensor) -> Tensor:
-        logits_CV = self.transform(self.head(hidden_CH))
+        logits_CV = self.logits(hidden_CH)
         picked_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
         return picked_C - torch.logsumexp(logits_CV, dim=1)
 
     def statistics(self, hidden_CH: Tensor, labels_C: Tensor) -> Tensor:
-        logits_CV = self.transform(self.head(hidden_CH))
+        logits_CV = self.logits(hidden_CH)
         picked_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
         total_C = torch.logsumexp(logits_CV, dim=1)
         best_C, place_C = logits_CV.max(dim=1)
@@ -146,9 +149,10 @@ class _TokenLogprobs(torch.autograd.Function):  # type: ignore[misc]
             piece = slice(start, start + ctx.chunk)
             with torch.enable_grad(), torch.autocast(**ctx.autocast):
                 hidden_CH = hidden_NH[piece].detach().requires_grad_(grad_hidden_NH is not None)
-                logps_C = ctx.head.logprobs(hidden_CH, labels_N[piece])
+                logits_CV = ctx.head.logits(hidden_CH)
+            grad_CV = _logits_gradient(logits_CV.detach(), labels_N[piece], grads[0][piece])
             wanted = [hidden_CH, *trained] if grad_hidden_NH is not None else trained
-            found = list(torch.autograd.grad(logps_C, wanted, grads[0][piece]))
+            found = list(torch.autograd.grad(logits_CV, wanted, grad_CV))
             if grad_hidden_NH is not None:
                 grad_hidden_NH[piece] = found.pop(0)
             grad_trained = [
@@ -156,3 +160,9 @@ class _TokenLogprobs(torch.autograd.Function):  # type: ignore[misc]
                 for old, new in zip(grad_trained, found, strict=True)
             ]
         return (grad_hidden_NH, None, None, None, *grad_trained)
+
+
+def _logits_gradient(logits_CV: Tensor, labels_C: Tensor, grad_C: Tensor) -> Tensor:
+    """The gradient grad * (onehot(y) - softmax(x)), in one buffer of the size of the logits."""
+    grad_CV = torch.softmax(logits_CV, dim=1).mul_(-grad_C[:, None])
+    return grad_CV.scatter_add_(1, labels_C[:, None], grad_C[:, None])

@@ -39,7 +39,7 @@ class TokenScorer:
         chunk: tokens whose logits exist at a time.
     """
 
-    def __init__(self, model: nn.Module, chunk: int = 512) -> None:
+    def __init__(self, model: nn.Module, chunk: int = 256) -> None:
         self.model = model
         self.head: nn.Module = model.get_output_embeddings()
         self.chunk = chunk
