@@ -48,7 +48,7 @@ def _notes(report: dict[str, Any]) -> list[str]:
     certain, uncertain = heldout["certain"], heldout["uncertain"]
     seconds = report["seconds"]
     return [
-        f"{certain['rows']:,} questions with one answer and {uncertain['rows']:,} with several, in a "
+        f"{certain['rows']:,} questions with one answer, {uncertain['rows']:,} with several, in a "
         "wording that no training row uses; only the answers are measured.",
         "NLL: negative log-likelihood in nats per token. The world's own entropy is the least "
         f"possible: 0 and {uncertain['entropy']:.3f} nats per answer.",
