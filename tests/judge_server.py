@@ -61,6 +61,8 @@ class Options:
         rules: (text, fault or literal answer): applies where the request holds the text.
         refuses: request parameters answered with a 400 that names them.
         logprobs: whether log-probabilities are given.
+        by_seed: score, 0 to 100, by the request's seed.
+        by_model: likewise by its model.
         context: characters of the messages beyond which a request is too long, or 0.
         keep: whether request bodies are kept for `GET /requests`.
         seed: of faults.
@@ -76,6 +78,8 @@ class Options:
     rules: tuple[tuple[str, str], ...] = ()
     refuses: tuple[str, ...] = ()
     logprobs: bool = True
+    by_seed: dict[str, int] = field(default_factory=dict)
+    by_model: dict[str, int] = field(default_factory=dict)
     context: int = 0
     keep: bool = False
     seed: int = 0
@@ -208,6 +212,8 @@ class Judge:
             return 200, b'{"id": "x", "choices": [{"message": {"content": "{\\"uncert', {}
         if fault == "empty":
             return 200, {"id": "x", "object": "chat.completion", "choices": []}, {}
+        if fault == "length":
+            return 200, _completion(request, '{"uncer', "length"), {}
         if fault == "filter":
             return 200, _completion(request, None, "content_filter"), {}
         answers = {
@@ -219,6 +225,8 @@ class Judge:
 
     def _completion(self, request: Any) -> tuple[int, Any, dict[str, str]]:
         score = score_of(request["messages"])
+        score = self.options.by_model.get(request["model"], score)
+        score = self.options.by_seed.get(str(request.get("seed")), score)
         if "one digit" not in request["messages"][0]["content"]:
             return 200, _completion(request, f'{{"uncertainty": {score}}}'), {}
         logprobs = None

@@ -4,62 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
+from judging_kit import command, estimate, sample, samples, stated, write_recipe
 
 import judge_server
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
-from axolotl_ual.preprocess.cli import main
-from axolotl_ual.preprocess.estimators.base import Estimation
-from axolotl_ual.preprocess.estimators.judge import build
-from axolotl_ual.preprocess.fence import fence
-from axolotl_ual.preprocess.judges import load_rubric
-from axolotl_ual.preprocess.progress import SilentProgress
-from axolotl_ual.preprocess.turns import Sample, Turn
-
-
-@pytest.fixture(scope="module")
-def process() -> Iterator[judge_server.Running]:
-    with judge_server.running() as server:
-        yield server
-
-
-@pytest.fixture
-def server(process: judge_server.Running) -> judge_server.Running:
-    process.restore()
-    return process
-
-
-def sample(question: str, answer: str = "Yes.") -> Sample:
-    return Sample((Turn("user", question, False), Turn("assistant", answer, True)))
-
-
-def samples(number: int) -> list[Sample]:
-    return [sample(f"Question {i}?", f"Answer {i}.") for i in range(number)]
-
-
-def stated(asked: Sample) -> float:
-    """What the server says about a sample, in [0, 1]."""
-    text = load_rubric("uncertainty-v1").sample(fence(asked, 16_000))
-    return judge_server.score_of([{"content": text}]) / 100
-
-
-def estimate(
-    server: judge_server.Running, folder: Path, asked: list[Sample], **judge: Any
-) -> tuple[Estimation, SilentProgress]:
-    settings = {"model": "judge-1", "base_url": server.base_url, "timeout": 5.0, **judge}
-    annotate = AnnotateConfig.model_validate(
-        {"output": "out", "judge": settings, "cache": str(folder)}
-    )
-    progress = SilentProgress()
-    return build(annotate, None).estimate(asked, progress), progress
 
 
 def test_every_row_gets_what_the_judge_said(server: judge_server.Running, tmp_path: Path) -> None:
@@ -235,21 +189,7 @@ def test_a_server_that_refuses_every_request(server: judge_server.Running, tmp_p
 
 
 def annotate(folder: Path, server: judge_server.Running, **judge: Any) -> Result:
-    rows = [{"instruction": f"q {i}", "input": "", "output": f"a {i}"} for i in range(30)]
-    (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
-        "base_model": "none",
-        "datasets": [{"path": str(folder / "d.jsonl"), "type": "alpaca"}],
-        "ual": {
-            "annotate": {
-                "output": str(folder / "out"),
-                "cache": str(folder / "cache"),
-                "judge": {"model": "m", "base_url": server.base_url, **judge},
-            }
-        },
-    }
-    (folder / "r.yaml").write_text(yaml.safe_dump(recipe))
-    return CliRunner().invoke(main, ["annotate", str(folder / "r.yaml")])
+    return command("annotate", write_recipe(folder, server, **judge))
 
 
 def test_annotate_through_the_command_line(server: judge_server.Running, tmp_path: Path) -> None:

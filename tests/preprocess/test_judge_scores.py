@@ -1,0 +1,117 @@
+"""Expected scores, repeats and panels, over real HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from judging_kit import estimate, run, sample, samples, settings, stated, stated_percent
+
+import judge_server
+from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
+from axolotl_ual.config import AnnotateConfig
+from axolotl_ual.preprocess.estimators.base import Estimation
+
+
+def digits(percent: int) -> tuple[int, int]:
+    """The two digits that the server gives 0.75 and 0.20; the word `the` has the last 0.05."""
+    low = min(percent // 11, 9)
+    return low, min(low + 1, 9)
+
+
+def test_the_expected_score_is_the_expectation(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """u = (0.75 low + 0.20 high) / (9 * 0.95), covered mass 0.95."""
+    asked = samples(60)
+    result, _ = estimate(server, tmp_path, asked, score="expected")
+    pairs = [digits(stated_percent(s)) for s in asked]
+    wanted = [(0.75 * low + 0.20 * high) / (9 * 0.95) for low, high in pairs]
+    np.testing.assert_allclose(result.uncertainty, wanted, rtol=1e-6)
+    np.testing.assert_allclose(result.columns[MASS], 0.95, rtol=1e-6)
+    assert result.facts["score"] == "expected"
+
+
+def test_an_expected_score_is_asked_for_with_one_digit(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    server.set(keep=True)
+    estimate(server, tmp_path, samples(1), score="expected")
+    (request,) = server.requests()
+    assert (request["logprobs"], request["top_logprobs"]) == (True, 20)
+    assert request["max_tokens"] <= 4
+    assert "response_format" not in request
+
+
+@pytest.mark.parametrize("change", [{"logprobs": False}, {"refuses": ["logprobs"]}])
+def test_without_log_probabilities_all_rows_are_verbalized(
+    server: judge_server.Running, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    server.set(**change)
+    asked = samples(50)
+    result, progress = estimate(server, tmp_path, asked, score="expected", max_concurrency=8)
+    np.testing.assert_allclose(result.uncertainty, [stated(s) for s in asked], rtol=1e-6)
+    assert result.facts["score"] == "verbalized"
+    assert any("falls back to `score: verbalized`" in line for line in progress.lines)
+    assert progress.done == 50
+    sent = server.stats()["requests"]
+    again, _ = estimate(server, tmp_path, asked, score="expected", max_concurrency=8)
+    assert server.stats()["requests"] == sent
+    assert again.facts["score"] == "verbalized"
+
+
+def test_repeats_are_kept_apart(server: judge_server.Running, tmp_path: Path) -> None:
+    asked = samples(20)
+    result, progress = estimate(server, tmp_path, asked, repeats=3, temperature=0.5)
+    assert server.stats()["requests"] == 60
+    assert progress.done == 20
+    # The server says the same each time.
+    np.testing.assert_allclose(result.uncertainty, [stated(s) for s in asked], rtol=1e-6)
+    np.testing.assert_allclose(result.columns[SPREAD], 0.0, atol=1e-7)
+    estimate(server, tmp_path, asked, repeats=4, temperature=0.5)
+    assert server.stats()["requests"] == 80
+
+
+def test_mean_and_spread_of_differing_repeats(server: judge_server.Running, tmp_path: Path) -> None:
+    """Answers 10, 20 and 60: mean 0.3; deviations -20, -10, 30, so variance 1400 / 2 = 700."""
+    server.set(by_seed={"0": 10, "1": 20, "2": 60})
+    result, _ = estimate(server, tmp_path, samples(1), repeats=3, temperature=0.5)
+    assert result.uncertainty[0] == pytest.approx(0.3)
+    assert result.columns[SPREAD][0] == pytest.approx(np.sqrt(700) / 100)
+
+
+def panel(
+    servers: list[judge_server.Running], folder: Path, asked: list[Any], combine: str = "mean"
+) -> tuple[Estimation, Any]:
+    judges = [settings(s, model=f"judge-{i}", max_retries=0) for i, s in enumerate(servers)]
+    annotate = {
+        "output": "out",
+        "estimator": "panel",
+        "panel": {"judges": judges, "combine": combine},
+        "cache": str(folder),
+    }
+    return run(AnnotateConfig.model_validate(annotate), asked)
+
+
+def test_a_panel_combines_its_judges(server: judge_server.Running, tmp_path: Path) -> None:
+    """0.1, 0.2 and 0.9: mean 0.4, median 0.2, deviations -0.3, -0.2, 0.5: std sqrt(0.38 / 3)."""
+    server.set(by_model={"judge-0": 10, "judge-1": 20, "judge-2": 90})
+    mean, progress = panel([server] * 3, tmp_path, samples(5))
+    np.testing.assert_allclose(mean.uncertainty, 0.4, rtol=1e-6)
+    np.testing.assert_allclose(mean.columns[DISAGREEMENT], np.sqrt(0.38 / 3), rtol=1e-6)
+    assert progress.done == 5
+    median, _ = panel([server] * 3, tmp_path, samples(5), "median")
+    np.testing.assert_allclose(median.uncertainty, 0.2, rtol=1e-6)
+    assert server.stats()["requests"] == 15
+
+
+def test_a_judge_that_fails_leaves_the_others(server: judge_server.Running, tmp_path: Path) -> None:
+    with judge_server.running(rules=[("<bad>", "prose")]) as poor:
+        asked = [sample("fine"), sample("<bad>")]
+        result, _ = panel([server, poor], tmp_path, asked)
+    assert not result.failures
+    assert result.uncertainty[1] == pytest.approx(stated(asked[1]))
+    assert np.isnan(result.columns[DISAGREEMENT]).tolist() == [False, True]
+    assert result.facts["judges"][1]["failures"] == {"unparsable": 1}
