@@ -90,6 +90,9 @@ class Manifest(_Record):
     )
     settings: dict[str, Any] = Field(description="`ual:` as resolved, without secrets.")
     sources: list[ManifestSource]
+    files: list[ManifestFile] = Field(
+        default_factory=list, description="Further files of the folder, beside those of sources."
+    )
     limit: int | None = Field(None, description="--limit of the run; None for the whole data.")
     counts: dict[str, int] = Field(description="rows, scored, missing, dropped, and what else.")
     failures: dict[str, int] = Field(

@@ -68,25 +68,32 @@ class Recipe:
     entries: list[Entry]
 
 
-def load_recipe(path: str | Path) -> Recipe:
+PREFERENCE_TRAINING = ("dpo", "ipo", "orpo", "simpo")
+"""Values of `rl:` that train on pairs."""
+
+
+def load_recipe(path: str | Path, for_pairs: bool = False) -> Recipe:
     """Read a recipe.
 
     Args:
         path: the YAML file.
+        for_pairs: the datasets are prompts to make preference pairs from; there may be none, where
+            the responses were sampled elsewhere.
 
     Raises:
         ConfigError: the file cannot be read, or a key that annotation needs is wrong.
     """
     path = Path(path)
     raw = read_yaml(path)
-    _refuse_other_training(raw, path)
+    _refuse_other_training(raw, path, for_pairs)
+    no_data = for_pairs and raw.get("datasets") is None
     return Recipe(
         path=path,
         raw=raw,
         base_model=_typed(raw, "base_model", str, f"{path}: base_model"),
         seed=_seed(raw, path),
         ual=parse_ual(raw.get("ual"), where=f"{path}: ual"),
-        entries=_entries(raw, path),
+        entries=[] if no_data else _entries(raw, path),
     )
 
 
@@ -123,9 +130,14 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _refuse_other_training(raw: Mapping[str, Any], path: Path) -> None:
-    """Stop at recipes whose data are no finite set of (prompt, response) rows."""
-    if raw.get("rl"):
+def _refuse_other_training(raw: Mapping[str, Any], path: Path, for_pairs: bool) -> None:
+    """Stop at recipes whose data are no finite set of (prompt, response) rows, or of prompts."""
+    if for_pairs and raw.get("rl") not in (None, *PREFERENCE_TRAINING):
+        raise ConfigError(
+            f"{path}: rl: {raw['rl']}: does not train on preference pairs",
+            f"set it to one of {', '.join(PREFERENCE_TRAINING)}",
+        )
+    if raw.get("rl") and not for_pairs:
         raise ConfigError(
             f"{path}: rl: {raw['rl']}: such a recipe trains on preference pairs or rewards, and "
             "`annotate` judges the samples of supervised fine-tuning",

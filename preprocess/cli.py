@@ -13,6 +13,8 @@ import click
 from axolotl_ual import __version__
 from axolotl_ual.errors import UALError
 
+from .pairs_cli import pairs
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -119,6 +121,52 @@ def demo(output: Path) -> None:
     from axolotl_ual.demo.run import main as run
 
     run(output)
+
+
+main.add_command(pairs)
+
+
+@main.group()
+def cache() -> None:
+    """What was judged before: look at it, share it, take over what others shared."""
+
+
+FOLDER = click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The recipe's ual.annotate.cache; default: the user's cache directory.",
+)
+
+
+@cache.command()
+@FOLDER
+def stats(folder: Path | None) -> None:
+    """Tell what is in the cache, by model and rubric."""
+    from .cache_share import print_stats
+
+    print_stats(folder, _console())
+
+
+@cache.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.jsonl[.gz]")
+@FOLDER
+def export_(file: Path, folder: Path | None) -> None:
+    """Write judgements to a file: hashes and scores, no text of yours and none of a model."""
+    from .cache_share import export_judgements
+
+    export_judgements(file, folder, _console())
+
+
+@cache.command("import")
+@click.argument(
+    "file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE.jsonl[.gz]"
+)
+@FOLDER
+def import_(file: Path, folder: Path | None) -> None:
+    """Add judgements that others exported; what is in the cache already stays as it is."""
+    from .cache_share import import_judgements
+
+    import_judgements(file, folder, _console())
 
 
 def _console() -> Console:

@@ -276,7 +276,7 @@ def _manifest(
     rows = annotations.missing.size
     return Manifest(
         package_version=__version__,
-        versions=_versions(),
+        versions=library_versions(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         estimator={"name": settings.estimator, **annotations.estimation.facts},
         settings=recipe.ual.result_settings(recipe.base_model),
@@ -299,7 +299,8 @@ def _manifest(
     )
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Python and the libraries that shape a result, for the manifest."""
     versions = {"python": platform.python_version()}
     for name in _VERSIONED:
         try:

@@ -1,0 +1,354 @@
+"""`pairs`, step by step: prompts, responses, scores, pairs, and the folder they are written to."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from axolotl_ual import __version__
+from axolotl_ual.columns import Manifest, ManifestFile, ManifestSource, ManifestUsage
+from axolotl_ual.errors import ConfigError, DataError
+from axolotl_ual.pairs_config import PairsConfig
+from axolotl_ual.source import fingerprint, plain
+
+from .axolotl_yaml import Recipe, load_recipe
+from .cache import Cache
+from .datasets_io import load_entry
+from .dimensions import Dimensions, Scores
+from .estimators.total import shares, total_uncertainty
+from .output import check_target, replace_folder, write_manifest
+from .pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
+from .pairs_output import (
+    RESPONSES_FILE,
+    TRAIN_FILE,
+    Paired,
+    pairs_table,
+    render_card,
+    scored_table,
+    write_table,
+)
+from .pipeline import library_versions
+from .progress import show_progress
+from .prompts import read_prompts
+from .responses import Prompt, ResponseSet, read_responses
+from .sampling import Sampled, build_sampler
+from .stages import stage_counts
+
+
+@dataclass(frozen=True, slots=True)
+class PairsOptions:
+    """What the command line adds to the recipe.
+
+    Attributes:
+        output: takes the place of `ual.pairs.output`.
+        from_responses: score these responses instead of sampling.
+        limit: the first prompts only, of each dataset.
+        dry_run: tell what would be done, send and write nothing.
+    """
+
+    output: Path | None = None
+    from_responses: Path | None = None
+    limit: int | None = None
+    dry_run: bool = False
+
+
+@dataclass(slots=True)
+class Input:
+    """Prompts, or responses that are there already.
+
+    Attributes:
+        prompts: of all sources, in order.
+        origins: entry, fingerprint and number of prompts of each source.
+        responses: those of `--from-responses`, or None.
+    """
+
+    prompts: list[Prompt]
+    origins: list[tuple[Mapping[str, Any], str, int]] = field(default_factory=list)
+    responses: ResponseSet | None = None
+
+
+def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest | None:
+    """Turn the prompts of a recipe into preference pairs.
+
+    Args:
+        path: the recipe.
+        options: of the command line.
+        console: for progress and the closing lines.
+
+    Returns:
+        The manifest that was written, or None for a dry run.
+
+    Raises:
+        UALError: what is wrong and what to do; nothing was written.
+    """
+    recipe = load_recipe(path, for_pairs=True)
+    settings = pairs_settings(recipe)
+    output = options.output or Path(settings.output)
+    check_target(output)
+    given = read_input(recipe, options.from_responses, options.limit)
+    with Cache(settings.cache) as cache:
+        dimensions = Dimensions(
+            settings, cache, lambda label, total: show_progress(console, label, total)
+        )
+        if options.dry_run:
+            _print_plan(recipe, settings, given, dimensions, output, console)
+            return None
+        sampled = sample(recipe, settings, given, cache, console)
+        data = ResponseSet(given.prompts, sampled.responses)
+        scores = dimensions.score(data)
+    paired = pair_up(settings, data, scores)
+    manifest = _write(recipe, settings, options, output, given, sampled, data, scores, paired)
+    _print_result(manifest, output, path, console)
+    return manifest
+
+
+def pairs_settings(recipe: Recipe) -> PairsConfig:
+    """The recipe's `ual.pairs`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if recipe.ual.pairs is None:
+        raise ConfigError(
+            f"{recipe.path}: ual.pairs: this section is needed by `axolotl-ual pairs`",
+            "add for example\n    ual:\n      pairs:\n        output: data/pairs\n"
+            "        judge: {model: gpt-4o}",
+        )
+    return recipe.ual.pairs
+
+
+def read_input(recipe: Recipe, from_responses: Path | None, limit: int | None) -> Input:
+    """Read the prompts of every dataset, or responses from a file.
+
+    Raises:
+        DataError: a file cannot be read, or a row has no prompt.
+        ConfigError: the recipe names no data.
+    """
+    if from_responses is not None:
+        data = read_responses(from_responses)
+        if limit is not None:
+            data = ResponseSet(data.prompts[:limit], data.responses[:limit])
+        named = {"path": str(from_responses), "type": "responses"}
+        origin = (named, fingerprint(named), len(data.prompts))
+        return Input(data.prompts, [origin], data)
+    if not recipe.entries:
+        raise ConfigError(
+            f"{recipe.path}: datasets: this key is needed to know the prompts",
+            "add a dataset of prompts, or give responses with --from-responses",
+        )
+    given = Input([])
+    for entry in recipe.entries:
+        table = load_entry(entry, seed=recipe.seed)
+        if limit is not None:
+            table = table.select(range(min(limit, len(table))))
+        prompts = read_prompts(table, entry, recipe)
+        given.prompts.extend(prompts)
+        given.origins.append((entry.raw, fingerprint(entry.raw), len(prompts)))
+    return given
+
+
+def sample(
+    recipe: Recipe, settings: PairsConfig, given: Input, cache: Cache, console: Console
+) -> Sampled:
+    """Sample responses to every prompt, unless they were given."""
+    if given.responses is not None:
+        return Sampled(given.responses.responses)
+    sampler = build_sampler(settings, recipe.base_model, chat_template(recipe.raw))
+    with show_progress(console, "sampling", len(given.prompts)) as progress:
+        return sampler.sample(given.prompts, cache, progress)
+
+
+def chat_template(raw: Mapping[str, Any]) -> str | None:
+    """The chat template that a recipe trains with, where it is not the tokenizer's own.
+
+    Raises:
+        ConfigError: Axolotl has no template of that name, or is not installed.
+    """
+    given = raw.get("chat_template_jinja")
+    if given:
+        file = Path(str(given))
+        return file.read_text(encoding="utf-8") if file.is_file() else str(given)
+    name = raw.get("chat_template")
+    if name is None or str(name).startswith("tokenizer_default"):
+        return None
+    # Found beside Axolotl's module and not through it: importing it takes half a minute.
+    found = importlib.util.find_spec("axolotl")
+    root = Path(found.origin).parent if found and found.origin else Path()
+    file = root / "utils" / "chat_templates" / "templates" / f"{name}.jinja"
+    if not file.is_file():
+        raise ConfigError(
+            f"chat_template: {name}: there is no such template in Axolotl here",
+            "install axolotl, give `chat_template_jinja:`, or use tokenizer_default",
+        )
+    return file.read_text(encoding="utf-8")
+
+
+def pair_up(settings: PairsConfig, data: ResponseSet, scores: Scores) -> Paired:
+    """Total uncertainty, pairs, stages and smoothing.
+
+    Raises:
+        DataError: no prompt gives a pair.
+        ConfigError: the mean smoothing cannot be reached.
+    """
+    weights = {str(name): settings.weight(name) for name in settings.dimensions}
+    total = total_uncertainty(scores.dimensions, weights, settings.on_missing)
+    scored = Scored(
+        prompt=data.prompt_of(),
+        uncertainty=total,
+        usable=data.usable(settings.sampling.truncated == "keep"),
+        text=digests([response.text for response in data.flat()], settings.seed),
+        prompt_key=digests([prompt.digest() for prompt in data.prompts]),
+    )
+    selection = select_pairs(scored, settings.policy, settings.min_gap, settings.seed)
+    if not len(selection.chosen):
+        reasons = ", ".join(f"{name}: {n:,}" for name, n in selection.counts().items())
+        failed = ", ".join(f"{name}: {n:,}" for name, n in scores.failures.items())
+        raise DataError(
+            f"none of the {len(data.prompts):,} prompts gives a pair ({reasons}"
+            f"{'; ' + failed if failed else ''})",
+            "look at the reasons above; nothing was written",
+        )
+    smoothing, _ = smooth_pairs(selection.gap, settings.smoothing.mean, settings.smoothing.max)
+    stages = stage_pairs(selection.gap, settings.thresholds)
+    return Paired(selection, total, smoothing, stages)
+
+
+def _write(
+    recipe: Recipe,
+    settings: PairsConfig,
+    options: PairsOptions,
+    output: Path,
+    given: Input,
+    sampled: Sampled,
+    data: ResponseSet,
+    scores: Scores,
+    paired: Paired,
+) -> Manifest:
+    with replace_folder(output) as folder:
+        train = write_table(folder / TRAIN_FILE, pairs_table(data, paired))
+        responses = write_table(folder / RESPONSES_FILE, scored_table(data, scores, paired))
+        manifest = Manifest(
+            kind="pairs",
+            package_version=__version__,
+            versions=library_versions(),
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            estimator=_facts(settings, given, sampled, scores),
+            settings=settings.result_settings(recipe.base_model),
+            sources=_sources(given, train),
+            files=[responses],
+            limit=options.limit,
+            counts={**data.counts(), "pairs": len(paired.selection.chosen)},
+            failures=_failures(paired, scores),
+            usage=_usage(sampled.usage, scores.usage),
+            smoothing=_smoothing(paired),
+            stages=stage_counts(paired.stages),
+        )
+        (folder / "README.md").write_text(render_card(manifest, output), encoding="utf-8")
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _sources(given: Input, train: ManifestFile) -> list[ManifestSource]:
+    return [
+        ManifestSource(entry=plain(entry), fingerprint=digest, rows=rows, file=train)
+        for entry, digest, rows in given.origins
+    ]
+
+
+def _facts(settings: PairsConfig, given: Input, sampled: Sampled, scores: Scores) -> dict[str, Any]:
+    method = "given" if given.responses is not None else settings.sampling.backend
+    weights = {str(name): settings.weight(name) for name in settings.dimensions}
+    return {
+        "sampling": {"method": method, **sampled.facts},
+        **scores.facts,
+        "total": {"method": "weighted mean", "shares": shares(weights, list(weights))},
+    }
+
+
+def _failures(paired: Paired, scores: Scores) -> dict[str, int]:
+    outcomes = paired.selection.counts()
+    unpaired = {f"no pair: {n}": outcomes[n] for n in OUTCOMES if n in outcomes and n != PAIRED}
+    return {**unpaired, **dict(sorted(scores.failures.items()))}
+
+
+def _usage(first: ManifestUsage, second: ManifestUsage) -> ManifestUsage:
+    return ManifestUsage(
+        requests=first.requests + second.requests,
+        cached=first.cached + second.cached,
+        prompt_tokens=first.prompt_tokens + second.prompt_tokens,
+        completion_tokens=first.completion_tokens + second.completion_tokens,
+    )
+
+
+def _smoothing(paired: Paired) -> dict[str, float | None]:
+    return {
+        "mean": float(paired.smoothing.mean(dtype=np.float64)),
+        "max": float(paired.smoothing.max()),
+    }
+
+
+def _print_plan(
+    recipe: Recipe,
+    settings: PairsConfig,
+    given: Input,
+    dimensions: Dimensions,
+    output: Path,
+    console: Console,
+) -> None:
+    console.print(
+        f"{recipe.path}: would make pairs from {len(given.prompts):,} prompts into {output}",
+        highlight=False,
+    )
+    if given.responses is None:
+        sampler = build_sampler(settings, recipe.base_model, chat_template(recipe.raw))
+        lines = [sampler.plan(given.prompts, dimensions.cache)]
+        lines += [
+            f"{name}: judged by {settings.judge.model}; as many requests as there are distinct "
+            "responses" + (" and principles" if name == "value" else "")
+            for name in settings.judged
+            if settings.judge is not None
+        ]
+    else:
+        lines = dimensions.plan(given.responses) if settings.judged else []
+    local = [name for name in settings.dimensions if name not in settings.judged]
+    lines += [f"{name}: {getattr(settings, name).method}, on this machine" for name in local]
+    for line in lines:
+        console.print(f"  {line}", highlight=False)
+    console.print("dry run: nothing was sent and nothing was written")
+
+
+def _print_result(manifest: Manifest, output: Path, path: Path, console: Console) -> None:
+    counts = manifest.counts
+    parts = ", ".join(
+        f"{counts[name]:,} {name}"
+        for name in ("empty", "truncated", "failed", "duplicates")
+        if counts[name]
+    )
+    console.print(
+        f"{counts['prompts']:,} prompts, {counts['responses']:,} responses, "
+        f"{counts['usable']:,} usable{' (' + parts + ')' if parts else ''}",
+        highlight=False,
+    )
+    for reason, number in manifest.failures.items():
+        console.print(f"  {reason}: {number:,}", highlight=False)
+    usage = manifest.usage
+    if usage.requests or usage.cached:
+        console.print(
+            f"{usage.requests:,} requests sent, {usage.cached:,} answers from the cache, "
+            f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens",
+            highlight=False,
+        )
+    stages = ", ".join(f"{name} {number:,}" for name, number in manifest.stages.items())
+    console.print(
+        f"{counts['pairs']:,} pairs: flip probability mean {manifest.smoothing['mean']:.6f}, "
+        f"largest {manifest.smoothing['max']:.4f}; stages: {stages}",
+        highlight=False,
+    )
+    console.print(f"wrote {output}; next: axolotl train {path}", highlight=False)
