@@ -25,11 +25,19 @@ from torch import Tensor, nn
 from axolotl_ual.collator import SmoothingCollator
 from axolotl_ual.columns import SMOOTHING
 from axolotl_ual.config import UALConfig, parse_ual
-from axolotl_ual.errors import AnnotationError, UnsupportedError
-from axolotl_ual.losses.objective import SmoothedObjective, Weights
+from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
+from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
 from axolotl_ual.losses.smoothed_ce import IGNORE_INDEX
 from axolotl_ual.metrics import LossParts
 from axolotl_ual.staged import StagedMixin
+
+_KERNELS = (
+    "chunked_cross_entropy",
+    "cut_cross_entropy",
+    "liger_cross_entropy",
+    "liger_fused_linear_cross_entropy",
+)
+"""Keys of a recipe that choose how the model computes its cross entropy."""
 
 
 class UALTrainer(StagedMixin, AxolotlTrainer):  # type: ignore[misc]
@@ -42,7 +50,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._check_arguments()
         self.loss_parts = LossParts()
-        self.objective = SmoothedObjective(_causal_lm(self.model))
+        self._objective: SmoothedObjective | None = None
         self._num_items: Tensor | None = None
 
     def _check_arguments(self) -> None:
@@ -69,6 +77,20 @@ class UALTrainer(StagedMixin, AxolotlTrainer):  # type: ignore[misc]
         """The recipe's `ual:` block."""
         return parse_ual(self.axolotl_cfg.ual)
 
+    @property
+    def objective(self) -> SmoothedObjective:
+        """The smoothed loss, bound to the model."""
+        if self._objective is None:
+            self._objective = SmoothedObjective(
+                _causal_lm(self.model), self._kernel(), _num_classes(self.processing_class)
+            )
+        return self._objective
+
+    def _kernel(self) -> Kernel:
+        """`auto` leaves the model's loss alone where the recipe chose a kernel for it."""
+        chosen = [key for key in _KERNELS if self.axolotl_cfg.get(key)]
+        return "model" if chosen and self.ual.loss.kernel == "auto" else self.ual.loss.kernel
+
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train with the smoothed loss in the model's forward."""
         with self.objective.installed():
@@ -92,15 +114,16 @@ class UALTrainer(StagedMixin, AxolotlTrainer):  # type: ignore[misc]
         num_items_in_batch: Any = None,
     ) -> Any:
         """The smoothed loss in training, the plain one in evaluation."""
-        training = model.training and SMOOTHING in inputs
-        if not training:
-            inputs = {key: value for key, value in inputs.items() if key != SMOOTHING}
-        else:
+        if model.training:
+            if SMOOTHING not in inputs:
+                raise DataError(f"a training batch has no `{SMOOTHING}`: its collator dropped it")
             self.objective.weights = self._weights(_num_trained(inputs["labels"]))
+        else:
+            inputs = {key: value for key, value in inputs.items() if key != SMOOTHING}
         result = super().compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
-        if training and self.objective.parts is not None:
+        if model.training and self.objective.parts is not None:
             self.loss_parts.add(*self.objective.parts)
         return result
 
@@ -139,3 +162,9 @@ def _causal_lm(model: Any) -> Any:
     """The causal language model inside an adapter."""
     inner = getattr(model, "get_base_model", None)
     return inner() if callable(inner) else model
+
+
+def _num_classes(tokenizer: Any) -> int | None:
+    """Rows of the head that a token has: what is beyond them pads the vocabulary."""
+    get_vocab = getattr(tokenizer, "get_vocab", None)
+    return max(get_vocab().values(), default=0) + 1 if callable(get_vocab) else None

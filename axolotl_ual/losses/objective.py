@@ -1,18 +1,20 @@
 """The smoothed loss inside a causal language model's own forward.
 
-The model computes its cross entropy with whichever kernel it has; the margin of `smoothed_ce` is
-added to it before the loss leaves the forward. Inside the forward the head's weight is whole,
-however the training engine shards it outside, and the loss that comes out is one scalar, as every
-engine expects.
+Either the model computes its cross entropy with whichever kernel it has, and the margin of
+`smoothed_ce` is added to it; or, in the place of full logits, the loss is computed in chunks.
+Inside the forward the head's weight is whole, however the training engine shards it outside, and
+the loss that comes out is one scalar, as every engine expects.
+
+The first batch is checked: what the model makes of its head's output must be what this module
+takes it to be, or the run stops.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,31 +22,33 @@ from torch import Tensor, nn
 from axolotl_ual.columns import SMOOTHING
 from axolotl_ual.errors import UnsupportedError
 
-from .smoothed_ce import (
-    IGNORE_INDEX,
-    MeanRow,
-    decode_smoothing,
-    margin_sum,
-    mean_row,
-    shift_left,
-)
+from .chunked_ce import Sums, chunk_tokens, chunked_smoothed_ce
+from .heads import Head, replaced_forward
+from .smoothed_ce import IGNORE_INDEX, decode_smoothing, margin_sum, shift_left
+
+Kernel = Literal["auto", "model", "chunked"]
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How the two sums of a micro-batch enter its loss.
-
-    loss = nll * (mean nll of the micro-batch) + margin * (margin sum of the micro-batch)
+    """How the sums of a micro-batch enter its loss.
 
     Attributes:
-        nll: scalar tensor.
-        margin: scalar tensor.
+        mean: factor of the mean negative log-likelihood, a scalar tensor.
+        sum: factor of sums over tokens, a scalar tensor.
         num_tokens: trained tokens of the micro-batch, a scalar tensor.
     """
 
-    nll: Tensor
-    margin: Tensor
+    mean: Tensor
+    sum: Tensor
     num_tokens: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    labels_BT: Tensor
+    labels_N: Tensor
+    smoothing_N: Tensor
 
 
 class SmoothedObjective:
@@ -52,140 +56,237 @@ class SmoothedObjective:
 
     Args:
         model: the innermost causal language model: no adapter, no engine around it.
+        kernel: `model` computes the cross entropy with the model's own forward, `chunked` in
+            chunks; `auto` is `chunked` where the model would make more logits than fit a chunk,
+            or caps them.
         num_rows: rows of the head that stand for tokens; None is all of them.
+
+    Raises:
+        UnsupportedError: the head is of a kind that cannot be smoothed with this kernel.
     """
 
-    def __init__(self, model: nn.Module, num_rows: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, kernel: Kernel = "auto", num_rows: int | None = None
+    ) -> None:
         self.model = model
-        self.head = _linear_head(model)
+        self.head = Head(model)
         self.num_rows = num_rows
+        self.kernel = kernel
         self.weights: Weights | None = None
         self.parts: tuple[Tensor, Tensor, Tensor] | None = None
         self._hidden: Tensor | None = None
-        self._job: tuple[Tensor, Tensor] | None = None
-        self._mean: tuple[Any, MeanRow] | None = None
+        self._last_logits: Tensor | None = None
+        self._checked = False
+        if kernel == "chunked" and not self.head.is_plain:
+            raise UnsupportedError(
+                f"ual.loss.kernel: chunked: the head of {self.head.name} has an adapter",
+                "set `ual.loss.kernel: model`, or leave `lm_head` out of `lora_target_modules`",
+            )
+
+    def uses_chunks(self, num_tokens: int) -> bool:
+        """Whether a micro-batch of so many tokens, padding included, is computed in chunks."""
+        if self.kernel != "auto":
+            return self.kernel == "chunked"
+        if not self.head.is_plain:
+            return False
+        if self.head.transform.cap is not None:
+            return True
+        return _makes_logits(self.model) and num_tokens > chunk_tokens(self.head.vocab_size)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """While the block runs, the model's forward takes `ual_smoothing` and smooths its loss."""
-        decoder = self.model.get_decoder()
-        hook = decoder.register_forward_hook(self._keep_hidden)
-        model_forward = _Replaced(self.model, self._forward)
-        head_forward = _Replaced(self.head, self._head_forward)
-        self._model_forward, self._plain_head = model_forward.original, head_forward.original
+        decoder = self.model.get_decoder().register_forward_hook(self._keep_hidden)
+        outer = self.head.outer.register_forward_hook(self._keep_last_logits)
         try:
-            yield
+            with (
+                self.head.installed(),
+                replaced_forward(self.model, self._forward) as self._model_forward,
+            ):
+                yield
         finally:
-            hook.remove()
-            model_forward.undo()
-            head_forward.undo()
+            decoder.remove()
+            outer.remove()
 
     def _forward(self, *args: Any, ual_smoothing: Tensor | None = None, **kwargs: Any) -> Any:
         if ual_smoothing is None:
             return self._model_forward(*args, **kwargs)
         if self.weights is None:
             raise RuntimeError(f"`{SMOOTHING}` was given to a model whose loss has no weights")
-        labels_BT = kwargs["labels"]
-        kwargs["labels"] = _never_all_masked(labels_BT, self.weights.num_tokens)
-        outputs = self._model_forward(*args, **kwargs)
-        margin = self._margin(self._take_hidden(labels_BT), labels_BT, ual_smoothing)
-        return self._with_loss(outputs, margin)
+        labels_BT = kwargs.pop("labels")
+        batch = _Batch(
+            labels_BT,
+            shift_left(labels_BT, IGNORE_INDEX).reshape(-1),
+            decode_smoothing(shift_left(ual_smoothing, 0).reshape(-1)),
+        )
+        for tap in self.head.taps:
+            tap.take()
+        compute = self._chunked if self.uses_chunks(labels_BT.numel()) else self._on_top
+        try:
+            return compute(batch, self.weights, args, kwargs)
+        finally:
+            self._hidden = None
+
+    def _on_top(self, batch: _Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
+        """The model's own loss, and the margin on top of it."""
+        labels_BT = _never_all_masked(batch.labels_BT, weights.num_tokens)
+        outputs = self._model_forward(*args, labels=labels_BT, **kwargs)
+        loss = outputs[0] if isinstance(outputs, tuple) else outputs["loss"]
+        inputs = [self._aligned(tap.take(), batch) for tap in self.head.taps]
+        margin = self._margin(batch, inputs)
+        auxiliary = self._auxiliary(outputs)
+        nll = loss.detach() if auxiliary is None else (loss - auxiliary).detach()
+        if not self._checked:
+            self._check(outputs, batch, inputs[0], nll)
+        self.parts = (nll * weights.num_tokens, margin.detach(), weights.num_tokens)
+        return _with_loss(outputs, loss * weights.mean + margin * weights.sum)
+
+    def _margin(self, batch: _Batch, inputs: list[Tensor]) -> Tensor:
+        parts = []
+        for tap, hidden_NH in zip(self.head.taps, inputs, strict=True):
+
+            def job(hidden: Tensor, weight: Tensor, bias: Tensor | None, tap: Any = tap) -> Tensor:
+                if self.head.transform.cap is not None:
+                    return self._sums(batch, hidden, weight, bias, with_nll=False).total
+                return margin_sum(
+                    hidden,
+                    weight,
+                    batch.labels_N,
+                    batch.smoothing_N,
+                    bias_V=bias,
+                    mean=tap.mean(self.num_rows),
+                    scale=self.head.transform.scale * tap.scale,
+                )
+
+            parts.append(tap.run(hidden_NH, job))
+        return torch.stack(parts).sum()
+
+    def _chunked(self, batch: _Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
+        """The whole loss in chunks: the model runs without labels and makes no logits."""
+        tap = self.head.base
+        # One position's logits tell what the model makes of them; later, nothing is needed.
+        tap.answer = _nothing if self._checked else _last(tap)
+        try:
+            outputs = self._model_forward(*args, **kwargs)
+        finally:
+            tap.answer = None
+        hidden_NH = self._aligned(tap.take(), batch)
+        if not self._checked:
+            self._check(outputs, batch, hidden_NH, None)
+        found: list[Sums] = []
+
+        def job(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            found.append(self._sums(batch, hidden, weight, bias, with_nll=True))
+            return found[0].total
+
+        loss = tap.run(hidden_NH, job) * weights.sum
+        auxiliary = self._auxiliary(outputs)
+        if auxiliary is not None:
+            loss = loss + auxiliary * weights.mean
+        self.parts = (found[0].nll, found[0].margin, weights.num_tokens)
+        return _with_loss(outputs, loss)
+
+    def _sums(
+        self, batch: _Batch, hidden: Tensor, weight: Tensor, bias: Tensor | None, *, with_nll: bool
+    ) -> Sums:
+        return chunked_smoothed_ce(
+            hidden,
+            weight,
+            batch.labels_N,
+            batch.smoothing_N,
+            bias_V=bias,
+            transform=self.head.transform,
+            num_rows=self.num_rows,
+            with_nll=with_nll,
+        )
+
+    def _auxiliary(self, outputs: Any) -> Tensor | None:
+        """The load-balancing loss of a mixture of experts, as it enters the model's loss."""
+        auxiliary = None if isinstance(outputs, tuple) else outputs.get("aux_loss")
+        if auxiliary is None or not isinstance(auxiliary, Tensor):
+            return None
+        factor = getattr(self.model, "router_aux_loss_coef", None)
+        if factor is None:
+            factor = getattr(self.model.config, "router_aux_loss_coef", 0.0)
+        result: Tensor = auxiliary * factor
+        return result
+
+    def _aligned(self, hidden_BTH: Tensor | None, batch: _Batch) -> Tensor:
+        """A head's input as [N, H]: what the model called it with, or the decoder's output."""
+        if hidden_BTH is None and self.head.is_plain:
+            hidden_BTH, self._hidden = self._hidden, None
+        if hidden_BTH is None:
+            raise UnsupportedError(
+                f"{self.head.name}: its fused loss reads the head's weight and leaves the adapter "
+                "on it out",
+                "leave the head (`lm_head`) out of `lora_target_modules`, or the fused loss out",
+            )
+        if hidden_BTH.shape[:-1] != batch.labels_BT.shape:
+            raise UnsupportedError(
+                f"{self.head.name}: its hidden states have the shape {tuple(hidden_BTH.shape)} and "
+                f"its labels {tuple(batch.labels_BT.shape)}, so their smoothing is unknown",
+                "take the plugin out for this model",
+            )
+        return hidden_BTH.reshape(-1, hidden_BTH.shape[-1])
 
     def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
         self._hidden = output[0]
 
-    def _take_hidden(self, labels_BT: Tensor) -> Tensor:
-        hidden_BTH, self._hidden = self._hidden, None
-        if hidden_BTH is None or hidden_BTH.shape[:-1] != labels_BT.shape:
+    def _keep_last_logits(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._checked and output.dim() == 3:
+            self._last_logits = output[:, -1].detach()
+
+    def _check(self, outputs: Any, batch: _Batch, hidden: Tensor, nll: Tensor | None) -> None:
+        """Compare the model's logits, or its loss, with what is known of its head."""
+        given, self._last_logits = self._last_logits, None
+        logits = None if isinstance(outputs, tuple) else outputs.get("logits")
+        if given is not None and logits is not None:
+            ours, theirs = self.head.transform(given.float()), logits[:, -1].detach().float()
+        elif nll is not None and bool(self.weights and self.weights.num_tokens > 0):
+            theirs, ours = nll.float(), self._own_nll(batch, hidden).float()
+        else:
+            return
+        self._checked = True
+        if not torch.allclose(ours, theirs, rtol=0.02, atol=0.02, equal_nan=True):
             raise UnsupportedError(
-                f"{type(self.model).__name__}: its last hidden states do not line up with its "
-                "labels, so their smoothing cannot be computed",
+                f"{self.head.name}: does something to the output of its head that is not known "
+                f"here (largest difference {(ours - theirs).abs().max().item():.3g}), so its "
+                "smoothing would be wrong",
                 "take the plugin out for this model",
             )
-        return hidden_BTH
 
-    def _margin(self, hidden_BTH: Tensor, labels_BT: Tensor, bits_BT: Tensor) -> Tensor:
-        labels_N = shift_left(labels_BT, IGNORE_INDEX).reshape(-1)
-        smoothing_N = decode_smoothing(shift_left(bits_BT, 0).reshape(-1))
-        self._job = (labels_N, smoothing_N)
-        # Called as a module, so that an engine that shards the head gathers it for the call.
-        result: Tensor = self.head(hidden_BTH.reshape(-1, hidden_BTH.shape[-1]))
+    def _own_nll(self, batch: _Batch, hidden: Tensor) -> Tensor:
+        def job(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return self._sums(batch, hidden, weight, bias, with_nll=True).nll
+
+        with torch.no_grad():
+            nll_sum = self.head.base.run(hidden.detach(), job)
+        return nll_sum / (batch.labels_N != IGNORE_INDEX).sum()
+
+
+def _makes_logits(model: nn.Module) -> bool:
+    """Whether the forward is transformers' own: fused losses put theirs in its place."""
+    return str(type(model).forward.__module__).startswith("transformers.")
+
+
+def _nothing(hidden_BTH: Tensor) -> Tensor:
+    return hidden_BTH.new_zeros((*hidden_BTH.shape[:-1], 1))
+
+
+def _last(tap: Any) -> Any:
+    def answer(hidden_BTH: Tensor) -> Tensor:
+        with torch.no_grad():
+            result: Tensor = tap.plain(hidden_BTH[:, -1:])
         return result
 
-    def _head_forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self._job is None:
-            return self._plain_head(hidden, *args, **kwargs)
-        (labels_N, smoothing_N), self._job = self._job, None
-        return margin_sum(
-            hidden,
-            self.head.weight,
-            labels_N,
-            smoothing_N,
-            bias_V=self.head.bias,
-            mean=self._mean_row(),
-        )
-
-    def _mean_row(self) -> MeanRow:
-        """The mean row, kept while the head is frozen."""
-        weight, bias = self.head.weight, self.head.bias
-        if weight.requires_grad or (bias is not None and bias.requires_grad):
-            return mean_row(weight, bias, self.num_rows)
-        key = (weight._version, weight.device, weight.dtype)
-        if self._mean is None or self._mean[0] != key:
-            self._mean = (key, mean_row(weight, bias, self.num_rows))
-        return self._mean[1]
-
-    def _with_loss(self, outputs: Any, margin: Tensor) -> Any:
-        weights = self.weights
-        assert weights is not None
-        first = outputs[0] if isinstance(outputs, tuple) else outputs["loss"]
-        loss = first * weights.nll + margin * weights.margin
-        nll_sum = first.detach() * weights.num_tokens
-        self.parts = (nll_sum, margin.detach(), weights.num_tokens)
-        if isinstance(outputs, tuple):
-            return (loss, *outputs[1:])
-        outputs["loss"] = loss
-        return outputs
+    return answer
 
 
-class _Replaced:
-    """A method of one module instance, replaced until `undo`."""
-
-    def __init__(self, module: nn.Module, replacement: Any) -> None:
-        self.module = module
-        self.original = module.forward
-        self.was_own = module.__dict__.get("forward")
-        self.replacement = functools.wraps(self.original)(
-            lambda *args, **kwargs: replacement(*args, **kwargs)
-        )
-        module.forward = self.replacement
-
-    def undo(self) -> None:
-        """Put the old method back; where somebody wrapped ours it stays, and changes nothing."""
-        if self.module.__dict__.get("forward") is not self.replacement:
-            return
-        if self.was_own is None:
-            del self.module.__dict__["forward"]
-        else:
-            self.module.forward = self.was_own
-
-
-def _linear_head(model: nn.Module) -> nn.Linear:
-    head = model.get_output_embeddings()
-    config = model.config
-    if type(head) is not nn.Linear:
-        raise UnsupportedError(
-            f"{type(model).__name__}: its head is a {type(head).__name__}, not a linear layer",
-            "leave the head (`lm_head`) out of the adapter",
-        )
-    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        value = getattr(config, key, None)
-        if value not in (None, 1, 1.0):
-            raise UnsupportedError(
-                f"{type(model).__name__}: `{key}: {value}` changes the logits after the head",
-                "take the plugin out for this model",
-            )
-    return head
+def _with_loss(outputs: Any, loss: Tensor) -> Any:
+    if isinstance(outputs, tuple):
+        return (loss, *outputs[1:])
+    outputs["loss"] = loss
+    return outputs
 
 
 def _never_all_masked(labels_BT: Tensor, num_tokens: Tensor) -> Tensor:

@@ -1,0 +1,220 @@
+"""The head of a causal language model: which weights its logits are made of, and how.
+
+A head is a linear layer, alone, trained as a copy (`modules_to_save`), or with a LoRA adapter on
+it, whose logits are W h + s B (A d(h)) + b: a second linear layer B on the adapter's own input.
+Some models then scale their logits or cap them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from axolotl_ual.errors import UnsupportedError
+
+from .chunked_ce import Transform
+from .smoothed_ce import MeanRow, mean_row
+
+Job = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Computes something from a head's input, weight and bias."""
+
+_TIMES = {
+    "cohere": "logit_scale",
+    "cohere2": "logit_scale",
+    "cohere2_moe": "logit_scale",
+    "cohere_compass": "logit_scale",
+    "falcon_h1": "lm_head_multiplier",
+    "hyperclovax": "logits_scaling",
+    "muse_glimmer": "output_multiplier",
+}
+_DIVIDED_BY = {
+    "granite": "logits_scaling",
+    "granite_swa": "logits_scaling",
+    "granitemoe": "logits_scaling",
+    "granitemoe_swa": "logits_scaling",
+    "granitemoehybrid": "logits_scaling",
+    "granitemoeshared": "logits_scaling",
+}
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+
+
+def transform_of(config: Any) -> Transform:
+    """What a model of this configuration does to the output of its head."""
+    get_text_config = getattr(config, "get_text_config", None)
+    config = get_text_config() if callable(get_text_config) else config
+    kind = getattr(config, "model_type", "")
+    scale = 1.0
+    if kind in _TIMES:
+        scale = getattr(config, _TIMES[kind], None) or 1.0
+    elif kind in _DIVIDED_BY:
+        scale = 1.0 / (getattr(config, _DIVIDED_BY[kind], None) or 1.0)
+    caps = (getattr(config, key, None) for key in _CAPS)
+    return Transform(float(scale), next((float(cap) for cap in caps if cap), None))
+
+
+class Tap:
+    """One linear layer of a head, whose forward notes its input and can run a job instead.
+
+    A job is run by calling the layer as a module, so that an engine that shards its weight
+    gathers it for the call, and is told of the gradient that the job's result brings.
+
+    Attributes:
+        input: what the model called the layer with, since it was last taken.
+        answer: what the model gets in the place of the layer's output; None is that output.
+    """
+
+    def __init__(self, module: nn.Module, scale: float = 1.0) -> None:
+        self.module = module
+        self.scale = scale
+        self.input: Tensor | None = None
+        self.answer: Callable[[Tensor], Tensor] | None = None
+        self._job: Job | None = None
+        self._mean: tuple[Any, MeanRow] | None = None
+        self.plain = module.forward
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """The layer's forward is this tap's while the block runs."""
+        with replaced_forward(self.module, self._forward) as self.plain:
+            yield
+
+    def take(self) -> Tensor | None:
+        """The noted input, which is then forgotten."""
+        found, self.input = self.input, None
+        return found
+
+    def run(self, hidden: Tensor, job: Job) -> Tensor:
+        """Call the layer to run `job` on its weight."""
+        self._job = job
+        result: Tensor = self.module(hidden)
+        return result
+
+    def mean(self, num_rows: int | None) -> MeanRow:
+        """The mean row, kept while the layer is frozen. To be called within a job."""
+        weight, bias = self.module.weight, self.module.bias
+        if weight.requires_grad or (bias is not None and bias.requires_grad):
+            return mean_row(weight, bias, num_rows)
+        key = (weight._version, weight.device, weight.dtype, num_rows)
+        if self._mean is None or self._mean[0] != key:
+            self._mean = (key, mean_row(weight, bias, num_rows))
+        return self._mean[1]
+
+    def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self._job is not None:
+            job, self._job = self._job, None
+            return job(hidden, self.module.weight, self.module.bias)
+        self.input = hidden
+        result: Tensor = (
+            self.plain(hidden, *args, **kwargs) if self.answer is None else self.answer(hidden)
+        )
+        return result
+
+
+class Head:
+    """The head of a model as its linear layers and its transform.
+
+    Args:
+        model: the innermost causal language model.
+
+    Raises:
+        UnsupportedError: the head is of a kind whose logits are not known here.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.name = type(model).__name__
+        self.outer: nn.Module = model.get_output_embeddings()
+        self.transform = transform_of(model.config)
+        inner = _copy_in_training(self.outer)
+        self.taps = [Tap(inner)]
+        if hasattr(inner, "base_layer"):
+            self.taps = [Tap(inner.base_layer), *_adapters(inner, self.name)]
+            if self.transform.cap is not None:
+                raise UnsupportedError(
+                    f"{self.name}: its logits have a soft cap and its head has an adapter",
+                    "leave the head (`lm_head`) out of `lora_target_modules`",
+                )
+        _check_linear(self.taps[0].module, self.name)
+
+    @property
+    def base(self) -> Tap:
+        """The linear layer itself, without an adapter."""
+        return self.taps[0]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the logits come from one linear layer."""
+        return len(self.taps) == 1
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the head."""
+        return int(self.base.module.out_features)
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Taps are in place while the block runs."""
+        with ExitStack() as stack:
+            for tap in self.taps:
+                stack.enter_context(tap.installed())
+            yield
+
+
+@contextmanager
+def replaced_forward(module: nn.Module, replacement: Any) -> Iterator[Any]:
+    """Replace one module instance's forward while the block runs; gives the original.
+
+    Where somebody has wrapped the replacement meanwhile it stays, and has to do no harm.
+    """
+    original = module.forward
+    was_own = module.__dict__.get("forward")
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return replacement(*args, **kwargs)
+
+    module.forward = forward
+    try:
+        yield original
+    finally:
+        if module.__dict__.get("forward") is forward:
+            if was_own is None:
+                del module.__dict__["forward"]
+            else:
+                module.forward = was_own
+
+
+def _copy_in_training(head: nn.Module) -> Any:
+    """The copy that `modules_to_save` trains in the place of the head, or the head."""
+    copies = getattr(head, "modules_to_save", None)
+    if copies is None:
+        return head
+    return copies[head.active_adapters[0]]
+
+
+def _adapters(layer: Any, name: str) -> list[Tap]:
+    taps = []
+    for adapter in layer.active_adapters:
+        if adapter not in layer.lora_A:
+            continue
+        if adapter in getattr(layer, "lora_variant", {}):
+            raise UnsupportedError(
+                f"{name}: the adapter on its head is not plain LoRA (DoRA, for example)",
+                "leave the head (`lm_head`) out of `lora_target_modules`",
+            )
+        taps.append(Tap(layer.lora_B[adapter], float(layer.scaling[adapter])))
+    return taps
+
+
+def _check_linear(head: Any, name: str) -> None:
+    plain = isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward
+    if not plain or not torch.is_floating_point(head.weight):
+        raise UnsupportedError(
+            f"{name}: its head is a {type(head).__name__}, not a linear layer whose weight can be "
+            "read",
+            "keep the head in its floating point dtype, or take the plugin out for this model",
+        )
