@@ -23,8 +23,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("curriculum")
     tiny.make_model(folder / "model")
     # Steps of 4 rows: 10 rows are 2.5 of them, so that both tails need the rule.
-    write_samples(folder / "rows.jsonl", (10, 9, 7))
-    write_pairs(folder / "pairs.parquet", (10, 9, 7))
+    write_samples(folder / "rows.jsonl", (10, 9, 8))
+    write_pairs(folder / "pairs.parquet", (10, 9, 8))
     return folder
 
 
@@ -73,7 +73,7 @@ def adapter(output: Path) -> bytes:
 
 
 def test_stages_are_trained_in_order_and_checkpoints_say_where(work: Path) -> None:
-    # 26 rows in steps of 4 are 6 full steps and one of 2 rows. The first stage's 10 rows end in
+    # 27 rows in steps of 4 are 6 full steps and one of 3 rows. The first stage's 10 rows end in
     # step 3, which therefore belongs to the second; its 9 rows end in step 5 (row 19 of 20).
     run = tiny.axolotl(
         sft(
@@ -92,7 +92,7 @@ def test_stages_are_trained_in_order_and_checkpoints_say_where(work: Path) -> No
     assert run.values("ual/stage") == [1, 1, 2, 2, 3, 3, 3]
     assert run.values("learning_rate")[:7] == [0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025, 0.0025]
     assert run.values("epoch")[:7] == pytest.approx(
-        [4 / 26, 8 / 26, 12 / 26, 16 / 26, 20 / 26, 24 / 26, 1.0]
+        [4 / 27, 8 / 27, 12 / 27, 16 / 27, 20 / 27, 24 / 27, 1.0]
     )
     # Uncertainty rises from stage to stage, and each stage logs under its own name as well.
     uncertainty = run.values("ual/uncertainty")
@@ -111,6 +111,16 @@ def test_stages_are_trained_in_order_and_checkpoints_say_where(work: Path) -> No
     }
     assert "conservative: 1 epoch(s), steps 1 to 2" in run.text
     assert "Total optimization steps = 7" in run.text or "7/7" in run.text
+
+
+def test_a_stage_that_no_row_has_stops_before_the_model_is_loaded(work: Path) -> None:
+    curriculum = {"mode": "phased", "order": [*NAMES, "heroic"]}
+    settings = sft(work, "refused", base_model_config=str(work / "model"))
+    settings["ual"] = {"curriculum": curriculum}
+    run = tiny.axolotl(settings, work / "refused", check=False)
+    assert run.returncode != 0
+    assert "no training row is in stage `heroic`" in run.text
+    assert "Loading weights" not in run.text and "Loading model" not in run.text
 
 
 @pytest.mark.parametrize("kind", ["plain", "packed", "dpo"])
@@ -153,7 +163,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(work: Path, kind: st
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])
 def test_two_processes_train_as_one_with_twice_the_accumulation(work: Path, kind: str) -> None:
-    # 26 rows: the last step is not full (2 of 8 rows), so one process pads it.
+    # 27 rows: the last step has 3 of 8 rows, so one process has one and is idle for a turn.
     make = sft if kind == "sft" else preference
     common: dict[str, Any] = {"lora_dropout": 0.0, "micro_batch_size": 1}
     one = tiny.axolotl(
