@@ -171,6 +171,45 @@ class Cache:
         self._waiting.append(((key, asker, *judgement, int(time.time())), committed))
         await committed
 
+    def summary(self) -> Iterator[tuple[str, str, int, int, int]]:
+        """For each asker and outcome: description, outcome, entries, prompt and answer tokens."""
+        with self._explained():
+            yield from self._db.execute(
+                "SELECT description, outcome, COUNT(*), SUM(prompt_tokens), SUM(completion_tokens) "
+                "FROM answers JOIN askers ON askers.id = asker GROUP BY asker, outcome "
+                "ORDER BY description, outcome"
+            )
+
+    def entries(self) -> Iterator[tuple[bytes, str, Judgement, int]]:
+        """Every entry: key, asker's description, judgement, time of its making."""
+        with self._explained():
+            for key, description, *values, created in self._db.execute(
+                "SELECT key, description, outcome, score, mass, text, prompt_tokens, "
+                "completion_tokens, created FROM answers JOIN askers ON askers.id = asker"
+            ):
+                yield key, description, Judgement(*values), created
+
+    def add(self, entries: Iterable[tuple[bytes, str, Judgement, int]]) -> int:
+        """Add entries that are not there yet, all or none.
+
+        Returns:
+            The number of those that were added.
+        """
+        known = {}
+        rows = []
+        for key, description, judgement, created in entries:
+            if description not in known:
+                known[description] = self.asker(description)
+            rows.append((key, known[description], *judgement, created))
+        with self._explained():
+            before = self._db.total_changes
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+            self._db.execute("COMMIT")
+            return self._db.total_changes - before
+
     def flush(self) -> None:
         """Commit what is waiting."""
         waiting, self._waiting = self._waiting, []
