@@ -386,3 +386,37 @@ def test_the_column_that_a_recipe_needs() -> None:
 def test_staging_names_of_a_validation_set_must_be_known() -> None:
     with pytest.raises(ConfigError, match="a stage that"):
         Staging(("easy",)).number(["hard"])
+
+
+def test_what_is_due_after_each_step() -> None:
+    """Two epochs over 6 rows, one row a step: epochs end where 6 and 12 rows are trained on."""
+    from transformers import TrainerControl
+    from transformers.trainer_utils import IntervalStrategy
+
+    from axolotl_ual.boundaries import CurriculumCallback
+
+    stages = np.array([0, 0, 0, 1, 1, 1])
+    plan = build_plan(stages, make_phases("phased", ["a", "b"], (1, 3)), Geometry())
+    trainer = SimpleNamespace(
+        plan=plan,
+        train_dataset=range(6),
+        curriculum=SimpleNamespace(config=section(save_at_boundary=True)),
+    )
+    callback = CurriculumCallback(trainer)
+    args = SimpleNamespace(
+        save_strategy=IntervalStrategy.NO,
+        eval_strategy=IntervalStrategy.EPOCH,
+        logging_strategy=IntervalStrategy.STEPS,
+    )
+    due: dict[str, list[int]] = {"save": [], "evaluate": [], "log": []}
+    epochs = []
+    for step in range(1, 13):
+        control, state = TrainerControl(), SimpleNamespace(global_step=step, max_steps=12)
+        callback.on_step_end(args, state, control)
+        epochs.append(state.epoch)
+        for kind, steps in due.items():
+            if getattr(control, f"should_{kind}"):
+                steps.append(step)
+    assert epochs == [step / 6 for step in range(1, 13)]
+    # The last epoch's end is the end of the run, which the trainer sees to itself.
+    assert due == {"save": [3, 12], "evaluate": [6], "log": [3, 12]}
