@@ -17,10 +17,25 @@ from axolotl_ual.columns import PREFIX, SMOOTHING, Manifest, ManifestFile, Manif
 from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.curriculum_rules import needed_column
 from axolotl_ual.errors import AnnotationError
+from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.source import file_digest, fingerprint, plain
 
 _READ_FROM_SOURCE = ("name", "data_files", "revision", "shards", "shards_idx", "trust_remote_code")
 """Keys of an entry that say which rows to read: the annotated copy holds just those rows."""
+
+_PAIRS_TYPE = {
+    "type": "chat_template.default",
+    "field_messages": "messages",
+    "field_chosen": "chosen",
+    "field_rejected": "rejected",
+}
+"""How Axolotl reads the pairs: a dialogue and two answers, rendered by the chat template."""
+
+_TRAIN_ON_PAIRS = ("dpo", "ipo", "simpo")
+"""Values of `rl:` for which Axolotl reads that type."""
+
+_HOLDS = {"annotations": "annotated samples", "pairs": "preference pairs"}
+_MADE = {"annotations": "annotated", "pairs": "paired"}
 
 _AXOLOTL_DEFAULT = "last_run_prepared"
 _PREPARED = re.compile(r"ual-[0-9a-f]{12}")
@@ -52,6 +67,8 @@ def locate(recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str) -> Locat
             other settings; or a local dataset lacks the columns and nothing annotates it.
     """
     entries = list(_expanded(recipe.get("datasets") or []))
+    if ual.pairs is not None and recipe.get("rl"):
+        return _locate_pairs(recipe, ual.pairs, entries, recipe_name)
     if ual.annotate is None:
         for entry in entries:
             _need_column(entry, needed_column(recipe, ual))
@@ -59,22 +76,44 @@ def locate(recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str) -> Locat
     folder = Path(ual.annotate.output)
     again = f"run `axolotl-ual annotate {recipe_name}`"
     manifest = _read_manifest(folder, again)
-    _check_kind(manifest, folder, again)
-    _check_settings(manifest, ual.result_settings(recipe.get("base_model")), folder, again)
-    if len(manifest.sources) != len(entries):
-        raise AnnotationError(
-            f"{folder}: made from {len(manifest.sources)} dataset(s), and the recipe names "
-            f"{len(entries)}",
-            again,
-        )
-    for source, entry in zip(manifest.sources, entries, strict=True):
-        _check_source(source, entry, folder, again)
+    _check_kind(manifest, "annotations", folder, again)
+    wanted = ual.result_settings(recipe.get("base_model"))
+    _check_settings("annotations", manifest.settings, wanted, folder, again)
+    _check_sources(manifest, entries, folder, again)
+    for source in manifest.sources:
         _check_file(source.file, folder, again)
     rewritten = [
         _rewritten(entry, folder / source.file.path)
         for source, entry in zip(manifest.sources, entries, strict=True)
     ]
     return Located(rewritten, _content(source.file.sha256 for source in manifest.sources))
+
+
+def _locate_pairs(
+    recipe: Mapping[str, Any], pairs: PairsConfig, entries: list[dict[str, Any]], recipe_name: str
+) -> Located:
+    """Find the preference pairs that `axolotl-ual pairs` made from the recipe."""
+    if recipe["rl"] not in _TRAIN_ON_PAIRS:
+        raise AnnotationError(
+            f"rl: {recipe['rl']}: is not trained on the pairs of `ual.pairs`",
+            f"set `rl:` to one of {', '.join(_TRAIN_ON_PAIRS)}, or take `ual.pairs` out",
+        )
+    folder = Path(pairs.output)
+    again = f"run `axolotl-ual pairs {recipe_name}`"
+    manifest = _read_manifest(folder, again)
+    _check_kind(manifest, "pairs", folder, again)
+    made, wanted = dict(manifest.settings), pairs.result_settings(recipe.get("base_model"))
+    if manifest.estimator.get("sampling", {}).get("method") == "given":
+        # The responses were sampled elsewhere, so how this recipe would sample makes no difference.
+        made.pop("sampling", None)
+        wanted.pop("sampling")
+    else:
+        _check_sources(manifest, entries, folder, again)
+    _check_settings("pairs", {"pairs": made}, {"pairs": wanted}, folder, again)
+    file = manifest.sources[0].file
+    _check_file(file, folder, again)
+    entry = {"path": str(folder / file.path), "ds_type": "parquet", "split": "train"}
+    return Located([{**entry, **_PAIRS_TYPE}], _content(iter([file.sha256])))
 
 
 def prepare(recipe: MutableMapping[str, Any], recipe_name: str) -> None:
@@ -88,12 +127,13 @@ def prepare(recipe: MutableMapping[str, Any], recipe_name: str) -> None:
         ConfigError: the `ual:` block is wrong.
         AnnotationError: see `locate`.
     """
-    if not recipe.get("datasets"):
-        return
     ual = parse_ual(recipe.get("ual"))
+    made = ual.pairs if recipe.get("rl") else ual.annotate
+    if not recipe.get("datasets") and (made is None or made is ual.annotate):
+        return
     base = Path(recipe.get("dataset_prepared_path") or _AXOLOTL_DEFAULT)
-    if ual.annotate is not None and _PREPARED.fullmatch(base.name):
-        folder = Path(ual.annotate.output)
+    if made is not None and recipe.get("datasets") and _PREPARED.fullmatch(base.name):
+        folder = Path(made.output)
         if all(Path(str(entry["path"])).parent == folder for entry in recipe["datasets"]):
             return
     located = locate(recipe, ual, recipe_name)
@@ -132,20 +172,20 @@ def _read_manifest(folder: Path, again: str) -> Manifest:
         raise AnnotationError(f"{folder}: manifest.json cannot be read: {error}", again) from None
 
 
-def _check_kind(manifest: Manifest, folder: Path, again: str) -> None:
-    if manifest.kind != "annotations":
-        raise AnnotationError(f"{folder}: holds {manifest.kind}, not annotated samples", again)
+def _check_kind(manifest: Manifest, kind: str, folder: Path, again: str) -> None:
+    if manifest.kind != kind:
+        raise AnnotationError(f"{folder}: holds {manifest.kind}, not {_HOLDS[kind]}", again)
     if manifest.limit is not None:
         raise AnnotationError(
-            f"{folder}: only the first {manifest.limit} rows were annotated (--limit)",
+            f"{folder}: only the first {manifest.limit} rows were {_MADE[kind]} (--limit)",
             f"{again} without `--limit`",
         )
 
 
 def _check_settings(
-    manifest: Manifest, wanted: Mapping[str, Any], folder: Path, again: str
+    kind: str, made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path, again: str
 ) -> None:
-    old, new = dict(_leaves(manifest.settings)), dict(_leaves(plain(wanted)))
+    old, new = dict(_leaves(made)), dict(_leaves(plain(wanted)))
     changed = [
         f"ual.{key}: was {_value(old.get(key))}, is {_value(new.get(key))}"
         for key in sorted(old.keys() | new.keys())
@@ -153,7 +193,7 @@ def _check_settings(
     ]
     if changed:
         raise AnnotationError(
-            f"{folder}: annotated with other settings\n  " + "\n  ".join(changed), again
+            f"{folder}: {_MADE[kind]} with other settings\n  " + "\n  ".join(changed), again
         )
 
 
@@ -167,6 +207,19 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _value(value: Any) -> str:
     return "not set" if value is None else json.dumps(value)
+
+
+def _check_sources(
+    manifest: Manifest, entries: Sequence[Mapping[str, Any]], folder: Path, again: str
+) -> None:
+    if len(manifest.sources) != len(entries):
+        raise AnnotationError(
+            f"{folder}: made from {len(manifest.sources)} dataset(s), and the recipe names "
+            f"{len(entries)}",
+            again,
+        )
+    for source, entry in zip(manifest.sources, entries, strict=True):
+        _check_source(source, entry, folder, again)
 
 
 def _check_source(

@@ -68,7 +68,7 @@ class Recipe:
     entries: list[Entry]
 
 
-PREFERENCE_TRAINING = ("dpo", "ipo", "orpo", "simpo")
+PREFERENCE_TRAINING = ("dpo", "ipo", "simpo")
 """Values of `rl:` that train on pairs."""
 
 

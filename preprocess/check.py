@@ -103,7 +103,8 @@ def _plugin_named(recipe: Mapping[str, Any], path: Path) -> list[str | UALError]
 
 
 def _data(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> Iterator[str | UALError]:
-    if not recipe.get("datasets"):
+    pairs = ual.pairs is not None and bool(recipe.get("rl"))
+    if not recipe.get("datasets") and not pairs:
         yield ConfigError(f"{path}: datasets: this key is needed", "name the data to train on")
         return
     for entry in locate(recipe, ual, str(path)).entries:
