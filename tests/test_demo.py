@@ -138,8 +138,8 @@ def test_comparison_by_hand() -> None:
 
 
 def test_rank_correlation_by_hand() -> None:
-    # Ranks 1.5, 1.5, 3, 4 against 1, 2, 3, 4: deviations (-1, -1, .5, 1.5) and (-1.5, -.5, .5, 1.5),
-    # products 1.5 + .5 + .25 + 2.25 = 4.5 over sqrt(4.5 * 5).
+    # Ranks 1.5, 1.5, 3, 4 against 1, 2, 3, 4. Deviations from 2.5: (-1, -1, 0.5, 1.5) and
+    # (-1.5, -0.5, 0.5, 1.5); products 1.5 + 0.5 + 0.25 + 2.25 = 4.5, over sqrt(4.5 * 5).
     a, b = np.array([0.0, 0.0, 5.0, 9.0]), np.array([1.0, 2.0, 3.0, 4.0])
     assert rank_correlation(a, b) == pytest.approx(4.5 / math.sqrt(4.5 * 5))
     assert rank_correlation(b, -b) == pytest.approx(-1)
