@@ -29,7 +29,7 @@ _RAMP_SECONDS: Final = 0.1
 """The first requests are spread over this time, so that a refusal of the very first is noticed."""
 _RAMP_GROWTH: Final = 4.0
 """With every answer so many more may start in a second, until this holds nothing back."""
-_LATENCY_FACTOR: Final = 2.0
+_LATENCY_FACTOR: Final = 1.5
 """Concurrency does not grow while latency is beyond this many times its best."""
 _MOST: Final = 0.6
 """A share of rejections, or of errors, that counts as most."""
@@ -52,7 +52,7 @@ _SEARCH_SECONDS: Final = 0.5
 """The rate doubles in this time until the second 429 tells where the limit is."""
 _NEAR: Final = 0.9
 _APPROACH_SECONDS: Final = 1.5
-_FEW: Final = 8
+_FEW: Final = 4
 """The rate rises by much only over the time of so many requests."""
 _GROWTH: Final = 0.005
 """Of the rate, per second, near the limit."""
@@ -267,7 +267,7 @@ class Pacing:
         pause = 2.0**self._pauses if retry_after is None else retry_after
         self._pauses += 1
         self._paused_until = max(self._paused_until, now + min(pause, _LONGEST_PAUSE))
-        self._halve()
+        self._searching = self._searching or self._pauses > 1
         self._ceiling = self.rate
         self.rate = max(_LEAST_RATE, self.rate / 2)
         self._grown_at = self._paused_until
