@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from axolotl_ual.curriculum_config import CurriculumConfig, PreferenceConfig
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import PairsConfig
-from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig
+from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig, shaping
 
 
 class JudgeConfig(ServerConfig):
@@ -212,15 +212,15 @@ class UALConfig(Section):
             return {}
         name = self.annotate.estimator
         section = getattr(self.annotate, name)
-        estimator = _without_operational(section) if isinstance(section, BaseModel) else {}
+        estimator = shaping(section) if isinstance(section, BaseModel) else {}
         if name == "perplexity" and estimator.get("model") is None:
             estimator["model"] = base_model
         return {
             "estimator": name,
             name: estimator,
             "on_missing": self.annotate.on_missing,
-            "smoothing": self.smoothing.model_dump(mode="json"),
-            "stages": self.stages.model_dump(mode="json"),
+            "smoothing": shaping(self.smoothing),
+            "stages": shaping(self.stages),
         }
 
 
@@ -291,16 +291,3 @@ def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in get_args(annotation):
         yield from _sections_in(part)
-
-
-def _without_operational(section: BaseModel) -> dict[str, Any]:
-    values = section.model_dump(mode="json")
-    for name, field in type(section).model_fields.items():
-        inner = getattr(section, name)
-        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("operational"):
-            del values[name]
-        elif isinstance(inner, BaseModel):
-            values[name] = _without_operational(inner)
-        elif isinstance(inner, list) and inner and isinstance(inner[0], BaseModel):
-            values[name] = [_without_operational(item) for item in inner]
-    return values

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig
+from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig, shaping
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -314,21 +314,3 @@ class PairsConfig(Section):
         settings["weights"] = {name: self.weight(name) for name in self.dimensions}
         del settings["output"]
         return settings
-
-
-def shaping(section: BaseModel) -> dict[str, Any]:
-    """The values of a section and of those in it, without operational keys."""
-    values = {}
-    for name, field in type(section).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("operational"):
-            continue
-        value = getattr(section, name)
-        values[name] = (
-            shaping(value)
-            if isinstance(value, BaseModel)
-            else list(value)
-            if isinstance(value, tuple)
-            else value
-        )
-    return values

@@ -62,3 +62,21 @@ class ServerConfig(Section):
         description="Seconds to wait for a server that answers nothing but errors.",
         json_schema_extra=OPERATIONAL,
     )
+
+
+def shaping(section: BaseModel) -> dict[str, Any]:
+    """The values of a section and of those in it as JSON values, without operational keys."""
+    values = {}
+    for name, field in type(section).model_fields.items():
+        extra = field.json_schema_extra
+        if not (isinstance(extra, dict) and extra.get("operational")):
+            values[name] = _plain(getattr(section, name))
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return shaping(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import orjson
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.pairs_config import PairsConfig, shaping
+from axolotl_ual.pairs_config import PairsConfig
+from axolotl_ual.server_config import shaping
 
 from .aspects import claims_aspect, principle_aspects
 from .backends.api import find_server
