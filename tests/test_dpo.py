@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -258,24 +257,6 @@ def test_a_transform_that_is_not_known_stops_training(
     inner.forward.__self__._plain_model = doubled
     with pytest.raises(UnsupportedError, match="changes its logits after the head"):
         trainer.compute_loss(inner, batch_of(trainer))
-
-
-@pytest.mark.parametrize(
-    ("settings", "scale", "cap"),
-    [
-        ({}, 1.0, None),
-        ({"logits_scaling": 4.0}, 0.25, None),
-        ({"logit_scale": 0.5}, 0.5, None),
-        ({"final_logit_softcapping": 30.0}, 1.0, 30.0),
-    ],
-)
-def test_what_models_do_to_their_logits(
-    settings: dict[str, float], scale: float, cap: float | None
-) -> None:
-    from axolotl_ual.losses.scoring import logit_transform
-
-    transform = logit_transform(SimpleNamespace(**settings))
-    assert (transform.scale, transform.soft_cap) == (scale, cap)
 
 
 def test_models_that_scale_or_cap_their_logits_score_as_they_predict() -> None:

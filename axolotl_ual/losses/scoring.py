@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from axolotl_ual.errors import UnsupportedError
 
+from .heads import transform_of
 from .logprobs import LogitTransform, token_logprobs, token_statistics
 
 IGNORE_INDEX = -100
@@ -43,7 +44,7 @@ class TokenScorer:
         self.model = model
         self.head: nn.Module = model.get_output_embeddings()
         self.chunk = chunk
-        self.transform = logit_transform(model.config)
+        self.transform = LogitTransform(*transform_of(model.config))
         self._hidden: Tensor | None = None
         self._last: Tensor | None = None
         self._capturing = False
@@ -137,11 +138,3 @@ class TokenScorer:
                 "take the plugin out for this model",
             )
         self._checked = True
-
-
-def logit_transform(config: Any) -> LogitTransform:
-    """What a model of transformers does to its head's output, from its config."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    scale = float(getattr(text, "logit_scale", None) or 1.0)
-    divisor = float(getattr(text, "logits_scaling", None) or 1.0)
-    return LogitTransform(scale / divisor, getattr(text, "final_logit_softcapping", None))
