@@ -54,7 +54,7 @@ class Sizes:
 
     countries: int = 32
     rows: int = 1500
-    heldout: int = 6000
+    heldout: int = 4000
     base: BaseSize = field(default_factory=BaseSize)
     seed: int = 0
 

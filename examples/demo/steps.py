@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,8 @@ def run_side_by_side(commands: Sequence[Command], folder: Path) -> None:
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
+                # A group of its own, so that its workers end with it.
+                start_new_session=True,
             )
             stack.callback(_end, process)
             running.append((command, process, log))
@@ -117,7 +120,7 @@ def _num_cores() -> int:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
-        process.terminate()
+        os.killpg(process.pid, signal.SIGTERM)
         process.wait()
 
 
