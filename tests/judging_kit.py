@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +26,7 @@ from axolotl_ual.preprocess.fence import fence
 from axolotl_ual.preprocess.judges import load_rubric
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.turns import Sample, Turn
+from axolotl_ual.source import file_digest
 
 
 def sample(question: str, answer: str = "Yes.") -> Sample:
@@ -81,3 +90,82 @@ def write_recipe(folder: Path, server: judge_server.Running, rows: int = 30, **j
 
 def command(*arguments: str | Path) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@dataclass(frozen=True)
+class Kills:
+    """What became of a run that was killed many times.
+
+    Attributes:
+        kills: number of SIGKILLs.
+        requests: that the server got in all.
+        rows: of the data.
+        in_flight: the most that were in flight at a time.
+        most_repeats: completions of the most often asked question.
+        same: whether the output equals that of an undisturbed run.
+    """
+
+    kills: int
+    requests: int
+    rows: int
+    in_flight: int
+    most_repeats: int
+    same: bool
+
+
+def kill_often(folder: Path, kills: int, rows: int, in_flight: int, seed: int = 0) -> Kills:
+    """Annotate with `kill -9` at random moments until it is done, and once undisturbed.
+
+    A kill comes up to 0.2 s after the first new request of a process.
+    """
+    rng = random.Random(seed)
+    with judge_server.running(latency=0.05) as server, zygote() as annotate:
+        recipe = write_recipe(folder, server, rows, max_concurrency=in_flight)
+        for _ in range(kills):
+            before = server.stats()["requests"]
+            process = annotate(recipe)
+            while server.stats()["requests"] == before and process.is_alive():
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 0.2))
+            assert process.is_alive(), "not enough rows for so many kills"
+            process.kill()
+            process.join()
+        last = annotate(recipe)
+        last.join()
+        assert last.exitcode == 0
+        stats = server.stats()
+        killed = file_digest(folder / "out/train.parquet")
+        calm = folder / "calm"
+        calm.mkdir()
+        annotate(write_recipe(calm, server, rows)).join()
+    return Kills(
+        kills,
+        stats["requests"],
+        rows,
+        stats["most_in_flight"],
+        stats["most_repeats"],
+        killed == file_digest(calm / "out/train.parquet"),
+    )
+
+
+@contextmanager
+def zygote() -> Iterator[Callable[[Path], BaseProcess]]:
+    """Start `axolotl-ual annotate` in processes of its own that have the imports behind them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["aiohttp", "datasets", "genai_prices", "axolotl_ual.preprocess.pipeline", "judging_kit"]
+    )
+
+    def start(recipe: Path) -> BaseProcess:
+        process = context.Process(target=_annotate, args=(recipe,))
+        process.start()
+        return process
+
+    yield start
+
+
+def _annotate(recipe: Path) -> None:
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+    os.chdir(recipe.parent)
+    main(["annotate", str(recipe)])

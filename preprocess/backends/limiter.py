@@ -20,22 +20,21 @@ class Bucket:
 
     Args:
         per_minute: tokens that flow in.
-        largest: the most that one take may need.
         now: the clock's reading.
     """
 
-    def __init__(self, per_minute: float, now: float, largest: float = 1.0) -> None:
+    def __init__(self, per_minute: float, now: float) -> None:
         self._rate = per_minute / _MINUTE
-        self._capacity = max(largest, self._rate * _BURST_SECONDS)
-        self._level = min(self._capacity, largest)
+        self._capacity = max(1.0, self._rate * _BURST_SECONDS)
+        self._level = 1.0
         self._at = now
 
     def wait(self, now: float, tokens: float) -> float:
-        """Seconds until `tokens` can be taken. More than a full bucket waits for a full one."""
+        """Seconds until `tokens` can be taken."""
+        self._capacity = max(self._capacity, tokens)
         self._fill(now)
-        needed = min(tokens, self._capacity)
         # A rounding error of the clock is no reason for another wait.
-        return 0.0 if self._level >= needed - 1e-9 else (needed - self._level) / self._rate
+        return 0.0 if self._level >= tokens - 1e-9 else (tokens - self._level) / self._rate
 
     def take(self, now: float, tokens: float) -> None:
         """Take tokens; give them back with a negative number."""
@@ -68,11 +67,7 @@ class Limiter:
         now = clock()
         self.pacing = Pacing(max_concurrency, now)
         self._requests = Bucket(requests_per_minute, now) if requests_per_minute else None
-        self._tokens = (
-            Bucket(tokens_per_minute, now, largest=tokens_per_minute / _MINUTE)
-            if tokens_per_minute
-            else None
-        )
+        self._tokens = Bucket(tokens_per_minute, now) if tokens_per_minute else None
         self._waiting: deque[tuple[asyncio.Future[Start], int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
 

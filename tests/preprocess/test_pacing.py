@@ -177,9 +177,10 @@ def test_no_minute_holds_more_than_its_limit(per_minute: float) -> None:
 
 
 def test_tokens_are_given_back() -> None:
-    """60 a minute: one a second. 30 were set aside and 3 used: 27 come back."""
-    bucket = Bucket(60.0, 0.0, largest=30.0)
-    bucket.take(0.0, 30)
-    assert bucket.wait(0.0, 10) == pytest.approx(10.0)
-    bucket.take(0.0, -27)
-    assert bucket.wait(0.0, 10) == 0.0
+    """60 a minute: one a second, and one at the start. Of 30 that were set aside 27 come back."""
+    bucket = Bucket(60.0, 0.0)
+    assert bucket.wait(0.0, 30) == pytest.approx(29.0)
+    bucket.take(29.0, 30)
+    assert bucket.wait(29.0, 10) == pytest.approx(10.0)
+    bucket.take(29.0, -27)
+    assert bucket.wait(29.0, 10) == 0.0
