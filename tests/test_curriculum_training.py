@@ -113,6 +113,27 @@ def test_stages_are_trained_in_order_and_checkpoints_say_where(work: Path) -> No
     assert "Total optimization steps = 7" in run.text or "7/7" in run.text
 
 
+def test_prepared_data_serve_every_order(work: Path) -> None:
+    """First without a curriculum, then by stage, then by a column that only the source has."""
+    plain = sft(work, "prepared", max_steps=1)
+    del plain["ual"]
+    tiny.axolotl(plain, work / "prepared")
+    staged = tiny.axolotl(sft(work, "prepared", max_steps=3), work / "prepared")
+    assert staged.values("ual/stage") == [1, 1, 2]
+    curriculum = {
+        "mode": "phased",
+        "by": "difficulty",
+        "direction": "descending",
+        "order": ["easy", "hard"],
+        "shuffle": False,
+    }
+    run = tiny.axolotl(sft(work, "prepared", ual={"curriculum": curriculum}), work / "prepared")
+    # Difficulty is 1 - uncertainty in these rows, so uncertainty rises all the way.
+    uncertainty = run.values("ual/uncertainty")
+    assert uncertainty == sorted(uncertainty)
+    assert len(run.values("ual/easy/loss")) == 3 and len(run.values("ual/hard/loss")) == 4
+
+
 def test_a_stage_that_no_row_has_stops_before_the_model_is_loaded(work: Path) -> None:
     curriculum = {"mode": "phased", "order": [*NAMES, "heroic"]}
     settings = sft(work, "refused", base_model_config=str(work / "model"))
