@@ -34,6 +34,20 @@ def response_of(question: str, seed: int, choice: int) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.randint(1, 3)))
 
 
+def digit_of(instructions: str, question: str) -> str:
+    """What the server says as a judge of one principle; it refuses to rate some."""
+    if "unratable" in question:
+        return "I would rather not."
+    return str(hashlib.sha256(f"{instructions}|{question}".encode()).digest()[0] % 10)
+
+
+def claims_of(question: str) -> list[dict[str, str]]:
+    """What the server says as a judge of facts: a claim for each word of the response."""
+    response = question.split("RESPONSE", 1)[1]
+    verdicts = {"yes": "supported", "no": "false", "m1": "unknown"}
+    return [{"claim": w, "verdict": verdicts[w]} for w in response.split() if w in verdicts]
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     options: argparse.Namespace
@@ -45,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         with self.lock:
             report = {
                 "requests": sum(self.served.values()),
+                "distinct": len(self.served),
                 "most_repeats": max(self.served.values(), default=0),
                 "bodies": self.bodies[-2000:],
             }
@@ -67,6 +82,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(400, {"error": error})
             return
         with self.lock:
+            # Counted when the answer goes out: what a killed client never read, it may ask again.
             self.served[json.dumps(body, sort_keys=True)] += 1
         number = body.get("n", 1) if self.options.n == "honoured" else 1
         choices = [self._choice(body, question, place) for place in range(number)]
@@ -75,6 +91,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _choice(self, body: dict[str, Any], question: str, place: int) -> dict[str, Any]:
         text = response_of(question, body.get("seed", 0), place)
+        told = body["messages"][0]["content"]
+        if "with one digit" in told:
+            text = digit_of(told, question)
+        elif '"claims"' in told:
+            text = json.dumps({"claims": claims_of(question)})
         choice: dict[str, Any] = {
             "index": place,
             "message": {"role": "assistant", "content": text},
