@@ -64,12 +64,6 @@ _RULES = (
     _Rule("sequence_parallel_degree", _CUT_SEQUENCE, "set it to 1", _above_one),
     _Rule("tensor_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
     _Rule("expert_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
-    _Rule(
-        "torch_compile",
-        "has not been shown to give the same loss",
-        "set `torch_compile: false`",
-        lambda value: value not in (None, False),
-    ),
 )
 
 

@@ -90,3 +90,35 @@ def test_nothing_is_imported_that_could_be_missing() -> None:
     names = {node.module for node in top if isinstance(node, ast.ImportFrom)}
     assert all(isinstance(node, ast.ImportFrom) for node in top)
     assert names == {"__future__", "typing", "axolotl.integrations.base", "axolotl_ual.errors"}
+
+
+@pytest.mark.slow
+def test_beside_liger_and_lm_eval(model: Path, tmp_path: Path) -> None:
+    """Liger's fused loss (in Triton's interpreter) trains as the model's own does."""
+    data = [{**row, "ual_smoothing": n / 20} for n, row in enumerate(rows(0.0))]
+    tiny.write_rows(tmp_path / "data.jsonl", data)
+    plain = tiny.axolotl(recipe(model, tmp_path), tmp_path)
+    liger = recipe(
+        model,
+        tmp_path,
+        plugins=[
+            "axolotl.integrations.liger.LigerPlugin",
+            PLUGIN,
+            "axolotl.integrations.lm_eval.LMEvalPlugin",
+        ],
+        liger_fused_linear_cross_entropy=True,
+    )
+    fused = tiny.axolotl(liger, tmp_path, launcher="python", environment={"TRITON_INTERPRET": "1"})
+    assert "Applying LIGER to llama" in fused.text
+    for key in ("loss", "loss/smoothing", "grad_norm"):
+        assert fused.values(key) == pytest.approx(plain.values(key), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled(model: Path, tmp_path: Path) -> None:
+    tiny.write_rows(tmp_path / "data.jsonl", rows(0.2))
+    plain = tiny.axolotl(recipe(model, tmp_path), tmp_path)
+    settings = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    compiled = tiny.axolotl(recipe(model, tmp_path, **settings), tmp_path)
+    for key in ("loss", "loss/smoothing", "grad_norm"):
+        assert compiled.values(key) == pytest.approx(plain.values(key), rel=1e-5)
