@@ -13,7 +13,7 @@ import click
 from axolotl_ual import __version__
 from axolotl_ual.errors import UALError
 
-from .pairs_cli import pairs
+from .pairs_cli import consistency, pairs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,6 +124,7 @@ def demo(output: Path) -> None:
 
 
 main.add_command(pairs)
+main.add_command(consistency)
 
 
 @main.group()

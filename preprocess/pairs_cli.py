@@ -45,3 +45,38 @@ def pairs(
 
     options = PairsOptions(output, from_responses, limit, dry_run)
     make_pairs(recipe, options, Console(soft_wrap=True))
+
+
+@click.command()
+@RECIPE
+@RESPONSES
+@click.option(
+    "--repeats", type=click.IntRange(min=2), default=3, show_default=True, help="Scorings."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first prompts.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="Another checkpoint to draw evidence from: a folder, or a model's name on the server.",
+)
+@click.option("--against-adapter", metavar="FOLDER", help="A LoRA adapter for it.")
+def consistency(
+    recipe: Path,
+    from_responses: Path | None,
+    repeats: int,
+    limit: int | None,
+    against: str | None,
+    against_adapter: str | None,
+) -> None:
+    """How far do the scores agree when the same responses are scored again?
+
+    Each repeat draws fresh samples as evidence and asks the judge anew. Prints, for each dimension,
+    the standard deviation over repeats, the rank correlation between them, and the share of
+    response pairs whose order flips; with --against the same between two checkpoints.
+    """
+    from rich.console import Console
+
+    from .consistency_run import ConsistencyOptions, measure_consistency
+
+    options = ConsistencyOptions(from_responses, repeats, limit, against, against_adapter)
+    measure_consistency(recipe, options, Console(soft_wrap=True))

