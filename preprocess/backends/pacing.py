@@ -1,6 +1,6 @@
 """How many requests may be in flight, and how fast they may start: pure logic over a given clock.
 
-Concurrency starts at half of what is allowed and grows by one with every answer while it is used
+Concurrency starts at three quarters of what is allowed and grows by one with every answer while it is used
 up and latency holds; it is halved by the first 429 and whenever most answers are errors.
 
 A rate is only imposed once the server asks for one with a 429, which tells that its budget is used
@@ -25,7 +25,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-_RAMP_SECONDS: Final = 0.1
+_FIRST_SHARE: Final = 0.75
+_RAMP_SECONDS: Final = 0.15
 """The first requests are spread over this time, so that a refusal of the very first is noticed."""
 _RAMP_GROWTH: Final = 4.0
 """With every answer so many more may start in a second, until this holds nothing back."""
@@ -56,7 +57,7 @@ _FEW: Final = 4
 """The rate rises by much only over the time of so many requests."""
 _GROWTH: Final = 0.005
 """Of the rate, per second, near the limit."""
-_CALM_SECONDS: Final = 5.0
+_CALM_SECONDS: Final = 3.0
 """Growth doubles with every such span without a 429, so that a limit that was lifted is found."""
 _LARGEST_GROWTH: Final = 0.5
 
@@ -166,7 +167,7 @@ class Pacing:
 
     def __init__(self, max_concurrency: int, now: float) -> None:
         self._most = max_concurrency
-        self.limit = float(max(1, math.ceil(max_concurrency / 2)))
+        self.limit = float(max(1, math.ceil(_FIRST_SHARE * max_concurrency)))
         self.in_flight = 0
         self.rate = math.inf
         self._started = 0
