@@ -19,6 +19,7 @@ from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.curriculum_config import CurriculumConfig
 from axolotl_ual.curriculum_rules import SMOOTHED, kind_of_rl
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UnsupportedError
+from axolotl_ual.preference_data import exact_answers
 from axolotl_ual.sampler import Geometry, Packing, Phase, Plan, build_plan, make_phases
 from axolotl_ual.stages import Staging, fit_staging, stage_values
 
@@ -103,7 +104,8 @@ def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
         AnnotationError: pairs are to be smoothed and have no `ual_smoothing`.
         DataError: a smoothing is null or outside [0, 0.5).
     """
-    loaded = datasets.load_preference_datasets(cfg=cfg, cli_args=command_line(preprocess))
+    with exact_answers():
+        loaded = datasets.load_preference_datasets(cfg=cfg, cli_args=command_line(preprocess))
     rl = kind_of_rl(cfg)
     if rl not in SMOOTHED:
         LOG.warning(

@@ -35,6 +35,7 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.collator",
     "axolotl_ual.curriculum",
     "axolotl_ual.dpo",
+    "axolotl_ual.preference_data",
     "axolotl_ual.sampler",
     "axolotl_ual.trainer",
     "axolotl_ual.preprocess.masked",
