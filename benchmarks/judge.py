@@ -278,7 +278,7 @@ def kills(number: int = 200) -> Figures:
     """Kill -9 at random moments over one run."""
     in_flight = 8
     with tempfile.TemporaryDirectory() as name:
-        found = kill_often(Path(name), number, rows=number * 45 + 200, in_flight=in_flight)
+        found = kill_often(Path(name), number, rows=number * 100 + 200, in_flight=in_flight)
     extra = found.requests - found.rows
     return {
         "kills": number,

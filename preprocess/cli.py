@@ -74,6 +74,12 @@ def main() -> None:
     is_flag=True,
     help="Ask again about rows whose earlier answer gave no score: refused, unparsable, too long.",
 )
+@click.option(
+    "--audit",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Judge N rows five times each and tell whether the judge agrees with itself.",
+)
 def annotate(
     recipe: Path,
     output: Path | None,
@@ -81,12 +87,15 @@ def annotate(
     dry_run: bool,
     max_cost: float | None,
     retry_failed: bool,
+    audit: int | None,
 ) -> None:
     """Give every row of the recipe's datasets its uncertainty and label smoothing."""
     from .pipeline import AnnotateOptions
     from .pipeline import annotate as run
 
-    options = AnnotateOptions(output, limit, dry_run, max_cost, retry_failed)
+    if audit is not None and dry_run:
+        raise click.UsageError("--audit sends requests and --dry-run none: choose one")
+    options = AnnotateOptions(output, limit, dry_run, max_cost, retry_failed, audit)
     run(recipe, options, _console())
 
 

@@ -29,6 +29,7 @@ from axolotl_ual.errors import BackendError, ConfigError, DataError
 from axolotl_ual.source import fingerprint, plain
 
 from . import card
+from .audit import audit
 from .axolotl_yaml import Entry, Recipe, load_recipe
 from .datasets_io import load_entry
 from .estimators import build_estimator
@@ -57,6 +58,7 @@ class AnnotateOptions:
         dry_run: tell what would be done, send and write nothing.
         max_cost: USD that the judge may cost in this run.
         retry_failed: ask again where an answer was kept that gave no score.
+        audit: judge so many rows several times and write nothing; None for no audit.
     """
 
     output: Path | None = None
@@ -64,6 +66,7 @@ class AnnotateOptions:
     dry_run: bool = False
     max_cost: float | None = None
     retry_failed: bool = False
+    audit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
         console: for progress and the closing lines.
 
     Returns:
-        The manifest that was written, or None for a dry run.
+        The manifest that was written, or None for a dry run or an audit.
 
     Raises:
         UALError: what is wrong and what to do; nothing was written.
@@ -145,6 +148,9 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
         estimator = build_estimator(settings, recipe.base_model, run)
         if options.dry_run:
             _print_plan(recipe, sources, estimator, samples, output, console)
+            return None
+        if options.audit is not None:
+            _audit(estimator, samples, options.audit, console)
             return None
         with show_progress(console, f"judging ({settings.estimator})", len(samples)) as progress:
             estimation = estimator.estimate(samples, progress)
@@ -321,6 +327,14 @@ def _file_name(source: Source, sources: int) -> str:
 
 def _reasons(estimation: Estimation) -> str:
     return ", ".join(f"{reason}: {number:,}" for reason, number in estimation.failures.items())
+
+
+def _audit(estimator: Estimator, samples: Sequence[Sample], rows: int, console: Console) -> None:
+    with show_progress(console, "auditing", min(rows, len(samples))) as progress:
+        lines = audit(estimator, samples, rows, progress)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+    console.print("nothing was written; the answers are in the cache")
 
 
 def _print_plan(

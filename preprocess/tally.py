@@ -58,6 +58,11 @@ class Tally:
         return complete
 
     @property
+    def scores(self) -> npt.NDArray[np.uint16]:
+        """Uint16 of shape (N,): number of scores of a row."""
+        return self._scored
+
+    @property
     def mean(self) -> FloatArray:
         """Float64 of shape (N,): mean score; NaN where nothing was scored."""
         with np.errstate(invalid="ignore"):

@@ -1,7 +1,7 @@
 """How many requests may be in flight, and how fast they may start: pure logic over a given clock.
 
-Concurrency starts at three quarters of what is allowed and grows by one with every answer while it is used
-up and latency holds; it is halved by the first 429 and whenever most answers are errors.
+Concurrency starts at three quarters of what is allowed and grows by one with every answer while it
+is used up and latency holds; it is halved by the first 429 and whenever most answers are errors.
 
 A rate is only imposed once the server asks for one with a 429, which tells that its budget is used
 up at that moment. Between two such moments it let through

@@ -68,13 +68,21 @@ class JudgeEstimator:
             ConfigError: there is no key, no price under --max-cost, or the cache cannot be used.
             LimitError: --max-cost was reached.
         """
-        for judge in self.judges:
-            check_key(judge.server)
-            self._check_price(judge)
+        self.check()
         with Cache(self.cache) as cache:
             run = JudgeRun(self.judges, samples, cache, progress, self.options)
             asyncio.run(run.run())
         return self._estimation(run, progress)
+
+    def check(self) -> None:
+        """Find what is missing before anything is sent.
+
+        Raises:
+            ConfigError: a key, or a price under --max-cost.
+        """
+        for judge in self.judges:
+            check_key(judge.server)
+            self._check_price(judge)
 
     def _check_price(self, judge: Judge) -> None:
         if self.options.max_cost is not None and judge.price is None:

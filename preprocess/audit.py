@@ -1,0 +1,164 @@
+"""Is the judge worth its price? Some rows judged several times, before all are paid for.
+
+For n rows with k scores each, one-way analysis of variance:
+
+    MSW = mean_i var_k(score_ik)                   spread of repeats, within rows
+    MSB = k var_i(mean_k score_ik)                 spread of rows
+    ICC = (MSB - MSW) / (MSB + (k - 1) MSW)        agreement of single scores
+
+ICC is the intraclass correlation ICC(1, 1) of Shrout and Fleiss (1979): the share of the variance
+of single scores that comes from the rows. 1: repeats always agree. 0 or less: a score says nothing
+about its row. The mean of r repeats has r ICC / (1 + (r - 1) ICC) (Spearman-Brown).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, overload
+
+import numpy as np
+
+from axolotl_ual.errors import BackendError, ConfigError
+
+from .cache import Cache
+from .estimators.base import Estimator
+from .estimators.judge import JudgeEstimator
+from .judge_run import JudgeRun
+from .judging import Judge
+from .progress import Progress
+from .tally import FloatArray
+from .turns import Sample
+
+REPEATS: Final = 5
+_GOOD: Final = 0.9
+_FAIR: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What repeats say about a judge.
+
+    Attributes:
+        rows: rows that have all their scores.
+        within: standard deviation of the repeats of a row.
+        between: standard deviation of the rows' means.
+        icc: agreement of single scores; NaN where no two scores differ.
+    """
+
+    rows: int
+    within: float
+    between: float
+    icc: float
+
+
+class _Chosen(Sequence[Sample]):
+    """Some rows of a lazy sequence."""
+
+    def __init__(self, samples: Sequence[Sample], rows: list[int]) -> None:
+        self._samples = samples
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self._samples[row] for row in self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return _Chosen(self._samples, self._rows[index])
+        return self._samples[self._rows[index]]
+
+
+def agreement(mean_N: FloatArray, spread_N: FloatArray, repeats: int) -> Agreement | None:
+    """Agreement from means and standard deviations (k - 1) of k scores; None below two rows."""
+    rows = int(mean_N.size)
+    if rows < 2:
+        return None
+    msw = float(np.mean(spread_N**2))
+    between = float(np.std(mean_N, ddof=1))
+    msb = repeats * between**2
+    total = msb + (repeats - 1) * msw
+    # Below this, variances are rounding errors of equal scores.
+    icc = (msb - msw) / total if total > 1e-12 else float("nan")
+    return Agreement(rows, msw**0.5, between, icc)
+
+
+def audit(
+    estimator: Estimator, samples: Sequence[Sample], rows: int, progress: Progress
+) -> list[str]:
+    """Judge some rows several times.
+
+    Args:
+        estimator: a judge or a panel.
+        samples: all of them; the rows are drawn from them, the same ones each time.
+        rows: number to judge.
+        progress: advances by one for each row.
+
+    Returns:
+        Sentences for the user.
+
+    Raises:
+        ConfigError: the estimator asks no judge.
+        BackendError: a judge cannot be used.
+    """
+    if not isinstance(estimator, JudgeEstimator):
+        raise ConfigError(
+            "--audit: this recipe's estimator asks no judge",
+            "take --audit out, or set ual.annotate.estimator to judge or panel",
+        )
+    chosen = sorted(random.Random(0).sample(range(len(samples)), min(rows, len(samples))))
+    judges = [
+        replace(judge, config=judge.config.model_copy(update={"repeats": REPEATS}))
+        for judge in estimator.judges
+    ]
+    estimator.check()
+    with Cache(estimator.cache) as cache:
+        run = JudgeRun(judges, _Chosen(samples, chosen), cache, progress, estimator.options)
+        asyncio.run(run.run())
+    lines = [f"audit: {len(chosen):,} rows, {REPEATS} times each"]
+    for judge, tally in zip(run.judges, run.tallies, strict=True):
+        full = tally.scores == REPEATS
+        found = agreement(tally.mean[full], tally.spread[full], REPEATS)
+        if found is None:
+            raise BackendError(
+                f"{judge.config.model} at {judge.server.url} scored fewer than two rows "
+                f"{REPEATS} times ({tally.missing()}); the first answer: {run.unscored!r}"
+            )
+        lines += [f"{judge.config.model}: {line}" for line in _lines(judge, found)]
+    usage = run.usage()
+    if usage.cost_usd is not None:
+        lines.append(f"the audit cost {usage.cost_usd:.4f} USD")
+    return lines
+
+
+def _lines(judge: Judge, found: Agreement) -> list[str]:
+    lines = [
+        f"{found.rows:,} rows with all scores; standard deviation {found.within:.3f} between "
+        f"repeats of a row, {found.between:.3f} between rows"
+    ]
+    if np.isnan(found.icc):
+        return [*lines, "all scores are the same: this judge does not tell the rows apart"]
+    lines.append(f"agreement of single scores (ICC): {found.icc:.3f}; {_advice(found.icc)}")
+    if judge.config.temperature == 0:
+        lines.append(
+            "at `temperature: 0` repeats show how far the server is from deterministic, not how "
+            "sure the model is"
+        )
+    return lines
+
+
+def _advice(icc: float) -> str:
+    if icc >= _GOOD:
+        return "one score for each row is enough"
+    if icc >= _FAIR:
+        needed = int(np.ceil(_GOOD * (1 - icc) / (icc * (1 - _GOOD))))
+        return f"`repeats: {needed}` would bring the mean to {_GOOD}"
+    return "most of what it says is chance: use another judge or rubric"
