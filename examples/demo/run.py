@@ -25,6 +25,7 @@ from rich.console import Console
 
 from axolotl_ual import __version__, columns
 from axolotl_ual.errors import DataError, UALError
+from axolotl_ual.preprocess.backends.quiet import hush
 from axolotl_ual.preprocess.progress import show_progress
 
 from .base_model import BaseSize, make_base_model, save_adapter
@@ -74,6 +75,7 @@ def main(output: Path, sizes: Sizes | None = None, console: Console | None = Non
     sizes = sizes or Sizes()
     console = console or Console(soft_wrap=True)
     _check_packages()
+    hush()
     _empty(output, sizes)
     steps = Steps(console, total=5)
     with steps.step("world", f"a world of known entropy: {sizes.rows:,} rows to train on"):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from axolotl_ual.errors import BackendError, ConfigError, UALError
 
 from .encoding import Encoded
+from .quiet import hush
 
 Measure = Callable[[Any, Any], Any]
 """(logits (N, V) in fp32 or fp64, target ids (N,)) -> tensor whose first dimension is N."""
@@ -232,6 +233,7 @@ def _at_least_fp32(logits: Any) -> Any:
 
 def libraries() -> tuple[Any, Any]:
     """Import torch and transformers, or say how to get them."""
+    hush()
     try:
         import torch
         import transformers
