@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,11 @@ class Bench:
     def train(self, data: list[dict[str, Any]], *, check: bool = True, **settings: Any) -> tiny.Run:
         self.count += 1
         run = self.folder / f"run{self.count}"
-        launch = {key: settings.pop(key) for key in ("processes", "launcher") if key in settings}
+        launch = {
+            key: settings.pop(key)
+            for key in ("processes", "launcher", "environment")
+            if key in settings
+        }
         path = tiny.write_rows(run / "data.jsonl", data)
         recipe = tiny.recipe(
             self.model,
@@ -131,6 +136,7 @@ def test_a_step_is_the_same_however_it_is_cut(bench: Bench) -> None:
         {"micro_batch_size": 2, "gradient_accumulation_steps": 4},
         {"micro_batch_size": 1, "gradient_accumulation_steps": 8},
         {"micro_batch_size": 2, "gradient_accumulation_steps": 2, "processes": 2},
+        {"micro_batch_size": 4, "processes": 2, "launcher": "torchrun"},
     ]
     runs = [bench.train(rows(), **shared, **cut) for cut in cuts]
     for run in runs[1:]:
@@ -139,6 +145,39 @@ def test_a_step_is_the_same_however_it_is_cut(bench: Bench) -> None:
         for name, wanted in adapter(runs[0]).items():
             found = adapter(run)[name]
             assert (found - wanted).norm() <= 1e-4 * wanted.norm().clamp(min=1e-3)
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_with_deepspeed_zero_3(bench: Bench, tmp_path: Path) -> None:
+    """Two processes that share one model's shards train as one process does."""
+    zero = {
+        "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    (tmp_path / "zero3.json").write_text(json.dumps(zero))
+    shared: dict[str, Any] = {
+        "adapter": None,
+        "lora_model_dir": None,
+        "learning_rate": 1e-3,
+        "max_grad_norm": 0.0,
+        "max_steps": 2,
+        "save_strategy": "no",
+    }
+    one = bench.train(rows(), plugins=[PLUGIN], micro_batch_size=4, **shared)
+    two = bench.train(
+        rows(),
+        plugins=["tiny_plugins.DeepSpeedOnCPU", PLUGIN],
+        micro_batch_size=2,
+        deepspeed=str(tmp_path / "zero3.json"),
+        processes=2,
+        environment={"ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu"},
+        **shared,
+    )
+    for key in ("loss", "loss/nll", "loss/smoothing"):
+        assert two.values(key) == pytest.approx(one.values(key), rel=1e-6)
 
 
 @pytest.mark.slow

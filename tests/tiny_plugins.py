@@ -53,3 +53,13 @@ class TorchSmoothing(BasePlugin):
                 )
 
         return Trainer
+
+
+class DeepSpeedOnCPU(BasePlugin):
+    """Lets Accelerate find a backend for DeepSpeed where there is no accelerator."""
+
+    def register(self, cfg: Any) -> None:
+        from accelerate.state import PartialState
+        from accelerate.utils import DistributedType
+
+        PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_CPU)
