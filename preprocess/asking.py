@@ -57,6 +57,7 @@ class Stream:
         is_stale: tells that a kept judgement is to be asked for again.
         workers: questions that are worked on at a time; more than may be in flight, so that those
             that wait for another try hold nothing up.
+        asked_again: keys of stale judgements that were asked for again already.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Stream:
         settle: Settle,
         is_stale: Callable[[Judgement], bool],
         workers: int,
+        asked_again: Iterable[bytes] = (),
     ) -> None:
         self._cache = cache
         self._asker = asker
@@ -76,7 +78,7 @@ class Stream:
         self._workers = workers
         self._queue: asyncio.Queue[Question | None] = asyncio.Queue(maxsize=workers)
         self._open: dict[bytes, Question] = {}
-        self._asked_again: set[bytes] = set()
+        self._asked_again = set(asked_again)
         self._limit: LimitError | None = None
 
     async def run(self, questions: Iterable[Question]) -> None:

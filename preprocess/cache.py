@@ -189,8 +189,14 @@ class Cache:
             ):
                 yield key, description, Judgement(*values), created
 
-    def add(self, entries: Iterable[tuple[bytes, str, Judgement, int]]) -> int:
-        """Add entries that are not there yet, all or none.
+    def add(
+        self, entries: Iterable[tuple[bytes, str, Judgement, int]], *, replace: bool = False
+    ) -> int:
+        """Add entries, all or none.
+
+        Args:
+            entries: key, asker's description, judgement, time of its making.
+            replace: whether they take the place of what is there; else they are left out.
 
         Returns:
             The number of those that were added.
@@ -205,7 +211,9 @@ class Cache:
             before = self._db.total_changes
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
-                "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO answers "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
             )
             self._db.execute("COMMIT")
             return self._db.total_changes - before

@@ -17,8 +17,10 @@ from axolotl_ual.errors import DataError
 
 from .asking import Question, Stream
 from .backends.api import ChatBackend, Counts
+from .batch import BatchRun
 from .cache import Cache, Judgement
 from .estimators.base import RunOptions
+from .judges import NoLogprobs
 from .judging import Judge, Shown
 from .outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
 from .prices import Purse
@@ -28,10 +30,6 @@ from .turns import Sample
 
 _SHOWN_EVERY: Final = 0.5
 _LONGEST_SHOWN: Final = 200
-
-
-class _FallBack(Exception):
-    """`score: expected` cannot be had from this server."""
 
 
 class JudgeRun:
@@ -75,8 +73,44 @@ class JudgeRun:
         self.tallies = [self._tally(judge) for judge in judges]
         self.counts = [Counts() for _ in judges]
         self.shown = Shown()
+        self._batched = 0
+        self._asked_again: list[set[bytes]] = [set() for _ in judges]
         self.cached = 0
         self.unscored = ""
+
+    def run_batches(self) -> None:
+        """Bring in the answers of judges in `mode: batch`; `run` asks for what is left.
+
+        Raises:
+            BackendError: a Batch API cannot be used.
+            LimitError: as much as may be spent was spent.
+        """
+        for index, judge in enumerate(self.judges):
+            if judge.config.mode == "batch":
+                self._run_batch(index)
+
+    def _run_batch(self, index: int) -> None:
+        judge = self.judges[index]
+        run = BatchRun(
+            judge, self._samples, self._cache, self._progress, self._options, self._purse
+        )
+        try:
+            run.run()
+        except NoLogprobs:
+            self._fall_back(index)
+            self._run_batch(index)
+        finally:
+            self._batched += run.usage.requests
+            self._asked_again[index] |= run.asked_again
+            self.counts[index].add(
+                Counts(
+                    requests=run.usage.requests,
+                    prompt_tokens=run.usage.prompt_tokens,
+                    completion_tokens=run.usage.completion_tokens,
+                )
+            )
+            self.shown.shortened += run.shown.shortened
+            self.shown.replaced += run.shown.replaced
 
     async def run(self) -> None:
         """Ask all.
@@ -100,7 +134,7 @@ class JudgeRun:
         priced = all(judge.price is not None for judge in self.judges)
         return ManifestUsage(
             requests=sent,
-            cached=self.cached,
+            cached=max(0, self.cached - self._batched),
             prompt_tokens=sum(counts.prompt_tokens for counts in self.counts),
             completion_tokens=sum(counts.completion_tokens for counts in self.counts),
             cost_usd=self._purse.spent if priced or not sent else None,
@@ -112,16 +146,19 @@ class JudgeRun:
     async def _run_judge(self, index: int) -> None:
         try:
             await self._stream(index)
-        except _FallBack:
-            judge = self.judges[index]
-            self._progress.say(
-                f"{judge.server.url} gives no log-probabilities for {judge.config.model}: "
-                "`score: expected` falls back to `score: verbalized` for all rows"
-            )
-            self._left[self.tallies[index].complete] += 1
-            self.judges[index] = replace(judge, score="verbalized")
-            self.tallies[index] = self._tally(judge)
+        except NoLogprobs:
+            self._fall_back(index)
             await self._stream(index)
+
+    def _fall_back(self, index: int) -> None:
+        judge = self.judges[index]
+        self._progress.say(
+            f"{judge.server.url} gives no log-probabilities for {judge.config.model}: "
+            "`score: expected` falls back to `score: verbalized` for all rows"
+        )
+        self._left[self.tallies[index].complete] += 1
+        self.judges[index] = replace(judge, score="verbalized")
+        self.tallies[index] = self._tally(judge)
 
     async def _stream(self, index: int) -> None:
         judge = self.judges[index]
@@ -142,6 +179,7 @@ class JudgeRun:
                 settle,
                 is_stale=lambda judgement: self._is_stale(judge, judgement),
                 workers=2 * judge.config.max_concurrency,
+                asked_again=self._asked_again[index],
             )
             try:
                 await stream.run(self._questions(judge))
@@ -159,7 +197,7 @@ class JudgeRun:
 
     def _settle(self, index: int, row: int, judgement: Judgement, cached: bool) -> None:
         if judgement.outcome == NO_LOGPROBS and self.judges[index].score == "expected":
-            raise _FallBack
+            raise NoLogprobs
         self.cached += cached
         self._answered += 1
         if judgement.outcome != SCORED:

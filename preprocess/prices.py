@@ -124,13 +124,17 @@ class Purse:
         self._waiting: list[asyncio.Future[None]] = []
         self.spent = 0.0
 
+    def can_afford(self, cost: float) -> bool:
+        """Whether so much more may be spent."""
+        return self._limit is None or self.spent + self._reserved + cost <= self._limit
+
     async def reserve(self, cost: float) -> None:
         """Set aside the most that a request can cost; waits for others where it must.
 
         Raises:
             LimitError: it might pass the limit, and nothing is in flight that could make room.
         """
-        while self._limit is not None and self.spent + self._reserved + cost > self._limit:
+        while self._limit is not None and not self.can_afford(cost):
             if self._reserved <= 0:
                 raise LimitError(
                     f"stopped before --max-cost: {self.spent:.4f} of {self._limit:.4f} USD spent, "

@@ -64,6 +64,9 @@ class Options:
         by_seed: score, 0 to 100, by the request's seed.
         by_model: likewise by its model.
         context: characters of the messages beyond which a request is too long, or 0.
+        batch_seconds: how long a batch takes.
+        batch_share: part of a batch's requests that is answered before it expires.
+        batch_most: requests beyond which a batch fails, or 0.
         keep: whether request bodies are kept for `GET /requests`.
         seed: of faults.
     """
@@ -81,6 +84,9 @@ class Options:
     by_seed: dict[str, int] = field(default_factory=dict)
     by_model: dict[str, int] = field(default_factory=dict)
     context: int = 0
+    batch_seconds: float = 0.0
+    batch_share: float = 1.0
+    batch_most: int = 0
     keep: bool = False
     seed: int = 0
 
@@ -95,6 +101,8 @@ class Stats:
         by_status: number of responses by HTTP status; 0 for hung and dropped connections.
         most_in_flight: at any time.
         most_repeats: completions given to the most often asked question.
+        batched: requests that came in batches.
+        batches: batches that were started.
         distinct: distinct questions that got a completion.
         first: time of the first request, in seconds of the server's clock.
         last: time of the last response.
@@ -103,6 +111,8 @@ class Stats:
     requests: int = 0
     answered: int = 0
     by_status: Counter[int] = field(default_factory=Counter)
+    batched: int = 0
+    batches: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
     first: float = 0.0
@@ -112,6 +122,8 @@ class Stats:
     def report(self) -> dict[str, Any]:
         return {
             "requests": self.requests,
+            "batched": self.batched,
+            "batches": self.batches,
             "answered": self.answered,
             "by_status": {str(status): number for status, number in self.by_status.items()},
             "most_in_flight": self.most_in_flight,
@@ -143,6 +155,8 @@ class Judge:
         self.options = options
         self.stats = Stats()
         self.kept: list[Any] = []
+        self.files: dict[str, bytes] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
         self._random = random.Random(options.seed)
         self._tokens = options.burst
         self._at = time.monotonic()
@@ -179,6 +193,83 @@ class Judge:
             stats.answered += 1
             stats.questions[hashlib.sha256(body).digest()] += 1
         return answer
+
+    def batch_api(self, method: str, path: str, body: bytes, authorization: str) -> Any:
+        """Status and body for /files and /batches."""
+        if self.options.key and authorization != f"Bearer {self.options.key}":
+            return 401, _error("Incorrect API key provided", "invalid")
+        parts = path.partition("?")[0].removeprefix("/v1/").split("/")
+        if parts == ["files"] and method == "POST":
+            return 200, self._add_file(_file_of_form(body))
+        if parts[0] == "files" and parts[2:] == ["content"] and parts[1] in self.files:
+            return 200, self.files[parts[1]]
+        if parts == ["batches"] and method == "POST":
+            return 200, self._start_batch(orjson.loads(body))
+        if parts == ["batches"]:
+            found = [self._look_at(name) for name in reversed(self.batches)]
+            return 200, {"object": "list", "data": found, "has_more": False}
+        if parts[0] == "batches" and parts[-1] in self.batches:
+            return 200, self._look_at(parts[-1])
+        return 404, _error(f"{path} is not here", "not_found")
+
+    def _add_file(self, content: bytes) -> dict[str, Any]:
+        name = f"file-{len(self.files)}"
+        self.files[name] = content
+        return {
+            "id": name,
+            "object": "file",
+            "bytes": len(content),
+            "created_at": 0,
+            "filename": "requests.jsonl",
+            "purpose": "batch",
+            "status": "processed",
+        }
+
+    def _start_batch(self, request: Any) -> dict[str, Any]:
+        name = f"batch-{len(self.batches)}"
+        lines = self.files[request["input_file_id"]].splitlines()
+        self.stats.batches += 1
+        self.batches[name] = {
+            "id": name,
+            "object": "batch",
+            "endpoint": request["endpoint"],
+            "completion_window": request["completion_window"],
+            "created_at": time.monotonic(),
+            "input_file_id": request["input_file_id"],
+            "metadata": request.get("metadata"),
+            "status": "in_progress",
+            "request_counts": {"total": len(lines), "completed": 0, "failed": 0},
+        }
+        return self._look_at(name)
+
+    def _look_at(self, name: str) -> dict[str, Any]:
+        batch = self.batches[name]
+        lines = self.files[batch["input_file_id"]].splitlines()
+        over = time.monotonic() - batch["created_at"] >= self.options.batch_seconds
+        if batch["status"] == "in_progress" and over:
+            if 0 < self.options.batch_most < len(lines):
+                error = {"code": "too_many_tasks", "message": "too many requests in the file"}
+                batch |= {"status": "failed", "errors": {"object": "list", "data": [error]}}
+            else:
+                self._work_on(batch, lines)
+        return {**batch, "created_at": 0}
+
+    def _work_on(self, batch: dict[str, Any], lines: list[bytes]) -> None:
+        answers, errors = [], []
+        for line in lines[: round(self.options.batch_share * len(lines))]:
+            request = orjson.loads(line)
+            self.stats.batched += 1
+            answer = self.respond(orjson.dumps(request["body"]), f"Bearer {self.options.key}")
+            status, body, _ = answer or (0, None, {})
+            if not status or isinstance(body, bytes):
+                status, body = 500, _error("it broke", "server_error")
+            response = {"status_code": status, "body": body}
+            result = {"custom_id": request["custom_id"], "response": response, "error": None}
+            (answers if status == 200 else errors).append(orjson.dumps(result))
+        batch["status"] = "completed" if self.options.batch_share == 1 else "expired"
+        batch["request_counts"] |= {"completed": len(answers), "failed": len(errors)}
+        for key, found in (("output_file_id", answers), ("error_file_id", errors)):
+            batch[key] = self._add_file(b"\n".join(found))["id"] if found else None
 
     def _let_through(self) -> bool:
         now = time.monotonic()
@@ -267,6 +358,16 @@ def _error(message: str, code: str, param: str | None = None) -> dict[str, Any]:
     return {"error": {"message": message, "type": "error", "code": code, "param": param}}
 
 
+def _file_of_form(body: bytes) -> bytes:
+    """The file of a multipart form."""
+    boundary = body[: body.index(b"\r\n")]
+    for part in body.split(boundary):
+        head, _, content = part.partition(b"\r\n\r\n")
+        if b"filename=" in head:
+            return content.removesuffix(b"\r\n")
+    return b""
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection: HTTP/1.1 with Content-Length bodies."""
 
@@ -299,6 +400,9 @@ class Connection(asyncio.Protocol):
         judge = self._judge
         if path == "/v1/chat/completions" and method == "POST":
             self._judge_later(body, headers.get("authorization", ""))
+        elif path.startswith(("/v1/files", "/v1/batches")):
+            authorization = headers.get("authorization", "")
+            self._send(*judge.batch_api(method, path, body, authorization))
         elif path == "/stats":
             self._send(200, judge.stats.report())
         elif path == "/requests":
@@ -313,6 +417,8 @@ class Connection(asyncio.Protocol):
             judge.options = Options()
             judge.stats = Stats()
             judge.kept.clear()
+            judge.files.clear()
+            judge.batches.clear()
             self._send(200, {})
         else:
             self._send(404, _error(f"{path} is not here", "not_found"))

@@ -175,6 +175,10 @@ class ChatBackend:
         """Whether the server has not refused to give log-probabilities."""
         return self._dialect.gives_logprobs
 
+    def body(self, chat: Chat) -> bytes:
+        """The JSON of a request, as this server takes it."""
+        return self._dialect.body(chat)
+
     async def ask(self, chat: Chat) -> Completion:
         """Ask until there is an answer.
 

@@ -71,6 +71,7 @@ class JudgeEstimator:
         self.check()
         with Cache(self.cache) as cache:
             run = JudgeRun(self.judges, samples, cache, progress, self.options)
+            run.run_batches()
             asyncio.run(run.run())
         return self._estimation(run, progress)
 
