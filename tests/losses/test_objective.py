@@ -60,11 +60,16 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-@pytest.mark.parametrize("kernel", ["model", "chunked", "auto"])
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        (name, kernel)
+        for name in HEADS
+        for kernel in ("model", "chunked", "auto")
+        if not (name in ADAPTED and kernel == "chunked")  # refused, see below
+    ],
+)
 def test_value_and_every_gradient(name: str, kernel: str, packed: bool) -> None:
-    if name in ADAPTED and kernel == "chunked":
-        pytest.skip("refused, see below")
     model = HEADS[name]().train()
     data = batch(packed)
     num_rows = VOCAB if name == "padded" else None
