@@ -95,7 +95,8 @@ def chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tens
     """Ours, `kernel: chunked`."""
     from axolotl_ual.losses.chunked_ce import chunked_smoothed_ce
 
-    return chunked_smoothed_ce(hidden, weight, labels, eps).total / labels.numel()
+    sums = chunked_smoothed_ce(hidden, weight, labels, eps, mean=mean_of(weight))
+    return sums.total / labels.numel()
 
 
 def torch_chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tensor:

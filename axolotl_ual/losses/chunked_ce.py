@@ -7,7 +7,8 @@ For logits x = cap(s (W h + b)), where cap(z) = c tanh(z / c) or the identity:
 
 Only the logits of one chunk exist at a time. Gradients are taken in the forward pass, as fused
 kernels do, so nothing is computed twice and a head whose shards are released is not needed again.
-A soft cap makes the margin of `smoothed_ce` non-linear in h; here it is exact.
+A soft cap makes the margin of `smoothed_ce` non-linear in h; here it is exact. Without a cap the
+mean logit and its gradient come from the mean row, so no pass over the logits is spent on them.
 
 Shape legend: N tokens, C tokens of a chunk, H hidden size, V vocabulary, R rows that are tokens.
 """
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .smoothed_ce import IGNORE_INDEX, accumulation_dtype
+from .smoothed_ce import IGNORE_INDEX, MeanRow, accumulation_dtype, mean_row
 
 _CHUNK_LOGITS = 2**25
 _LEAST_TOKENS = 64
@@ -74,7 +75,7 @@ def chunked_smoothed_ce(
     *,
     bias_V: Tensor | None = None,
     transform: Transform | None = None,
-    num_rows: int | None = None,
+    mean: MeanRow | None = None,
     with_nll: bool = True,
     tokens: int | None = None,
 ) -> Sums:
@@ -90,19 +91,21 @@ def chunked_smoothed_ce(
         smoothing_N: float32, in [0, 1].
         bias_V: bias of the head.
         transform: what the model does to the head's output; None is nothing.
-        num_rows: rows of the head that stand for tokens, the first ones; None is all.
+        mean: result of `mean_row`, which also says how many rows stand for tokens; computed here
+            over all rows when None.
         with_nll: False leaves the negative log-likelihood out of `total`.
         tokens: tokens of a chunk; None is `chunk_tokens`.
     """
     size = tokens or chunk_tokens(weight_VH.shape[0])
-    rows = weight_VH.shape[0] if num_rows is None else min(num_rows, weight_VH.shape[0])
+    if mean is None:
+        mean = mean_row(weight_VH, bias_V)
     total, nll, margin = _ChunkedSmoothedCE.apply(
         hidden_NH,
         weight_VH,
         bias_V,
         labels_N,
         smoothing_N,
-        (transform or Transform(), rows, with_nll, size),
+        (transform or Transform(), mean, with_nll, size),
     )
     return Sums(total, nll, margin)
 
@@ -116,7 +119,7 @@ class _ChunkedSmoothedCE(torch.autograd.Function):  # type: ignore[misc]
         bias_V: Tensor | None,
         labels_N: Tensor,
         smoothing_N: Tensor,
-        options: tuple[Transform, int, bool, int],
+        options: tuple[Transform, MeanRow, bool, int],
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs = ctx.needs_input_grad
         grad_NH = torch.empty_like(hidden_NH) if needs[0] else None
@@ -131,13 +134,17 @@ class _ChunkedSmoothedCE(torch.autograd.Function):  # type: ignore[misc]
             for start in range(0, hidden_NH.shape[0], options[3]):
                 part = slice(start, start + options[3])
                 hidden_CH = hidden_NH[part].to(compute)
-                grad_CV = step(hidden_CH, labels_N[part], smoothing_N[part])
+                grad_CV, pull_C = step(hidden_CH, labels_N[part], smoothing_N[part])
                 if grad_NH is not None:
                     grad_NH[part] = grad_CV @ weight
+                    grad_NH[part] -= pull_C[:, None] * options[1].weight_H
                 if grad_VH is not None:
                     grad_VH += (grad_CV.T @ hidden_CH).to(grad_VH.dtype)
+                    pull_H = (pull_C @ hidden_CH.to(pull_C.dtype)) / step.rows
+                    grad_VH[: step.rows] -= pull_H.to(grad_VH.dtype)
                 if grad_V is not None:
                     grad_V += grad_CV.sum(dim=0, dtype=grad_V.dtype)
+                    grad_V[: step.rows] -= pull_C.sum() / step.rows
         if grad_V is not None and bias_V is not None:
             grad_V = grad_V.to(bias_V.dtype)
         ctx.save_for_backward(grad_NH, grad_VH, grad_V)
@@ -162,23 +169,27 @@ class _Chunk:
         weight: Tensor,
         bias: Tensor | None,
         transform: Transform,
-        rows: int,
+        mean: MeanRow,
         with_nll: bool,
         wanted: bool,
     ) -> None:
-        self.weight, self.bias, self.transform = weight, bias, transform
-        self.rows, self.with_nll, self.wanted = rows, with_nll, wanted
+        self.weight, self.bias, self.transform, self.mean = weight, bias, transform, mean
+        self.rows, self.with_nll, self.wanted = mean.num_rows, with_nll, wanted
         self.dtype = accumulation_dtype(weight.dtype)
         self.nll = torch.zeros((), dtype=self.dtype, device=weight.device)
         self.margin = torch.zeros_like(self.nll)
+        self._buffer: Tensor | None = None
 
-    def __call__(self, hidden_CH: Tensor, labels_C: Tensor, smoothing_C: Tensor) -> Tensor:
+    def __call__(
+        self, hidden_CH: Tensor, labels_C: Tensor, smoothing_C: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gradient by the head's output, less pull_C times the mean row, which is not in it."""
         logits_CV, slope_CV = self._logits(hidden_CH)
         trained_C = labels_C != IGNORE_INDEX
         classes_C1 = torch.where(trained_C, labels_C, 0)[:, None]
         eps_C = torch.where(trained_C, smoothing_C.to(self.dtype), 0.0)
         label_C = logits_CV.gather(1, classes_C1)[:, 0]
-        mean_C = logits_CV[:, : self.rows].mean(dim=1)
+        mean_C = self._mean_logit(hidden_CH, logits_CV)
         # A logit of -inf, times an eps of 0, is not a number.
         self.margin += torch.where(eps_C > 0, eps_C * (label_C - mean_C), 0.0).sum()
         if self.with_nll:
@@ -188,23 +199,37 @@ class _Chunk:
             nll_C = largest_C + sum_C.log() - label_C
             self.nll += torch.where(trained_C, nll_C, 0.0).sum()
             logits_CV.mul_((trained_C / sum_C)[:, None])
-        else:
+        elif self.wanted:
             logits_CV.zero_()
         if not self.wanted:
-            return logits_CV
-        gradient_CV = logits_CV
-        gradient_CV[:, : self.rows] -= (eps_C / self.rows)[:, None]
+            return logits_CV, eps_C
         at_label_C = eps_C - trained_C.to(self.dtype) if self.with_nll else eps_C
-        gradient_CV.scatter_add_(1, classes_C1, at_label_C[:, None])
+        logits_CV.scatter_add_(1, classes_C1, at_label_C[:, None])
+        pull_C = eps_C * self.transform.scale
         if slope_CV is not None:
-            gradient_CV.mul_(slope_CV)
+            logits_CV[:, : self.rows] -= (eps_C / self.rows)[:, None]
+            logits_CV.mul_(slope_CV)
+            pull_C = torch.zeros_like(eps_C)
         if self.transform.scale != 1.0:
-            gradient_CV.mul_(self.transform.scale)
-        return gradient_CV.to(self.weight.dtype)
+            logits_CV.mul_(self.transform.scale)
+        return logits_CV.to(self.weight.dtype), pull_C
+
+    def _mean_logit(self, hidden_CH: Tensor, logits_CV: Tensor) -> Tensor:
+        if self.transform.cap is not None:
+            return logits_CV[:, : self.rows].mean(dim=1)
+        mean_C: Tensor = hidden_CH.to(self.dtype) @ self.mean.weight_H.to(self.dtype)
+        if self.mean.bias is not None:
+            mean_C = mean_C + self.mean.bias
+        return mean_C * self.transform.scale
 
     def _logits(self, hidden_CH: Tensor) -> tuple[Tensor, Tensor | None]:
         """The model's logits, and the slope of its soft cap at each."""
-        logits_CV = torch.mm(hidden_CH, self.weight.T).to(self.dtype)
+        if self._buffer is None:
+            shape = (hidden_CH.shape[0], self.weight.shape[0])
+            self._buffer = hidden_CH.new_empty(shape)
+        logits_CV = self._buffer[: hidden_CH.shape[0]]
+        torch.mm(hidden_CH, self.weight.T, out=logits_CV)
+        logits_CV = logits_CV.to(self.dtype)
         if self.bias is not None:
             logits_CV.add_(self.bias.to(self.dtype))
         scale, cap = self.transform

@@ -196,7 +196,7 @@ class SmoothedObjective:
             batch.smoothing_N,
             bias_V=bias,
             transform=self.head.transform,
-            num_rows=self.num_rows,
+            mean=self.head.base.mean(self.num_rows),
             with_nll=with_nll,
         )
 
