@@ -194,7 +194,7 @@ def test_reduced_demo(tmp_path: Path) -> None:
     printed = StringIO()
     run.main(
         folder,
-        run.Sizes(countries=8, rows=320, heldout=400, base=base),
+        run.Sizes(countries=8, rows=320, heldout=400, prompts=80, base=base),
         Console(file=printed, width=120),
     )
     report = json.loads((folder / "demo.json").read_text())
@@ -212,7 +212,16 @@ def test_reduced_demo(tmp_path: Path) -> None:
         assert len(set(values)) == 3 and all(math.isfinite(value) for value in values)
     text = printed.getvalue()
     assert "Held-out answers" in text and "uncertain" in text and "UAL - SFT" in text
-    assert set(report["seconds"]) == {"world", "base", "annotate", "train", "measure"}
+    assert set(report["seconds"]) == {
+        *("world", "base", "annotate", "train", "measure", "judges", "pairs", "dpo")
+    }
+    preference = report["preference"]
+    assert preference["prompts"] == 80 and preference["responses"] == 640
+    assert 0 < preference["pairs"] == sum(preference["stages"].values())
+    # The reduced model knows its world less well than the full one, where this is 0.95.
+    assert preference["rank_correlation"] > 0.2
+    held_out = preference["heldout"]["uncertain"]
+    assert held_out["base"] != held_out["dpo"] and math.isfinite(held_out["dpo"])
     # The annotated copy keeps the column of the true entropy.
     file = folder / "annotated" / Manifest.read(folder / "annotated").sources[0].file.path
     import pyarrow.parquet as pq

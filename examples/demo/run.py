@@ -5,6 +5,9 @@
     annotate  `axolotl-ual annotate ual.yaml`: uncertainty by perplexity, label smoothing from it
     train     `axolotl train` on sft.yaml and on ual.yaml, side by side
     measure   held-out likelihood and calibration, SFT beside UAL
+    judges    two small classifiers for the pairs, trained on the spot
+    pairs     `axolotl-ual pairs dpo.yaml`: preference pairs from the base model, without a label
+    dpo       `axolotl train` on dpo.yaml: one staged preference run
 
 Everything lies in one folder, in which the same commands can be run again by hand.
 """
@@ -28,16 +31,21 @@ from axolotl_ual.errors import DataError, UALError
 from axolotl_ual.preprocess.backends.quiet import hush
 from axolotl_ual.preprocess.progress import show_progress
 
+from . import preference
 from .base_model import BaseSize, make_base_model, save_adapter
+from .judges import STEPS as JUDGE_STEPS
 from .measure import NUM_BINS, compare, rank_correlation, read_answers, read_rows
-from .steps import ANNOTATE, TRAIN, Command, Steps, run_side_by_side
-from .table import print_report
+from .steps import ANNOTATE, PAIRS, TRAIN, Command, Steps, run_side_by_side
+from .table import print_pairs, print_report
 from .world import HELD_OUT_WORDINGS, NUM_WORDINGS, draw_rows, make_world
 
 RECIPES: Final = ("sft.yaml", "ual.yaml")
 RESULT: Final = "demo.json"
 _MARKER: Final = "world.json"
-_FOLDERS: Final = ("data", "base", "start", "annotated", "prepared", "sft", "ual", "logs")
+_FOLDERS: Final = (
+    *("data", "base", "start", "annotated", "prepared", "sft", "ual", "logs"),
+    *preference.FOLDERS,
+)
 _NEEDED: Final = ("axolotl", "peft", "torch", "transformers")
 
 
@@ -49,6 +57,7 @@ class Sizes:
         countries: of the world; two facts and one question with several answers each.
         rows: of the training data.
         heldout: rows that are only measured on.
+        prompts: questions that preference pairs are made for.
         base: of the base model.
         seed: of everything that is drawn.
     """
@@ -56,6 +65,7 @@ class Sizes:
     countries: int = 32
     rows: int = 1500
     heldout: int = 4000
+    prompts: int = 300
     base: BaseSize = field(default_factory=BaseSize)
     seed: int = 0
 
@@ -77,7 +87,8 @@ def main(output: Path, sizes: Sizes | None = None, console: Console | None = Non
     _check_packages()
     hush()
     _empty(output, sizes)
-    steps = Steps(console, total=5)
+    lacking = preference.missing()
+    steps = Steps(console, total=5 if lacking else 8)
     with steps.step("world", f"a world of known entropy: {sizes.rows:,} rows to train on"):
         _make_data(output, sizes)
     with steps.step("base", "a base model, trained from scratch on a corpus of that world"):
@@ -90,10 +101,35 @@ def main(output: Path, sizes: Sizes | None = None, console: Console | None = Non
         )
     with steps.step("measure", f"{sizes.heldout:,} held-out rows"):
         report = _measure(output, sizes.seed)
+    if not lacking:
+        report["preference"] = _prefer(output, sizes, steps)
     report["seconds"] = steps.seconds
     (output / RESULT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     print_report(report, console)
+    if lacking:
+        console.print(
+            f"Preference pairs were left out: pip install {' '.join(lacking)}", highlight=False
+        )
+    else:
+        print_pairs(report["preference"], console)
     console.print(f"All of it is in {output}: see README.md there.", highlight=False)
+
+
+def _prefer(output: Path, sizes: Sizes, steps: Steps) -> dict[str, Any]:
+    """The second half: judges, pairs, and a staged preference run."""
+    with steps.step("judges", "two small classifiers, for contradiction and for values"):
+        world = make_world(sizes.seed, sizes.countries)
+        seen = [wording for wording in range(NUM_WORDINGS) if wording not in HELD_OUT_WORDINGS]
+        preference.make_prompts(output, world, sizes.prompts, sizes.seed + 4, seen)
+        preference.link_embedding(output)
+        with show_progress(steps.console, "      training", 2 * JUDGE_STEPS) as progress:
+            preference.make_judges(output, world, sizes.seed + 5, progress)
+    recipe = preference.RECIPE
+    with steps.step("pairs", f"axolotl-ual pairs {recipe}"):
+        run_side_by_side([Command("pairs", [*PAIRS, recipe])], output)
+    with steps.step("dpo", f"axolotl train {recipe}, conservative pairs first"):
+        run_side_by_side([Command("dpo", [*TRAIN, recipe])], output)
+        return preference.report_pairs(output)
 
 
 def _check_packages() -> None:
@@ -118,8 +154,9 @@ def _empty(output: Path, sizes: Sizes) -> None:
     (output / RESULT).unlink(missing_ok=True)
     for name in _FOLDERS:
         shutil.rmtree(output / name, ignore_errors=True)
+    (output / preference.EMBEDDING).unlink(missing_ok=True)
     (output / _MARKER).write_text(json.dumps(asdict(sizes), indent=2) + "\n", encoding="utf-8")
-    for name in (*RECIPES, "README.md"):
+    for name in (*RECIPES, preference.RECIPE, "README.md"):
         text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
         (output / name).write_text(text, encoding="utf-8")
 

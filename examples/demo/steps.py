@@ -17,8 +17,9 @@ from rich.console import Console
 from axolotl_ual.errors import UALError
 
 ANNOTATE = ("axolotl_ual.preprocess.cli", "annotate")
+PAIRS = ("axolotl_ual.preprocess.cli", "pairs")
 TRAIN = ("axolotl.cli.main", "train", "--launcher", "python")
-"""`axolotl-ual annotate` and `axolotl train`, as `python -m` takes them."""
+"""`axolotl-ual annotate`, `axolotl-ual pairs` and `axolotl train`, as `python -m` takes them."""
 
 _TAIL_LINES = 20
 

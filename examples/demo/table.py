@@ -35,6 +35,37 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
+def print_pairs(report: dict[str, Any], console: Console) -> None:
+    """Print what came of the preference pairs.
+
+    Args:
+        report: see `preference.report_pairs`.
+        console: where to.
+    """
+    table = Table(title="Preference run (NLL of held-out answers)", title_justify="left")
+    table.add_column("questions")
+    for name in ("base", "DPO"):
+        table.add_column(name, justify="right")
+    for group, values in report["heldout"].items():
+        table.add_row(group, f"{values['base']:.3f}", f"{values['dpo']:.3f}")
+    console.print()
+    console.print(table)
+    stages = ", ".join(f"{name} {number:,}" for name, number in report["stages"].items())
+    lines = [
+        f"{report['pairs']:,} pairs from {report['responses']:,} responses to "
+        f"{report['prompts']:,} questions, without a label: {stages}.",
+        "Semantic entropy of the responses against true entropy: rank correlation "
+        f"{report['rank_correlation']:.3f}.",
+    ]
+    if report["certain_pairs"]:
+        lines.append(
+            f"{report['certain_pairs']:,} pairs are about questions with one answer: chosen is "
+            f"right in {report['chosen_right']:.0%}, rejected in {report['rejected_right']:.0%}."
+        )
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
 def _cells(values: dict[str, Any]) -> list[str]:
     low, high = values["interval"]
     return [
