@@ -15,83 +15,29 @@ from pydantic_core import ErrorDetails
 
 from axolotl_ual.curriculum_config import CurriculumConfig, PreferenceConfig
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.estimator_config import (
+    DropoutConfig,
+    EnsembleConfig,
+    EntropyConfig,
+    JudgeConfig,
+    LocalModelConfig,
+    PanelConfig,
+    PerplexityConfig,
+    PTrueConfig,
+    SelfConsistencyConfig,
+    Single,
+)
 from axolotl_ual.pairs_config import PairsConfig
-from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig, shaping
+from axolotl_ual.server_config import OPERATIONAL, Section, shaping
 
-
-class JudgeConfig(ServerConfig):
-    """A judge behind an OpenAI-compatible `/v1/chat/completions`."""
-
-    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the judge.")
-    max_tokens: int = Field(
-        64, ge=8, description="Completion tokens allowed; raise it for models that reason first."
-    )
-    max_sample_tokens: int = Field(
-        16_000,
-        ge=64,
-        description="Longer samples are shown by their heads and tails (4 bytes count as a token).",
-    )
-    rubric: str = Field(
-        "uncertainty-v1", min_length=1, description="One of ours by name, or a .jinja file."
-    )
-    score: Literal["verbalized", "expected"] = Field(
-        "verbalized",
-        description="verbalized: a stated number. expected: the expectation over the digits, by "
-        "their log-probabilities; finer and cheaper, where the server gives them.",
-    )
-    repeats: int = Field(
-        1, ge=1, le=100, description="Times each sample is judged; the mean and spread are kept."
-    )
-    mode: Literal["live", "batch"] = Field(
-        "live",
-        description="batch: OpenAI's Batch API, at half the price and within a day.",
-        json_schema_extra=OPERATIONAL,
-    )
-    batch_requests: int = Field(
-        50_000, ge=1, description="The most in one batch.", json_schema_extra=OPERATIONAL
-    )
-    batch_poll: float = Field(
-        30.0,
-        gt=0,
-        description="Seconds between looks at running batches.",
-        json_schema_extra=OPERATIONAL,
-    )
-    prices: str | None = Field(
-        None,
-        description="YAML file with prices of models that are not publicly listed.",
-        json_schema_extra=OPERATIONAL,
-    )
-
-
-class PanelConfig(Section):
-    """Several judges, each with its own server."""
-
-    judges: list[JudgeConfig] = Field(min_length=2, description="Sections like `judge:`.")
-    combine: Literal["mean", "median"] = Field(
-        "mean", description="Over the judges that gave a score."
-    )
-
-
-class PerplexityConfig(Section):
-    """A local causal language model."""
-
-    model: str | None = Field(None, description="Folder or Hub name; null is the base_model.")
-    mapping: Literal["rank", "minmax"] = Field(
-        "rank", description="How negative log-likelihoods become numbers in [0, 1]."
-    )
-    max_length: int = Field(2048, ge=2, description="Tokens of prompt and response together.")
-    batch_tokens: int = Field(
-        8192, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL
-    )
-    device: str = Field(
-        "auto", description="auto, cpu, cuda, cuda:1, ...", json_schema_extra=OPERATIONAL
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto is the checkpoint's own on a GPU, float32 on a CPU."
-    )
-
-
-Estimator = Literal["judge", "panel", "perplexity"]
+Estimator = Single | Literal["ensemble"]
+_NEEDS_SECTION = {
+    "judge": "`judge: {model: gpt-4o}`",
+    "panel": "`panel: {judges: [{model: gpt-4o}, {model: gpt-4.1}]}`",
+    "self_consistency": "`self_consistency: {model: gpt-4o-mini}`",
+    "ensemble": "`ensemble: {members: {judge: 1, perplexity: 1}}`",
+}
+"""Estimators whose section has no default, with an example."""
 
 
 class AnnotateConfig(Section):
@@ -102,6 +48,13 @@ class AnnotateConfig(Section):
     judge: JudgeConfig | None = Field(None, description="Needed by `estimator: judge`.")
     panel: PanelConfig | None = Field(None, description="Needed by `estimator: panel`.")
     perplexity: PerplexityConfig = Field(default_factory=PerplexityConfig)
+    entropy: EntropyConfig = Field(default_factory=EntropyConfig)
+    mc_dropout: DropoutConfig = Field(default_factory=DropoutConfig)
+    p_true: PTrueConfig = Field(default_factory=PTrueConfig)
+    self_consistency: SelfConsistencyConfig | None = Field(
+        None, description="Needed by `estimator: self_consistency`."
+    )
+    ensemble: EnsembleConfig | None = Field(None, description="Needed by `estimator: ensemble`.")
     cache: str | None = Field(
         None,
         description="Folder of the durable cache; null is the user's cache directory.",
@@ -111,18 +64,21 @@ class AnnotateConfig(Section):
         "mean", description="What becomes of a row whose uncertainty could not be had."
     )
 
+    @property
+    def estimators(self) -> list[str]:
+        """Names of the estimators in use: the chosen one, and the members of an ensemble."""
+        members = list(self.ensemble.members) if self.ensemble is not None else []
+        return [self.estimator, *(members if self.estimator == "ensemble" else [])]
+
     @model_validator(mode="after")
-    def _estimator_has_its_section(self) -> AnnotateConfig:
-        if self.estimator == "judge" and self.judge is None:
-            raise ValueError(
-                "`estimator: judge` needs a `judge:` section with at least a `model:`, "
-                "for example `judge: {model: gpt-4o}`"
-            )
-        if self.estimator == "panel" and self.panel is None:
-            raise ValueError(
-                "`estimator: panel` needs a `panel:` section, for example "
-                "`panel: {judges: [{model: gpt-4o}, {model: gpt-4.1}]}`"
-            )
+    def _estimators_have_their_sections(self) -> AnnotateConfig:
+        for name in self.estimators:
+            if getattr(self, name) is None:
+                what = "section with at least a `model:`" if name == "judge" else "section"
+                raise ValueError(
+                    f"`estimator: {name}` needs a `{name}:` {what}, "
+                    f"for example {_NEEDS_SECTION[name]}"
+                )
         return self
 
 
@@ -224,14 +180,14 @@ class UALConfig(Section):
         """
         if self.annotate is None:
             return {}
-        name = self.annotate.estimator
-        section = getattr(self.annotate, name)
-        estimator = shaping(section) if isinstance(section, BaseModel) else {}
-        if name == "perplexity" and estimator.get("model") is None:
-            estimator["model"] = base_model
+        sections = {}
+        for name in self.annotate.estimators:
+            sections[name] = shaping(getattr(self.annotate, name))
+            if isinstance(getattr(self.annotate, name), LocalModelConfig):
+                sections[name]["model"] = sections[name]["model"] or base_model
         return {
-            "estimator": name,
-            name: estimator,
+            "estimator": self.annotate.estimator,
+            **sections,
             "on_missing": self.annotate.on_missing,
             "smoothing": shaping(self.smoothing),
             "stages": shaping(self.stages),

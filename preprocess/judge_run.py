@@ -250,7 +250,7 @@ class _UnscoredFile:
             return
         try:
             if self._stream is None:
-                self._stream = self._path.open("wb")
+                self._stream = self._path.open("ab")
             self._stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
         except OSError as error:
             raise DataError(f"{self._path}: cannot be written: {error}") from None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from axolotl_ual.config import JudgeConfig
+from axolotl_ual.estimator_config import JudgeConfig
 
 from .asking import Question
 from .backends.api import ChatBackend, NoCompletion, Server

@@ -51,7 +51,7 @@ def read_prompts(table: Dataset, entry: Entry, recipe: Recipe) -> list[Prompt]:
     if supervised:
         samples = read_samples(table, entry, recipe)
         samples.check()
-        return [_of_sample(sample) for sample in samples]
+        return [prompt_of_sample(sample) for sample in samples]
     prompts, bad = [], []
     for number, row in enumerate(table):
         try:
@@ -69,7 +69,7 @@ def read_prompts(table: Dataset, entry: Entry, recipe: Recipe) -> list[Prompt]:
     return prompts
 
 
-def _of_sample(sample: Sample) -> Prompt:
+def prompt_of_sample(sample: Sample) -> Prompt:
     """The turns before the last response; text without roles is what a user says."""
     last = max(place for place, turn in enumerate(sample.turns) if turn.trained)
     while last > 0 and sample.turns[last - 1].trained:

@@ -23,6 +23,7 @@ SHARED = CONTRACT | {
     "axolotl_ual.config",
     "axolotl_ual.curriculum_config",
     "axolotl_ual.curriculum_rules",
+    "axolotl_ual.estimator_config",
     "axolotl_ual.pairs_config",
     "axolotl_ual.server_config",
     "axolotl_ual.settings",

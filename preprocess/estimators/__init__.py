@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from axolotl_ual.config import AnnotateConfig
+from axolotl_ual.errors import ConfigError
 
 from .base import Estimator, RunOptions
 
@@ -23,10 +24,55 @@ def _perplexity(annotate: AnnotateConfig, base_model: str | None, options: RunOp
     return build(annotate, base_model)
 
 
+def _entropy(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+    from .entropy import build
+
+    return build(annotate, base_model)
+
+
+def _mc_dropout(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+    from .mc_dropout import build
+
+    return build(annotate, base_model)
+
+
+def _p_true(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+    from .p_true import build
+
+    return build(annotate, base_model)
+
+
+def _self_consistency(
+    annotate: AnnotateConfig, base_model: str | None, options: RunOptions
+) -> Estimator:
+    from .self_consistency import build
+
+    return build(annotate, base_model, options)
+
+
+def _ensemble(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+    from .ensemble import Ensemble, check_members
+
+    if annotate.ensemble is None:
+        raise ConfigError("ual.annotate.ensemble: `estimator: ensemble` needs this section")
+    check_members(annotate, options.max_cost)
+    members: dict[str, Estimator] = {}
+    weights = {str(name): weight for name, weight in annotate.ensemble.members.items()}
+    for name in annotate.ensemble.members:
+        alone = annotate.model_copy(update={"estimator": name})
+        members[name] = ESTIMATORS[name](alone, base_model, options)
+    return Ensemble(members, weights, annotate.ensemble.mix)
+
+
 ESTIMATORS: dict[str, Build] = {
+    "ensemble": _ensemble,
+    "entropy": _entropy,
     "judge": _judge,
+    "mc_dropout": _mc_dropout,
+    "p_true": _p_true,
     "panel": _judge,
     "perplexity": _perplexity,
+    "self_consistency": _self_consistency,
 }
 """Builders by the name that `ual.annotate.estimator` gives; imports wait until one is chosen."""
 

@@ -21,8 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
-from axolotl_ual.config import AnnotateConfig, JudgeConfig
+from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
+from axolotl_ual.estimator_config import JudgeConfig
 
 from ..backends.api import check_key, find_server
 from ..cache import Cache

@@ -12,7 +12,7 @@ import pytest
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.preprocess.backends.encoding import NO_RESPONSE
-from axolotl_ual.preprocess.estimators import perplexity
+from axolotl_ual.preprocess.estimators import local_scores, perplexity
 from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.rows import Sample, Turn
@@ -166,7 +166,7 @@ class Lazy(Sequence[Sample]):
 
 def test_windows_give_what_one_window_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = estimate(folder, Lazy(50), mapping="minmax")
-    monkeypatch.setattr(perplexity, "_WINDOW", 16)
+    monkeypatch.setattr(local_scores, "_WINDOW", 16)
     lazy = Lazy(50)
     parts, done = estimate(folder, lazy, mapping="minmax")
     np.testing.assert_allclose(parts.uncertainty, whole.uncertainty, atol=1e-4)

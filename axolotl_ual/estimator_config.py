@@ -1,0 +1,161 @@
+"""The sections of the estimators that give a sample its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig
+
+
+class JudgeConfig(ServerConfig):
+    """A judge behind an OpenAI-compatible `/v1/chat/completions`."""
+
+    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature of the judge.")
+    max_tokens: int = Field(
+        64, ge=8, description="Completion tokens allowed; raise it for models that reason first."
+    )
+    max_sample_tokens: int = Field(
+        16_000,
+        ge=64,
+        description="Longer samples are shown by their heads and tails (4 bytes count as a token).",
+    )
+    rubric: str = Field(
+        "uncertainty-v1", min_length=1, description="One of ours by name, or a .jinja file."
+    )
+    score: Literal["verbalized", "expected"] = Field(
+        "verbalized",
+        description="verbalized: a stated number. expected: the expectation over the digits, by "
+        "their log-probabilities; finer and cheaper, where the server gives them.",
+    )
+    repeats: int = Field(
+        1, ge=1, le=100, description="Times each sample is judged; the mean and spread are kept."
+    )
+    mode: Literal["live", "batch"] = Field(
+        "live",
+        description="batch: OpenAI's Batch API, at half the price and within a day.",
+        json_schema_extra=OPERATIONAL,
+    )
+    batch_requests: int = Field(
+        50_000, ge=1, description="The most in one batch.", json_schema_extra=OPERATIONAL
+    )
+    batch_poll: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds between looks at running batches.",
+        json_schema_extra=OPERATIONAL,
+    )
+    prices: str | None = Field(
+        None,
+        description="YAML file with prices of models that are not publicly listed.",
+        json_schema_extra=OPERATIONAL,
+    )
+
+
+class PanelConfig(Section):
+    """Several judges, each with its own server."""
+
+    judges: list[JudgeConfig] = Field(min_length=2, description="Sections like `judge:`.")
+    combine: Literal["mean", "median"] = Field(
+        "mean", description="Over the judges that gave a score."
+    )
+
+
+class LocalModelConfig(Section):
+    """A local causal language model."""
+
+    model: str | None = Field(None, description="Folder or Hub name; null is the base_model.")
+    max_length: int = Field(2048, ge=2, description="Tokens of prompt and response together.")
+    batch_tokens: int = Field(
+        8192, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL
+    )
+    device: str = Field(
+        "auto", description="auto, cpu, cuda, cuda:1, ...", json_schema_extra=OPERATIONAL
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto is the checkpoint's own on a GPU, float32 on a CPU."
+    )
+
+
+class MappedModelConfig(LocalModelConfig):
+    """A local model whose scores have no scale of their own."""
+
+    mapping: Literal["rank", "minmax"] = Field(
+        "rank", description="How scores become numbers in [0, 1]."
+    )
+
+
+class PerplexityConfig(MappedModelConfig):
+    """Mean negative log-likelihood of the response."""
+
+
+class EntropyConfig(MappedModelConfig):
+    """Mean predictive entropy at the tokens of the response."""
+
+
+class DropoutConfig(MappedModelConfig):
+    """Spread of the mean negative log-likelihood over passes with dropout on."""
+
+    passes: int = Field(8, ge=2, le=1000, description="Forward passes over each sample.")
+    rate: float | None = Field(
+        None, gt=0, lt=1, description="Dropout probability; null is the model's or adapter's own."
+    )
+    seed: int = Field(0, ge=0, description="Of the dropout masks.")
+
+
+class PTrueConfig(LocalModelConfig):
+    """1 - P(True): the model is asked whether the response is right."""
+
+
+class AnswerEmbeddingConfig(Section):
+    """The model of `similarity: embedding`."""
+
+    model: str = Field(
+        "sentence-transformers/all-MiniLM-L6-v2", min_length=1, description="Folder or Hub name."
+    )
+    device: str = Field(
+        "auto", description="auto, cpu, cuda, cuda:1, ...", json_schema_extra=OPERATIONAL
+    )
+
+
+class SelfConsistencyConfig(ServerConfig):
+    """A model behind an OpenAI-compatible server that answers the instruction itself."""
+
+    answers: int = Field(5, ge=2, le=256, description="Answers to each instruction.")
+    temperature: float = Field(1.0, gt=0, le=2, description="Sampling temperature.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: the mass that is sampled from.")
+    max_tokens: int = Field(512, ge=1, description="Tokens of an answer.")
+    seed: int = Field(0, ge=0, description="Of the sampling, where the server takes one.")
+    similarity: Literal["words", "embedding"] = Field(
+        "words",
+        description="words: overlap of words. embedding: cosine under a sentence-transformers "
+        "model on this machine.",
+    )
+    embedding: AnswerEmbeddingConfig = Field(default_factory=AnswerEmbeddingConfig)
+
+
+Single = Literal[
+    "judge", "panel", "perplexity", "entropy", "mc_dropout", "p_true", "self_consistency"
+]
+"""Estimators that an ensemble can mix."""
+
+
+class EnsembleConfig(Section):
+    """A weighted mean of estimators."""
+
+    members: dict[Single, float] = Field(
+        min_length=2, description="Weight, above 0, of each estimator; each has its own section."
+    )
+    mix: Literal["rank", "value"] = Field(
+        "rank", description="rank: uncertainties are ranked before they are averaged."
+    )
+
+    @field_validator("members")
+    @classmethod
+    def _weights_are_positive(cls, members: dict[Single, float]) -> dict[Single, float]:
+        for name, weight in members.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(f"the weight of `{name}` must be above 0, not {weight:g}")
+        return members

@@ -1,0 +1,154 @@
+"""Several estimators mixed into one.
+
+    u_i = sum_m w_m v_im / sum_m w_m        over the members m that have a value for row i
+
+with v_im the uncertainty of member m (`mix: value`) or its rank over all rows mapped to [0, 1]
+(`mix: rank`, `mapping.py`), which makes members comparable whose uncertainties are spread
+differently. A row is missing only where no member has a value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from axolotl_ual.columns import PREFIX, ManifestUsage
+from axolotl_ual.config import AnnotateConfig
+from axolotl_ual.errors import ConfigError
+
+from ..mapping import rank
+from ..progress import Progress, SilentProgress
+from ..turns import Sample
+from .base import Estimation, Estimator, FloatArray, Plan
+
+NO_MEMBER: Final = "no member has a value"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """A weighted mean of estimators.
+
+    Attributes:
+        members: estimators by name.
+        weights: of the members, above 0.
+        mix: "rank" or "value".
+    """
+
+    members: Mapping[str, Estimator]
+    weights: Mapping[str, float]
+    mix: str
+
+    def plan(self, samples: Sequence[Sample]) -> Plan:
+        """What all members would do."""
+        plans = {name: member.plan(samples) for name, member in self.members.items()}
+        costs = [plan.cost_usd for plan in plans.values()]
+        return Plan(
+            [f"{name}: {line}" for name, plan in plans.items() for line in plan.lines],
+            requests=sum(plan.requests for plan in plans.values()),
+            cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+        )
+
+    def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
+        """Let the members estimate one after the other, and mix.
+
+        Raises:
+            UALError: as the members raise.
+        """
+        found: dict[str, Estimation] = {}
+        for number, (name, member) in enumerate(self.members.items(), 1):
+            progress.say(f"{name} ({number} of {len(self.members)})")
+            last = number == len(self.members)
+            found[name] = member.estimate(samples, progress if last else _Quiet(progress))
+        values = {name: estimation.uncertainty for name, estimation in found.items()}
+        uncertainty = mix(values, self.weights, self.mix)
+        missing = int(np.isnan(uncertainty).sum())
+        return Estimation(
+            uncertainty,
+            failures={NO_MEMBER: missing} if missing else {},
+            usage=_total([estimation.usage for estimation in found.values()]),
+            facts={
+                "mix": self.mix,
+                "members": {
+                    name: {
+                        "weight": self.weights[name],
+                        "failures": estimation.failures,
+                        **estimation.facts,
+                    }
+                    for name, estimation in found.items()
+                },
+            },
+            columns=self._columns(found),
+        )
+
+    def _columns(self, found: Mapping[str, Estimation]) -> dict[str, FloatArray]:
+        """What each member said, and its further columns where no other has one of that name."""
+        columns = {f"{PREFIX}{name}": each.uncertainty for name, each in found.items()}
+        names = Counter(name for each in found.values() for name in each.columns)
+        for each in found.values():
+            columns |= {name: v for name, v in each.columns.items() if names[name] == 1}
+        return columns
+
+
+class _Quiet(SilentProgress):
+    """Passes on what a member says; rows are counted with the last member."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__()
+        self._progress = progress
+
+    def say(self, line: str) -> None:
+        self._progress.say(line)
+
+    def status(self, text: str) -> None:
+        self._progress.status(text)
+
+
+def mix(values: Mapping[str, FloatArray], weights: Mapping[str, float], how: str) -> FloatArray:
+    """Weighted mean of uncertainties (N,), NaN for a missing one.
+
+    Args:
+        values: uncertainties by member.
+        weights: above 0, by member.
+        how: "rank" or "value".
+    """
+    members_MN = np.stack([values[name].astype(np.float64) for name in values])
+    if how == "rank":
+        members_MN = np.stack([rank(row_N) for row_N in members_MN]).astype(np.float64)
+    weights_M1 = np.array([weights[name] for name in values])[:, None]
+    known_MN = np.isfinite(members_MN)
+    total_N = (weights_M1 * known_MN).sum(axis=0)
+    weighted_N = (weights_M1 * np.where(known_MN, members_MN, 0.0)).sum(axis=0)
+    with np.errstate(invalid="ignore"):
+        mean_N = np.where(total_N > 0, weighted_N / total_N, np.nan)
+    return np.clip(mean_N, 0.0, 1.0).astype(np.float32)
+
+
+def _total(usages: Sequence[ManifestUsage]) -> ManifestUsage:
+    # A member that sends nothing costs nothing, whatever it says of prices.
+    costs = [0.0 if not usage.requests else usage.cost_usd for usage in usages]
+    return ManifestUsage(
+        requests=sum(usage.requests for usage in usages),
+        cached=sum(usage.cached for usage in usages),
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+    )
+
+
+def check_members(annotate: AnnotateConfig, max_cost: float | None) -> None:
+    """Refuse a limit that several paying members cannot share.
+
+    Raises:
+        ConfigError: --max-cost and more than one judge or panel.
+    """
+    members = annotate.ensemble.members if annotate.ensemble is not None else {}
+    paying = [name for name in members if name in ("judge", "panel")]
+    if max_cost is not None and len(paying) > 1:
+        raise ConfigError(
+            f"--max-cost: {' and '.join(paying)} of this ensemble would each spend as much",
+            "take one of them out, or run without --max-cost",
+        )
