@@ -28,7 +28,7 @@ from judging_kit import kill_often
 import judge_server
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.preprocess.cache import Cache, Judgement
-from axolotl_ual.preprocess.estimators.judge import build
+from axolotl_ual.preprocess.estimators.judge import JudgeEstimator, build
 from axolotl_ual.preprocess.outcomes import SCORED
 from axolotl_ual.preprocess.readers import alpaca_reader
 from axolotl_ual.preprocess.rows import AlpacaFields
@@ -259,7 +259,9 @@ def _fill_cache(folder: Path, base_url: str, rows: int) -> None:
     annotate_config = AnnotateConfig.model_validate(
         {"output": "out", "judge": {"model": "judge", "base_url": base_url}}
     )
-    (judge,) = build(annotate_config, None).judges  # type: ignore[attr-defined]
+    estimator = build(annotate_config, None)
+    assert isinstance(estimator, JudgeEstimator)
+    (judge,) = estimator.judges
     read = alpaca_reader(AlpacaFields()).read
     with Cache(folder) as cache:
         for start in range(0, rows, 10_000):

@@ -123,7 +123,10 @@ def audit(
     with Cache(estimator.cache) as cache:
         run = JudgeRun(judges, _Chosen(samples, chosen), cache, progress, estimator.options)
         asyncio.run(run.run())
-    lines = [f"audit: {len(chosen):,} rows, {REPEATS} times each"]
+    return [f"audit: {len(chosen):,} rows, {REPEATS} times each", *_report(run)]
+
+
+def _report(run: JudgeRun) -> Iterator[str]:
     for judge, tally in zip(run.judges, run.tallies, strict=True):
         full = tally.scores == REPEATS
         found = agreement(tally.mean[full], tally.spread[full], REPEATS)
@@ -132,11 +135,11 @@ def audit(
                 f"{judge.config.model} at {judge.server.url} scored fewer than two rows "
                 f"{REPEATS} times ({tally.missing()}); the first answer: {run.unscored!r}"
             )
-        lines += [f"{judge.config.model}: {line}" for line in _lines(judge, found)]
-    usage = run.usage()
-    if usage.cost_usd is not None:
-        lines.append(f"the audit cost {usage.cost_usd:.4f} USD")
-    return lines
+        for line in _lines(judge, found):
+            yield f"{judge.config.model}: {line}"
+    cost = run.usage().cost_usd
+    if cost is not None:
+        yield f"the audit cost {cost:.4f} USD"
 
 
 def _lines(judge: Judge, found: Agreement) -> list[str]:
