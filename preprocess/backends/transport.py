@@ -23,6 +23,8 @@ from axolotl_ual.errors import BackendError
 
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 """The openai client's default."""
+_OTHER_FILES: Final = 256
+"""Files that are open beside the connections."""
 _MOST_BYTES: Final = 16 << 20
 """An answer beyond this is not an answer."""
 
@@ -99,6 +101,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Transport:
+        _allow_files(self._connections)
         # The proxy is found here and not by trust_env, which would read ~/.netrc as well.
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self._connections, ttl_dns_cache=300),
@@ -144,6 +147,19 @@ def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
         return str(error.os_error) or type(error.os_error).__name__
     return str(error) or type(error).__name__
+
+
+def _allow_files(connections: int) -> None:
+    """Raise the soft limit of open files where the connections would not fit under it."""
+    try:
+        import resource
+    except ImportError:  # There is no such limit on Windows.
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _proxy(scheme: str, host: str) -> str | None:

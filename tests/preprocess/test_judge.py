@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +220,20 @@ def test_a_planted_key_is_in_no_file_and_no_output(
     files = [Path(at) / name for at, _, names in os.walk(tmp_path) for name in names]
     assert len(files) >= 5
     assert not [path for path in files if key.encode() in path.read_bytes()]
+
+
+@pytest.mark.slow
+def test_more_connections_than_open_files_are_allowed(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """200 in flight under a soft limit of 100 open files, in a process of its own."""
+    server.set(latency=0.1)
+    recipe = write_recipe(tmp_path, server, rows=600, max_concurrency=200)
+    script = (
+        "import resource as r; hard = r.getrlimit(r.RLIMIT_NOFILE)[1];"
+        "r.setrlimit(r.RLIMIT_NOFILE, (100, hard));"
+        "from axolotl_ual.preprocess.cli import main; main()"
+    )
+    run = subprocess.run([sys.executable, "-c", script, "annotate", str(recipe)], timeout=120)
+    assert run.returncode == 0
+    assert server.stats()["most_in_flight"] > 150
