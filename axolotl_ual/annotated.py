@@ -72,14 +72,16 @@ def locate(recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str) -> Locat
     if ual.annotate is None:
         for entry in entries:
             _need_column(entry, needed_column(recipe, ual))
-        return Located(entries, _content(fingerprint(entry) for entry in entries))
+        return Located(
+            entries, _content(fingerprint(entry, recipe.get("seed")) for entry in entries)
+        )
     folder = Path(ual.annotate.output)
     again = f"run `axolotl-ual annotate {recipe_name}`"
     manifest = _read_manifest(folder, again)
     _check_kind(manifest, "annotations", folder, again)
     wanted = ual.result_settings(recipe.get("base_model"))
     _check_settings("annotations", manifest.settings, wanted, folder, again)
-    _check_sources(manifest, entries, folder, again)
+    _check_sources(manifest, entries, recipe.get("seed"), folder, again)
     for source in manifest.sources:
         _check_file(source.file, folder, again)
     rewritten = [
@@ -108,7 +110,7 @@ def _locate_pairs(
         made.pop("sampling", None)
         wanted.pop("sampling")
     else:
-        _check_sources(manifest, entries, folder, again)
+        _check_sources(manifest, entries, recipe.get("seed"), folder, again)
     _check_settings("pairs", {"pairs": made}, {"pairs": wanted}, folder, again)
     file = manifest.sources[0].file
     _check_file(file, folder, again)
@@ -210,7 +212,11 @@ def _value(value: Any) -> str:
 
 
 def _check_sources(
-    manifest: Manifest, entries: Sequence[Mapping[str, Any]], folder: Path, again: str
+    manifest: Manifest,
+    entries: Sequence[Mapping[str, Any]],
+    seed: int | None,
+    folder: Path,
+    again: str,
 ) -> None:
     if len(manifest.sources) != len(entries):
         raise AnnotationError(
@@ -219,11 +225,11 @@ def _check_sources(
             again,
         )
     for source, entry in zip(manifest.sources, entries, strict=True):
-        _check_source(source, entry, folder, again)
+        _check_source(source, entry, seed, folder, again)
 
 
 def _check_source(
-    source: ManifestSource, entry: Mapping[str, Any], folder: Path, again: str
+    source: ManifestSource, entry: Mapping[str, Any], seed: int | None, folder: Path, again: str
 ) -> None:
     path = entry.get("path")
     made_from = plain(source.entry)
@@ -236,8 +242,10 @@ def _check_source(
             f"({', '.join(f'`{key}`' for key in keys)} differ)",
             again,
         )
-    if source.fingerprint != fingerprint(entry):
-        raise AnnotationError(f"{path}: has changed since {folder} was made from it", again)
+    if source.fingerprint != fingerprint(entry, seed):
+        shards = " (or the `seed` that decides what lies in a shard)"
+        what = f"{path}{shards if entry.get('shards') else ''}"
+        raise AnnotationError(f"{what}: has changed since {folder} was made from it", again)
 
 
 def _check_file(file: ManifestFile, folder: Path, again: str) -> None:

@@ -12,6 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+DEFAULT_SEED = 42
+"""What Axolotl takes where a recipe has no `seed:`."""
+
 _BLOCK = 1 << 20
 
 
@@ -28,16 +31,19 @@ def plain(value: Any) -> Any:
     return value
 
 
-def fingerprint(entry: Mapping[str, Any]) -> str:
+def fingerprint(entry: Mapping[str, Any], seed: int | None = None) -> str:
     """Digest of a `datasets:` entry and, for local paths, of the bytes it names.
 
     Args:
         entry: one entry of `datasets:` as the recipe spells it.
+        seed: of the recipe, which decides what lies in a shard; None is Axolotl's default.
 
     Returns:
         64 hexadecimal digits.
     """
     digest = hashlib.sha256(json.dumps(plain(entry), sort_keys=True, default=str).encode())
+    if entry.get("shards"):
+        digest.update(f"\0seed {DEFAULT_SEED if seed is None else seed}".encode())
     for path in _local_files(entry):
         digest.update(b"\0" + path.name.encode() + b"\0" + file_digest(path).encode())
     return digest.hexdigest()

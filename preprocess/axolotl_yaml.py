@@ -16,9 +16,7 @@ import yaml
 
 from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import ConfigError
-
-DEFAULT_SEED = 42
-"""What Axolotl takes where a recipe has no `seed:`."""
+from axolotl_ual.source import DEFAULT_SEED
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,7 @@ def read_input(recipe: Recipe, from_responses: Path | None, limit: int | None) -
             table = table.select(range(min(limit, len(table))))
         prompts = read_prompts(table, entry, recipe)
         given.prompts.extend(prompts)
-        given.origins.append((entry.raw, fingerprint(entry.raw), len(prompts)))
+        given.origins.append((entry.raw, fingerprint(entry.raw, recipe.seed), len(prompts)))
     return given
 
 

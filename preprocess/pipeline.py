@@ -173,7 +173,7 @@ def load_sources(recipe: Recipe, limit: int | None) -> list[Source]:
             table = table.select(range(min(limit, len(table))))
         samples = read_samples(table, entry, recipe)
         samples.check()
-        sources.append(Source(entry, table, samples, fingerprint(entry.raw)))
+        sources.append(Source(entry, table, samples, fingerprint(entry.raw, recipe.seed)))
     return sources
 
 

@@ -89,6 +89,16 @@ def test_each_entry_becomes_its_annotated_file(project: Project) -> None:
     assert second == {**shared, "path": str(project.folder / "1.parquet")}
 
 
+def test_another_seed_makes_other_shards(project: Project) -> None:
+    project.recipe["datasets"][1].update({"shards": 2})
+    project.annotate()
+    project.recipe["seed"] = 42  # what Axolotl takes by default
+    assert len(project.locate().entries) == 2
+    project.recipe["seed"] = 7
+    with pytest.raises(AnnotationError, match=r"two\.jsonl.*`seed`.*has changed"):
+        project.locate()
+
+
 def test_a_list_of_names_is_several_entries(project: Project) -> None:
     names = [{**project.recipe["datasets"][0], "name": name} for name in ("a", "b")]
     spelled = [{**project.recipe["datasets"][0], "name": ["a", "b"]}]
