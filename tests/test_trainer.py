@@ -141,7 +141,7 @@ def test_a_step_is_the_same_however_it_is_cut(bench: Bench) -> None:
     runs = [bench.train(rows(), **shared, **cut) for cut in cuts]
     for run in runs[1:]:
         for key in ("loss", "loss/nll", "loss/smoothing"):
-            assert run.values(key) == pytest.approx(runs[0].values(key), rel=1e-5)
+            assert run.values(key) == pytest.approx(runs[0].values(key), rel=1e-5, abs=1e-6)
         for name, wanted in adapter(runs[0]).items():
             found = adapter(run)[name]
             assert (found - wanted).norm() <= 1e-4 * wanted.norm().clamp(min=1e-3)
@@ -177,7 +177,8 @@ def test_full_fine_tuning_with_deepspeed_zero_3(bench: Bench, tmp_path: Path) ->
         **shared,
     )
     for key in ("loss", "loss/nll", "loss/smoothing"):
-        assert two.values(key) == pytest.approx(one.values(key), rel=1e-6)
+        # The smoothing part is a difference of logits of order 1: it rounds as they do.
+        assert two.values(key) == pytest.approx(one.values(key), rel=1e-6, abs=1e-6)
 
 
 @pytest.mark.slow
