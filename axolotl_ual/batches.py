@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler
 from axolotl_ual.sampler import Plan
 
 
-class PlanSampler(BatchSampler):  # type: ignore[misc]
+class PlanSampler(BatchSampler):
     """The micro-batches of a plan, for all processes; Accelerate gives each its share."""
 
     def __init__(self, plan: Plan) -> None:

@@ -117,7 +117,7 @@ class StagedSchedule:
             group["lr"] = group["lr"] * self.factor(self._step)
 
 
-class CurriculumCallback(TrainerCallback):  # type: ignore[misc]
+class CurriculumCallback(TrainerCallback):
     """Epochs as rows trained on, and what is due when a stage ends.
 
     Args:

@@ -160,19 +160,19 @@ class StagedPairsMixin(StagedMixin):
         return super().compute_loss(model, inputs, outputs, items)
 
 
-class UALORPOTrainer(StagedPairsMixin, AxolotlORPOTrainer):  # type: ignore[misc]
+class UALORPOTrainer(StagedPairsMixin, AxolotlORPOTrainer):
     """ORPO in the order of a curriculum."""
 
 
-class UALCPOTrainer(StagedPairsMixin, AxolotlCPOTrainer):  # type: ignore[misc]
+class UALCPOTrainer(StagedPairsMixin, AxolotlCPOTrainer):
     """SimPO and CPO in the order of a curriculum."""
 
 
-class UALKTOTrainer(StagedPairsMixin, AxolotlKTOTrainer):  # type: ignore[misc]
+class UALKTOTrainer(StagedPairsMixin, AxolotlKTOTrainer):
     """KTO in the order of a curriculum."""
 
 
-class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):  # type: ignore[misc]
+class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
     """DPO and IPO in the order of a curriculum, each pair smoothed by its `ual_smoothing`.
 
     Log-probabilities come from hidden states and the head in chunks. Validation keeps the plain

@@ -16,7 +16,7 @@ NAMES = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
 """What a recipe may call the plugin."""
 
 
-class UALPlugin(BasePlugin):  # type: ignore[misc]
+class UALPlugin(BasePlugin):
     """Uncertainty-aware learning: smoothing of samples and pairs, and a curriculum of stages."""
 
     _curriculum: Any = None

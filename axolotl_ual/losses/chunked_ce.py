@@ -110,7 +110,7 @@ def chunked_smoothed_ce(
     return Sums(total, nll, margin)
 
 
-class _ChunkedSmoothedCE(torch.autograd.Function):  # type: ignore[misc]
+class _ChunkedSmoothedCE(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -153,7 +153,7 @@ class _ChunkedSmoothedCE(torch.autograd.Function):  # type: ignore[misc]
         return total, step.nll, step.margin
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         scaled = [
             None if saved is None else saved * grad.to(saved.dtype) for saved in ctx.saved_tensors

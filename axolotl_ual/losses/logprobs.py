@@ -113,7 +113,7 @@ class _Head:
         return torch.stack([picked_C - total_C, best_C - total_C, hit_C])
 
 
-class _TokenLogprobs(torch.autograd.Function):  # type: ignore[misc]
+class _TokenLogprobs(torch.autograd.Function):
     """One node for all chunks, so that each parameter of the head gets one gradient.
 
     Data-parallel wrappers reduce a parameter's gradient when it first arrives; a checkpoint for

@@ -98,7 +98,7 @@ def margin_sum(
     return result
 
 
-class _MarginSum(torch.autograd.Function):  # type: ignore[misc]
+class _MarginSum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -135,7 +135,7 @@ class _MarginSum(torch.autograd.Function):  # type: ignore[misc]
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         gradient_NH, hidden_NH, classes_N, weight_N = ctx.saved_tensors
         grad_weight = grad_bias = None
