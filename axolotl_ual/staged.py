@@ -35,7 +35,7 @@ STAGE_METRIC = "ual/stage"
 UNCERTAINTY_METRIC = "ual/uncertainty"
 
 
-class StagedMixin(Trainer):  # type: ignore[misc]
+class StagedMixin(Trainer):
     """A base to name before the trainer's own; without a curriculum it changes nothing."""
 
     scores_predictions = True

@@ -40,7 +40,7 @@ _KERNELS = (
 """Keys of a recipe that choose how the model computes its cross entropy."""
 
 
-class UALTrainer(StagedMixin, AxolotlTrainer):  # type: ignore[misc]
+class UALTrainer(StagedMixin, AxolotlTrainer):
     """Axolotl's SFT trainer; each sample's loss is smoothed by its `ual_smoothing`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
