@@ -127,8 +127,8 @@ class LossConfig(Section):
     kernel: Literal["auto", "model", "chunked"] = Field(
         "auto",
         description="model: the model's own loss, or the fused one that the recipe chose, with the "
-        "smoothing on top. chunked: in chunks of 2^25 logits, never all at once. auto: model, "
-        "but chunked where the model would make more logits than a chunk holds, or caps them.",
+        "smoothing on top. chunked: for at most 1,024 tokens or 90 million logits at a time. auto: "
+        "model, but chunked where the model would make more than that at once, or caps its logits.",
     )
     normalization: Literal["tokens", "micro_batch"] = Field(
         "tokens",

@@ -15,6 +15,7 @@ Shape legend: N tokens, C tokens of a chunk, H hidden size, V vocabulary, R rows
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -23,8 +24,11 @@ from torch.autograd.function import once_differentiable
 
 from .smoothed_ce import IGNORE_INDEX, MeanRow, accumulation_dtype, mean_row
 
-_CHUNK_LOGITS = 2**25
+_CHUNK_TOKENS = 1024
+_LEAST_LOGITS = 2**25
+_MOST_LOGITS = 90_000_000
 _LEAST_TOKENS = 64
+_MULTIPLE = 16
 
 
 class Transform(NamedTuple):
@@ -59,12 +63,25 @@ class Sums(NamedTuple):
 
 
 def chunk_tokens(vocab_size: int) -> int:
-    """Tokens in a chunk: 2^25 logits, 128 MiB in float32.
+    """The most tokens of a chunk: 1,024, or 90 million logits (343 MiB in float32) if that is less.
 
-    Measured (benchmarks/loss.py, two cores): time falls up to about that size and stays level
-    above it, at 32,768 classes as at 128,256, while memory grows.
+    Small vocabularies have more tokens, up to 2^25 logits. Measured (benchmarks/loss.py, two
+    cores): the weight is read and packed once a chunk, so that at 128,256 classes 261 tokens take
+    1.2 times the time of 688, while above 688 memory grows faster than time falls.
     """
-    return max(_LEAST_TOKENS, _CHUNK_LOGITS // vocab_size)
+    tokens = min(_CHUNK_TOKENS, _MOST_LOGITS // vocab_size)
+    tokens = max(_LEAST_TOKENS, _LEAST_LOGITS // vocab_size, tokens)
+    return tokens if tokens < _MULTIPLE else tokens // _MULTIPLE * _MULTIPLE
+
+
+def equal_chunks(tokens: int, most: int) -> int:
+    """Tokens of each chunk where `tokens` are cut into as few as `most` allows.
+
+    A multiple of 16, which products of matrices are fastest with, unless `most` is below that.
+    """
+    number = max(1, math.ceil(tokens / most))
+    size = max(1, math.ceil(tokens / number))
+    return min(most, math.ceil(size / _MULTIPLE) * _MULTIPLE)
 
 
 def chunked_smoothed_ce(
@@ -94,9 +111,9 @@ def chunked_smoothed_ce(
         mean: result of `mean_row`, which also says how many rows stand for tokens; computed here
             over all rows when None.
         with_nll: False leaves the negative log-likelihood out of `total`.
-        tokens: tokens of a chunk; None is `chunk_tokens`.
+        tokens: tokens of a chunk; None is equal chunks of at most `chunk_tokens`.
     """
-    size = tokens or chunk_tokens(weight_VH.shape[0])
+    size = tokens or equal_chunks(hidden_NH.shape[0], chunk_tokens(weight_VH.shape[0]))
     if mean is None:
         mean = mean_row(weight_VH, bias_V)
     total, nll, margin = _ChunkedSmoothedCE.apply(

@@ -55,7 +55,8 @@ def assert_equal_gradients(found: dict[str, Tensor], wanted: dict[str, Tensor]) 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """24 tokens in chunks of 5."""
-    monkeypatch.setattr(chunked_ce, "_CHUNK_LOGITS", 5 * VOCAB)
+    monkeypatch.setattr(chunked_ce, "_CHUNK_TOKENS", 5)
+    monkeypatch.setattr(chunked_ce, "_LEAST_LOGITS", 1)
     monkeypatch.setattr(chunked_ce, "_LEAST_TOKENS", 1)
 
 
