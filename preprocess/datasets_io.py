@@ -8,6 +8,7 @@ the same calls of `datasets`. Where Axolotl would quietly do something else than
 from __future__ import annotations
 
 import difflib
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from .json_files import check_json, is_readable
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+ROWS_IN_A_PIECE = 20_000
 
 _KINDS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
 """As in Axolotl: what a path contains decides the format, and JSON is what is left."""
@@ -57,6 +60,25 @@ def load_entry(entry: Entry, seed: int) -> Dataset:
     if not len(table):
         raise DataError(f"{entry.label}: the dataset has no rows", "name another file or split")
     return table
+
+
+def in_pieces(table: Dataset, rows: int = ROWS_IN_A_PIECE) -> Iterator[Dataset]:
+    """All rows in order, piece by piece, each piece mapped into memory on its own.
+
+    Pages of a mapped file stay with a process until it lets go of the mapping, so one that reads a
+    large dataset from end to end through one mapping ends up with all of it. A piece's mapping goes
+    with the piece, if nothing else of it is kept.
+
+    Args:
+        table: what `load_entry` gave, or a part of it.
+        rows: of a piece.
+    """
+    # To pickle what is mapped is to note its place; rows that lie in memory would be copied.
+    noted = pickle.dumps(table) if table.cache_files and len(table) > rows else None
+    for start in range(0, len(table), rows):
+        whole = table if noted is None else pickle.loads(noted)
+        yield whole.select(range(start, min(start + rows, len(table))))
+        del whole
 
 
 def local_files(entry: Entry) -> tuple[str, list[Path]]:

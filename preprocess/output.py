@@ -21,6 +21,8 @@ from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestFile
 from axolotl_ual.errors import DataError
 from axolotl_ual.source import file_digest
 
+from .datasets_io import in_pieces
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -89,7 +91,8 @@ def write_parquet(
     features = Features({**table.features, **Features.from_arrow_schema(ours)})
     start = written = 0
     with pq.ParquetWriter(path, features.arrow_schema, compression="zstd") as writer:
-        for batch in table.with_format("arrow").iter(batch_size=ROWS_PER_GROUP):
+        for piece in in_pieces(table.with_format("arrow"), ROWS_PER_GROUP):
+            batch = piece[:]
             rows = slice(start, start + len(batch))
             start = rows.stop
             for name, array in columns.items():

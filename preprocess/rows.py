@@ -10,6 +10,7 @@ from axolotl_ual.errors import ConfigError, DataError
 
 from .axolotl_yaml import Entry, Recipe
 from .chat import ChatFields, chat_reader
+from .datasets_io import in_pieces
 from .locate import locate_rows
 from .readers import (
     AlpacaFields,
@@ -161,10 +162,11 @@ class Samples(Sequence[Sample]):
             )
 
     def _iterate(self) -> Iterator[Mapping[str, Any]]:
-        for batch in self._rows.iter(batch_size=_BATCH):
-            names = list(batch)
-            for values in zip(*batch.values(), strict=True):
-                yield dict(zip(names, values, strict=True))
+        for piece in in_pieces(self._rows):
+            for batch in piece.iter(batch_size=_BATCH):
+                names = list(batch)
+                for values in zip(*batch.values(), strict=True):
+                    yield dict(zip(names, values, strict=True))
 
     def _read(self, number: int, row: Mapping[str, Any]) -> Sample:
         try:
