@@ -53,6 +53,18 @@ def kind_of_rl(recipe: Mapping[str, Any]) -> str | None:
     return None if not value else str(getattr(value, "value", value))
 
 
+def shown(value: Any) -> str:
+    """A value as YAML spells it, cut where it is long."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def has_adapter_on_head(recipe: Mapping[str, Any]) -> bool:
+    """Whether the adapter of a recipe is on the head, as far as its YAML tells."""
+    named = recipe.get("lora_target_modules") or []
+    return "lm_head" in ([named] if isinstance(named, str) else named)
+
+
 def conflicts(recipe: Mapping[str, Any]) -> list[UALError]:
     """What in a recipe contradicts its `ual.curriculum` and `ual.preference`.
 
@@ -139,13 +151,20 @@ def _of_the_scale(recipe: Mapping[str, Any], ual: UALConfig) -> Iterator[UALErro
 def _of_the_loss(recipe: Mapping[str, Any]) -> Iterator[UALError]:
     for key, why in _OTHER_LOSSES.items():
         if recipe.get(key):
-            yield UnsupportedError(f"{key}: {recipe[key]}: {why}", f"take `{key}` out")
+            yield UnsupportedError(f"{key}: {shown(recipe[key])}: {why}", f"take `{key}` out")
     named = recipe.get("dpo_loss_type")
     types = [named] if isinstance(named, str) else list(named or [])
     if types and types not in (["sigmoid"], ["ipo"]):
         yield UnsupportedError(
             f"dpo_loss_type: {named}: pairs are smoothed in the sigmoid and the IPO loss",
             "set `dpo_loss_type: [sigmoid]` or `[ipo]`, or take the plugin out",
+        )
+    zero = _deepspeed(recipe).get("zero_optimization") or {}
+    if zero.get("stage") == 3 and has_adapter_on_head(recipe):
+        yield UnsupportedError(
+            "deepspeed: ZeRO-3 with an adapter on the head: its shards cannot be gathered for "
+            "chunks of tokens",
+            "leave `lm_head` out of `lora_target_modules`, or use ZeRO-2",
         )
 
 

@@ -5,12 +5,19 @@ Imports neither torch nor axolotl, so that `axolotl-ual check` can ask as well a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from axolotl_ual.curriculum_rules import PREFERENCE_TRAINERS, conflicts, kind_of_rl
-from axolotl_ual.errors import UALError, UnsupportedError
+from axolotl_ual.config import parse_ual
+from axolotl_ual.curriculum_rules import (
+    PREFERENCE_TRAINERS,
+    conflicts,
+    has_adapter_on_head,
+    kind_of_rl,
+    shown,
+)
+from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 
 TRAINER = "axolotl_ual.trainer.UALTrainer"
 """The one `trainer_cls` that may be named: Axolotl stops where it cannot be imported."""
@@ -45,6 +52,11 @@ _RULES = (
     _Rule("orpo_alpha", _OWN_LOSS, "take `orpo_alpha:` out"),
     _Rule("kd_trainer", _OWN_LOSS, "take `kd_trainer:` out"),
     _Rule(
+        "label_smoothing_factor",
+        "one smoothing for all samples, on top of each sample's own",
+        "take it out, and set `ual.smoothing.mean` to what you want on average",
+    ),
+    _Rule(
         "trainer_cls",
         "brings a trainer of its own, and only one trainer can train",
         f"take it out, or name `{TRAINER}`",
@@ -77,13 +89,14 @@ def unsupported(recipe: Mapping[str, Any]) -> list[UALError]:
         An error for each such setting, in a fixed order; empty where the plugin can train.
     """
     errors: list[UALError] = [
-        UnsupportedError(f"{rule.key}: {_shown(recipe[rule.key])}: {rule.why}", rule.fix)
+        UnsupportedError(f"{rule.key}: {shown(recipe[rule.key])}: {rule.why}", rule.fix)
         for rule in _RULES
         if rule.key in recipe and rule.wrong(recipe[rule.key])
         if not (rule.key == "orpo_alpha" and recipe.get("rl"))
     ]
     errors.extend(conflicts(recipe))
     errors.extend(_first_generation_fsdp(recipe))
+    errors.extend(_with_an_adapter_on_the_head(recipe))
     return errors
 
 
@@ -104,6 +117,27 @@ def _first_generation_fsdp(recipe: Mapping[str, Any]) -> list[UALError]:
     ]
 
 
-def _shown(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _with_an_adapter_on_the_head(recipe: Mapping[str, Any]) -> Iterator[UALError]:
+    if recipe.get("rl") or not has_adapter_on_head(recipe):
+        return
+    fix = "leave `lm_head` out of `lora_target_modules`"
+    if recipe.get("peft_use_dora"):
+        yield UnsupportedError(
+            "peft_use_dora: true: the margin of a head with an adapter is known for plain LoRA",
+            f"{fix}, or set `peft_use_dora: false`",
+        )
+    if recipe.get("liger_fused_linear_cross_entropy"):
+        yield UnsupportedError(
+            "liger_fused_linear_cross_entropy: true: reads the head's weight and leaves the "
+            "adapter on it out",
+            f"{fix}, or set `liger_fused_linear_cross_entropy: false`",
+        )
+    try:
+        kernel = parse_ual(recipe.get("ual")).loss.kernel
+    except ConfigError:
+        return
+    if kernel == "chunked":
+        yield UnsupportedError(
+            "ual.loss.kernel: chunked: the head has an adapter",
+            f"{fix}, or set `ual.loss.kernel: model`",
+        )

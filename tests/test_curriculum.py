@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 from axolotl_ual.batches import PlanSampler
 from axolotl_ual.boundaries import StagedSchedule, check_resume, write_progress
 from axolotl_ual.columns import STAGES
-from axolotl_ual.config import parse_ual
 from axolotl_ual.curriculum_config import CurriculumConfig
-from axolotl_ual.curriculum_rules import needed_column
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UALError
 from axolotl_ual.sampler import Geometry, Plan, build_plan, make_phases
-from axolotl_ual.settings import unsupported
 from axolotl_ual.stages import Staging, fit_staging
 from axolotl_ual.transitions import Scores, Tally, TransitionTable
 from reference.first_fit import first_fit
@@ -208,7 +205,7 @@ def test_a_missing_column_and_a_broken_epoch_are_named() -> None:
 
     with pytest.raises(AnnotationError, match="no column `ual_gap`"):
         prepare(recipe(), section(by="gap"), loaded())
-    with pytest.raises(ConfigError, match=r"num_epochs: 1\.5"):
+    with pytest.raises(ConfigError, match=r"num_epochs: 1\.5.*\n.*set a whole number"):
         prepare(recipe(num_epochs=1.5), section(), loaded())
 
 
@@ -216,7 +213,7 @@ def test_streaming_data_are_refused_where_they_slip_through() -> None:
     from axolotl_ual.curriculum import prepare
 
     meta = SimpleNamespace(train_dataset=iter([]), eval_dataset=None)
-    with pytest.raises(UALError, match="a streaming dataset has no order to follow"):
+    with pytest.raises(UALError, match=r"a streaming dataset has.*\n.*`streaming: false`"):
         prepare(recipe(), section(), meta)
 
 
@@ -314,73 +311,6 @@ def test_a_resumed_run_writes_its_own_lines_anew(tmp_path: Path) -> None:
         "0,start,2.0,,1.5,",
         "4,after easy,0.5,,,",
     ]
-
-
-# --- what is refused before anything is loaded ---------------------------------------------------
-
-PHASED = {"curriculum": {"mode": "phased"}}
-
-
-@pytest.mark.parametrize(
-    ("keys", "said"),
-    [
-        ({"ual": PHASED, "group_by_length": True}, "group_by_length: true: batches rows"),
-        ({"ual": PHASED, "curriculum_sampling": True}, "curriculum_sampling: true"),
-        ({"ual": PHASED, "sample_packing_sequentially": True}, "packs the data in the order"),
-        ({"ual": PHASED, "streaming": True}, "a streaming dataset (`streaming`)"),
-        ({"ual": PHASED, "pretraining_dataset": "x"}, "a streaming dataset (`pretraining_"),
-        ({"ual": PHASED, "num_epochs": 2.5}, "whole epochs"),
-        ({"ual": PHASED, "accelerator_config": {"split_batches": True}}, "split_batches: true"),
-        (
-            {"ual": {"curriculum": {"mode": "phased", "evaluate_at_boundary": True}}},
-            "there is nothing to evaluate on",
-        ),
-        (
-            {
-                "ual": {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}},
-                "deepspeed": {"scheduler": {}},
-            },
-            "DeepSpeed sets the rates",
-        ),
-        ({"rl": "dpo", "dpo_label_smoothing": 0.1}, "dpo_label_smoothing: 0.1: is one smoothing"),
-        ({"rl": "dpo", "dpo_loss_type": ["hinge"]}, "in the sigmoid and the IPO loss"),
-        ({"rl": "dpo", "dpo_use_liger_kernel": True}, "dpo_use_liger_kernel"),
-        ({"rl": "dpo", "ual": {"annotate": {"output": "x", "estimator": "perplexity"}}}, "pairs"),
-        ({"rl": "orpo"}, "rl: orpo: no pair is smoothed"),
-        ({"rl": "dpo", "ual": {"preference": {"smoothing": False}}}, "rl: dpo: no pair is"),
-        (
-            {"rl": "kto", "ual": {**PHASED, "preference": {"beta": [1, 2, 3]}}},
-            "of `rl: dpo` and `rl: ipo` only",
-        ),
-        ({"rl": "grpo"}, "rl: grpo"),
-    ],
-)
-def test_contradictions_are_refused(keys: dict[str, Any], said: str) -> None:
-    found = "\n".join(str(error) for error in unsupported(keys))
-    assert said in found
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"ual": PHASED},
-        {"rl": "dpo"},
-        {"rl": "ipo", "dpo_loss_type": ["ipo"], "ual": PHASED},
-        {"rl": "orpo", "orpo_alpha": 0.1, "ual": PHASED},
-        {"ual": {"curriculum": {"mode": "phased", "epochs": 1}}, "num_epochs": 2.5},
-        {"group_by_length": True},
-    ],
-)
-def test_what_can_be_trained_is_not_refused(keys: dict[str, Any]) -> None:
-    assert unsupported(keys) == []
-
-
-def test_the_column_that_a_recipe_needs() -> None:
-    staged, plain = parse_ual(PHASED), parse_ual({"preference": {"smoothing": False}})
-    assert needed_column({}, staged) == "ual_smoothing"
-    assert needed_column({"rl": "dpo"}, staged) == "ual_smoothing"
-    assert needed_column({"rl": "orpo"}, staged) == "ual_stage"
-    assert needed_column({"rl": "dpo"}, plain) == "ual_stage"
 
 
 def test_staging_names_of_a_validation_set_must_be_known() -> None:

@@ -255,8 +255,38 @@ def test_a_transform_that_is_not_known_stops_training(
         return outputs
 
     inner.forward.__self__._plain_model = doubled
-    with pytest.raises(UnsupportedError, match="changes its logits after the head"):
+    with pytest.raises(UnsupportedError, match=r"changes its logits.*\n.*take the plugin out"):
         trainer.compute_loss(inner, batch_of(trainer))
+
+
+def test_a_sharded_head_with_an_adapter_is_refused(
+    base: Path, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = trainer_class()
+    monkeypatch.setattr("axolotl_ual.dpo.is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(UnsupportedError) as caught:
+        make_trainer(cls, base, tmp_path, adapter=True, dtype=torch.float32)
+    assert caught.value.problem.startswith("deepspeed: ZeRO-3 with an adapter on the head")
+    assert caught.value.fix == "leave `lm_head` out of the adapter, or use ZeRO-2"
+
+
+def test_a_head_that_sees_no_hidden_states_is_refused(base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from axolotl_ual.losses.scoring import TokenScorer
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    plain = model.forward
+
+    def last_only(**inputs: Any) -> Any:
+        return plain(**inputs, logits_to_keep=1)
+
+    model.forward = last_only
+    ids = torch.tensor([[1, 2, 3]])
+    with TokenScorer(model).installed(), pytest.raises(UnsupportedError) as caught:
+        model(input_ids=ids, ual_labels=ids)
+    assert "LlamaForCausalLM: its head does not see the last hidden" in caught.value.problem
+    assert caught.value.fix == "take the plugin out for this model"
 
 
 def test_models_that_scale_or_cap_their_logits_score_as_they_predict() -> None:

@@ -20,6 +20,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"use_eaft": True}, "use_eaft: true: brings a loss", "set `use_eaft: false`"),
     ({"orpo_alpha": 0.1}, "orpo_alpha: 0.1: brings a loss", "take `orpo_alpha:` out"),
     ({"kd_trainer": True}, "kd_trainer: true: brings a loss", "take `kd_trainer:` out"),
+    (
+        {"label_smoothing_factor": 0.1},
+        "label_smoothing_factor: 0.1: one smoothing for all samples",
+        "set `ual.smoothing.mean`",
+    ),
     ({"trainer_cls": "a.B"}, "trainer_cls: a.B: brings a trainer", "take it out"),
     (
         {"pretraining_dataset": "a/b"},
@@ -48,6 +53,21 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"expert_parallel_size": 2}, "expert_parallel_size: 2: cuts", "set it to 1"),
     ({"fsdp_config": {"offload_params": True}}, "fsdp_version: 1: the first", "`fsdp_version: 2`"),
     ({"fsdp": ["full_shard"], "fsdp_version": 1}, "fsdp_version: 1", "`fsdp_version: 2`"),
+    (
+        {"peft_use_dora": True, "lora_target_modules": ["q_proj", "lm_head"]},
+        "peft_use_dora: true: the margin of a head with an adapter",
+        "leave `lm_head` out of `lora_target_modules`",
+    ),
+    (
+        {"liger_fused_linear_cross_entropy": True, "lora_target_modules": ["lm_head"]},
+        "liger_fused_linear_cross_entropy: true: reads the head's weight",
+        "leave `lm_head` out of `lora_target_modules`",
+    ),
+    (
+        {"ual": {"loss": {"kernel": "chunked"}}, "lora_target_modules": "lm_head"},
+        "ual.loss.kernel: chunked: the head has an adapter",
+        "set `ual.loss.kernel: model`",
+    ),
 ]
 
 
@@ -69,6 +89,9 @@ def test_what_is_refused(recipe: dict[str, Any], problem: str, fix: str) -> None
         {"trainer_cls": TRAINER},
         {"fsdp_config": {"offload_params": True}, "fsdp_version": 2},
         {"fsdp_config": {"fsdp_version": 2}},
+        {"label_smoothing_factor": 0.0},
+        {"lora_target_modules": ["lm_head"], "ual": {"loss": {"kernel": "model"}}},
+        {"lora_target_modules": ["q_proj"], "peft_use_dora": True},
     ],
 )
 def test_what_is_not(recipe: dict[str, Any]) -> None:

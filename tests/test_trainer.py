@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 import tiny
+from axolotl_ual.errors import AnnotationError, DataError, UALError, UnsupportedError
 
 PLUGIN = "axolotl_ual.UALPlugin"
 # Outputs of many lengths, so that a mean over micro-batches is not one over tokens.
@@ -216,3 +217,79 @@ def test_the_seed_decides_the_adapter(bench: Bench) -> None:
     assert_same_weights(first, second)
     assert first.values("loss") == second.values("loss")
     assert not all(adapter(other)[name].equal(value) for name, value in adapter(first).items())
+
+
+def make_trainer(bench: Bench, row: dict[str, Any], **arguments: Any) -> Any:
+    from axolotl.core.training_args import AxolotlTrainingArguments
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from axolotl_ual.trainer import UALTrainer
+
+    settings = {"use_cpu": True, "report_to": [], "bf16": False, **arguments}
+    return UALTrainer(
+        AutoModelForCausalLM.from_pretrained(bench.model),
+        args=AxolotlTrainingArguments(output_dir=str(bench.folder / "none"), **settings),
+        train_dataset=Dataset.from_list([{"input_ids": [1, 2], "labels": [1, 2], **row}]),
+        processing_class=AutoTokenizer.from_pretrained(bench.model),
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "row", "arguments", "expected"),
+    [
+        (
+            1,
+            {"ual_smoothing": 0.1},
+            {"label_smoothing_factor": 0.1},
+            UnsupportedError(
+                "label_smoothing_factor: 0.1: one smoothing for all samples, on top of each "
+                "sample's own",
+                "set it to 0, and `ual.smoothing.mean` to what you want on average",
+            ),
+        ),
+        (
+            2,
+            {"ual_smoothing": 0.1},
+            {},
+            UnsupportedError(
+                "2 GPUs in one process: the loss of replicas cannot be smoothed",
+                "launch one process a GPU: `axolotl train` does so by default, or with "
+                "`--launcher torchrun`",
+            ),
+        ),
+        (
+            1,
+            {},
+            {},
+            AnnotationError(
+                "the training data have no column `ual_smoothing`: another plugin loaded them",
+                "take that plugin out of `plugins:`",
+            ),
+        ),
+    ],
+    ids=["scalar smoothing", "replicas", "no column"],
+)
+def test_what_a_trainer_is_not_made_with(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    num_gpus: int,
+    row: dict[str, Any],
+    arguments: dict[str, Any],
+    expected: UALError,
+) -> None:
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", num_gpus)
+    with pytest.raises(type(expected)) as caught:
+        make_trainer(bench, row, **arguments)
+    assert (caught.value.problem, caught.value.fix) == (expected.problem, expected.fix)
+
+
+def test_a_batch_that_lost_its_smoothing_stops(bench: Bench) -> None:
+    import torch
+
+    trainer = make_trainer(bench, {"ual_smoothing": 0.1})
+    ids = torch.tensor([[1, 2, 3]])
+    with pytest.raises(DataError, match="a training batch has no `ual_smoothing`"):
+        trainer.compute_loss(trainer.model.train(), {"input_ids": ids, "labels": ids})

@@ -182,6 +182,8 @@ class TestFusedLosses:
 
     @staticmethod
     def fused(model: Any, factor: float = 1.0) -> Any:
+        """Its loss does what Liger's does: it reads the head's own weight, whatever is on it."""
+
         def forward(self: Any, input_ids: Tensor, labels: Tensor, **_: Any) -> dict[str, Any]:
             hidden = self.model(input_ids=input_ids).last_hidden_state[:, :-1].flatten(0, 1)
             logits = hidden @ self.lm_head.weight.T * factor
@@ -215,6 +217,32 @@ class TestFusedLosses:
         with objective.installed(), pytest.raises(UnsupportedError, match="not known here"):
             model(**inputs, ual_smoothing=encode_smoothing(data["smoothing"]))
 
+    def test_a_loss_that_leaves_an_adapter_out_stops(self) -> None:
+        model, data = innermost(HEADS["LoRA on it"]()).train(), batch()
+        objective = SmoothedObjective(self.fused(model), "auto")
+        with pytest.raises(UnsupportedError) as caught:
+            smoothed_loss(model, data, objective)
+        assert "fused loss reads the head's weight and leaves the adapter" in caught.value.problem
+        assert "leave the head (`lm_head`) out of `lora_target_modules`" in caught.value.fix
+
+
+def test_hidden_states_of_another_shape_stop() -> None:
+    """A head that is applied to the last position only: whose smoothing would that be?"""
+
+    class Short(type(llama())):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            labels = kwargs.pop("labels")
+            outputs = super().forward(*args, logits_to_keep=1, **kwargs)
+            outputs.loss = self.loss_function(outputs.logits, labels[:, -1:], VOCAB)
+            return outputs
+
+    model, data = llama().train(), batch()
+    model.__class__ = Short
+    with pytest.raises(UnsupportedError) as caught:
+        smoothed_loss(model, data, SmoothedObjective(model, "model"))
+    assert "hidden states have the shape (2, 1, 16) and its labels (2, 12)" in caught.value.problem
+    assert caught.value.fix == "take the plugin out for this model"
+
 
 @pytest.mark.parametrize("kernel", ["model", "chunked"])
 def test_logits_that_are_changed_in_an_unknown_way_stop(kernel: str) -> None:
@@ -229,20 +257,56 @@ def test_logits_that_are_changed_in_an_unknown_way_stop(kernel: str) -> None:
 
     model, data = llama().train(), batch()
     model.__class__ = Odd
-    with pytest.raises(UnsupportedError, match="does something to the output of its head"):
+    with pytest.raises(UnsupportedError) as caught:
         smoothed_loss(model, data, SmoothedObjective(model, kernel))
+    assert "Odd: does something to the output of its head that is not kn" in caught.value.problem
+    assert caught.value.fix == "take the plugin out for this model"
 
 
-def test_refused_heads() -> None:
-    with pytest.raises(UnsupportedError, match=r"kernel: chunked: the head of .* has an adapter"):
-        SmoothedObjective(innermost(HEADS["LoRA on it"]()), "chunked")
-    with pytest.raises(UnsupportedError, match="DoRA"):
-        SmoothedObjective(innermost(adapted(target_modules=["lm_head"], use_dora=True)))
-    capped = adapted(target_modules=["q_proj", "lm_head"])
-    innermost(capped).config.final_logit_softcapping = 3.0
-    with pytest.raises(UnsupportedError, match="soft cap and its head has an adapter"):
-        SmoothedObjective(innermost(capped))
-    odd = llama()
-    odd.lm_head = torch.nn.Sequential(odd.lm_head)
-    with pytest.raises(UnsupportedError, match="its head is a Sequential"):
-        SmoothedObjective(odd)
+def capped_and_adapted() -> Any:
+    model = adapted(target_modules=["q_proj", "lm_head"])
+    innermost(model).config.final_logit_softcapping = 3.0
+    return model
+
+
+def odd_head() -> Any:
+    model = llama()
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "kernel", "problem", "fix"),
+    [
+        (
+            HEADS["LoRA on it"],
+            "chunked",
+            "ual.loss.kernel: chunked: the head of LlamaForCausalLM has an adapter",
+            "set `ual.loss.kernel: model`, or leave `lm_head` out of `lora_target_modules`",
+        ),
+        (
+            lambda: adapted(target_modules=["lm_head"], use_dora=True),
+            "auto",
+            "LlamaForCausalLM: the adapter on its head is not plain LoRA (DoRA, for example)",
+            "leave the head (`lm_head`) out of `lora_target_modules`",
+        ),
+        (
+            capped_and_adapted,
+            "auto",
+            "LlamaForCausalLM: its logits have a soft cap and its head has an adapter",
+            "leave the head (`lm_head`) out of `lora_target_modules`",
+        ),
+        (
+            odd_head,
+            "auto",
+            "LlamaForCausalLM: its head is a Sequential, not a linear layer whose weight can be "
+            "read",
+            "keep the head in its floating point dtype, or take the plugin out for this model",
+        ),
+    ],
+    ids=["chunked with an adapter", "DoRA", "soft cap with an adapter", "not linear"],
+)
+def test_refused_heads(make: Any, kernel: Any, problem: str, fix: str) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        SmoothedObjective(innermost(make()), kernel)
+    assert (caught.value.problem, caught.value.fix) == (problem, fix)

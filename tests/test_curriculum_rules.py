@@ -1,0 +1,174 @@
+"""What contradicts a curriculum or a preference loss is refused from the YAML alone, with a fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from axolotl_ual.config import parse_ual
+from axolotl_ual.curriculum_rules import needed_column
+from axolotl_ual.settings import unsupported
+
+PHASED = {"curriculum": {"mode": "phased"}}
+SCALED = {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}}
+ZERO_3 = {"zero_optimization": {"stage": 3}}
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    (
+        {"ual": PHASED, "group_by_length": True},
+        "group_by_length: true: batches rows by their length",
+        "set `group_by_length: false`",
+    ),
+    (
+        {"ual": PHASED, "curriculum_sampling": True},
+        "curriculum_sampling: true: takes the data in the order",
+        "set `curriculum_sampling: false`",
+    ),
+    (
+        {"ual": PHASED, "sample_packing_sequentially": True},
+        "sample_packing_sequentially: true: packs the data in the order",
+        "set `sample_packing_sequentially: false`",
+    ),
+    (
+        {"ual": PHASED, "streaming": True},
+        "ual.curriculum: a streaming dataset (`streaming`) has no order",
+        "take `streaming` out, or set `ual.curriculum.mode: none`",
+    ),
+    (
+        {"ual": PHASED, "pretraining_dataset": "x"},
+        "ual.curriculum: a streaming dataset (`pretraining_dataset`) has no order",
+        "take `pretraining_dataset` out, or set `ual.curriculum.mode: none`",
+    ),
+    (
+        {"ual": PHASED, "num_epochs": 2.5},
+        "num_epochs: 2.5: the stages of a curriculum are trained on whole epochs",
+        "set a whole number, or `ual.curriculum.epochs`",
+    ),
+    (
+        {"ual": PHASED, "accelerator_config": {"split_batches": True}},
+        "accelerator_config.split_batches: true: the curriculum shares the batches out",
+        "set it to false",
+    ),
+    (
+        {"ual": PHASED, "accelerator_config": {"dispatch_batches": True}},
+        "accelerator_config.dispatch_batches: true: the curriculum shares the batches out",
+        "set it to false",
+    ),
+    (
+        {"ual": {"curriculum": {"mode": "phased", "evaluate_at_boundary": True}}},
+        "ual.curriculum.evaluate_at_boundary: there is nothing to evaluate on",
+        "set `val_set_size` or `test_datasets`",
+    ),
+    (
+        {"ual": SCALED, "lr_scheduler": "reduce_lr_on_plateau"},
+        "ual.curriculum.learning_rate_scale: `lr_scheduler: reduce_lr_on_plateau` sets rates",
+        "use another scheduler, or no scale",
+    ),
+    (
+        {"ual": SCALED, "deepspeed": {"scheduler": {}}},
+        "ual.curriculum.learning_rate_scale: the DeepSpeed config has `scheduler`",
+        "take `scheduler` out of the DeepSpeed config",
+    ),
+    (
+        {"ual": SCALED, "deepspeed": {"optimizer": {}}},
+        "ual.curriculum.learning_rate_scale: the DeepSpeed config has `optimizer`",
+        "take `optimizer` out of the DeepSpeed config",
+    ),
+    (
+        {"rl": "dpo", "dpo_label_smoothing": 0.1},
+        "dpo_label_smoothing: 0.1: is one smoothing for all pairs",
+        "take `dpo_label_smoothing` out",
+    ),
+    (
+        {"rl": "dpo", "dpo_loss_weights": [0.5, 0.5]},
+        "dpo_loss_weights: [0.5, 0.5]: weights several losses",
+        "take `dpo_loss_weights` out",
+    ),
+    (
+        {"rl": "dpo", "dpo_use_weighting": True},
+        "dpo_use_weighting: true: weights pairs by log-probabilities",
+        "take `dpo_use_weighting` out",
+    ),
+    (
+        {"rl": "ipo", "dpo_use_liger_kernel": True},
+        "dpo_use_liger_kernel: true: computes the loss in a kernel",
+        "take `dpo_use_liger_kernel` out",
+    ),
+    (
+        {"rl": "dpo", "dpo_padding_free": True},
+        "dpo_padding_free: true: is not what the trainer does",
+        "take `dpo_padding_free` out",
+    ),
+    (
+        {"rl": "dpo", "dpo_loss_type": ["hinge"]},
+        "dpo_loss_type: ['hinge']: pairs are smoothed in the sigmoid and the IPO loss",
+        "set `dpo_loss_type: [sigmoid]` or `[ipo]`",
+    ),
+    (
+        {"rl": "dpo", "deepspeed": ZERO_3, "lora_target_modules": ["q_proj", "lm_head"]},
+        "deepspeed: ZeRO-3 with an adapter on the head",
+        "leave `lm_head` out of `lora_target_modules`, or use ZeRO-2",
+    ),
+    (
+        {"rl": "dpo", "ual": {"annotate": {"output": "x", "estimator": "perplexity"}}},
+        "ual.annotate: scores samples, and `rl: dpo` trains on pairs",
+        "take `annotate:` out, and name the pairs under `datasets:`",
+    ),
+    (
+        {"rl": "orpo"},
+        "rl: orpo: no pair is smoothed",
+        "set `ual.curriculum.mode`, or take the plugin out",
+    ),
+    (
+        {"rl": "dpo", "ual": {"preference": {"smoothing": False}}},
+        "rl: dpo: no pair is smoothed",
+        "set `ual.curriculum.mode`, or take the plugin out",
+    ),
+    (
+        {"rl": "kto", "ual": {**PHASED, "preference": {"beta": [1, 2, 3]}}},
+        "ual.preference.beta: [1.0, 2.0, 3.0]: of `rl: dpo` and `rl: ipo` only",
+        "take it out",
+    ),
+]
+
+
+@pytest.mark.parametrize(("keys", "problem", "fix"), REFUSED)
+def test_contradictions_are_refused(keys: dict[str, Any], problem: str, fix: str) -> None:
+    found = [error for error in unsupported(keys) if error.problem.startswith(problem)]
+    assert len(found) == 1
+    assert found[0].fix.startswith(fix)
+
+
+def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "zero3.json"
+    path.write_text(json.dumps(ZERO_3))
+    keys = {"rl": "dpo", "deepspeed": str(path), "lora_target_modules": "lm_head"}
+    (error,) = unsupported(keys)
+    assert error.problem.startswith("deepspeed: ZeRO-3 with an adapter on the head")
+    assert unsupported({**keys, "lora_target_modules": ["q_proj"]}) == []
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"ual": PHASED},
+        {"rl": "dpo"},
+        {"rl": "ipo", "dpo_loss_type": ["ipo"], "ual": PHASED},
+        {"rl": "orpo", "orpo_alpha": 0.1, "ual": PHASED},
+        {"ual": {"curriculum": {"mode": "phased", "epochs": 1}}, "num_epochs": 2.5},
+        {"group_by_length": True},
+    ],
+)
+def test_what_can_be_trained_is_not_refused(keys: dict[str, Any]) -> None:
+    assert unsupported(keys) == []
+
+
+def test_the_column_that_a_recipe_needs() -> None:
+    staged, plain = parse_ual(PHASED), parse_ual({"preference": {"smoothing": False}})
+    assert needed_column({}, staged) == "ual_smoothing"
+    assert needed_column({"rl": "dpo"}, staged) == "ual_smoothing"
+    assert needed_column({"rl": "orpo"}, staged) == "ual_stage"
+    assert needed_column({"rl": "dpo"}, plain) == "ual_stage"
