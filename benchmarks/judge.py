@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import json
 import os
 import platform
@@ -163,6 +164,28 @@ def _plain_loop(base_url: str, concurrency: int, rows: int) -> None:
             return time.process_time() - began
 
     print(asyncio.run(run()))
+
+
+def peer(name: str, interpreter: str, concurrency: int, rows: int = 5000) -> Figures:
+    """Another system, as it comes, under an interpreter that has it."""
+    script = str(Path(__file__).with_name("judge_peers.py"))
+    with server(latency=LATENCY) as running:
+        command = [interpreter, script, name, running.base_url, str(concurrency), str(rows)]
+        if len(CORES) > 1:
+            command = ["taskset", "-c", str(CORES[0]), *command]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stdout + done.stderr)
+        stats = running.stats()
+    rate = stats["requests"] / (stats["last"] - stats["first"])
+    return {
+        "rows": rows,
+        "requests": stats["requests"],
+        "concurrency": concurrency,
+        "rate_per_second": rate,
+        "of_ideal": rate / (concurrency / LATENCY),
+        "cpu_per_1000_with_start": float(done.stdout.split()[-1]) / rows * 1000,
+    }
 
 
 def rate_limit(rows: int = 4000) -> Figures:
@@ -326,8 +349,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help=", ".join(SECTIONS))
     parser.add_argument("--output", type=Path, default=Path("judge-benchmark.json"))
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        metavar="NAME=PYTHON",
+        help="curator or distilabel, and an interpreter that has it: sections NAME-64, NAME-256",
+    )
     parser.add_argument("--plain-loop", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    for name, _, interpreter in (value.partition("=") for value in arguments.peer):
+        for concurrency in (64, 256):
+            SECTIONS[f"{name}-{concurrency}"] = functools.partial(
+                peer, name, interpreter, concurrency
+            )
     if arguments.plain_loop:
         base_url, concurrency, rows = arguments.plain_loop
         _plain_loop(base_url, int(concurrency), int(rows))
