@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 import tiny
 from axolotl_ual.errors import AnnotationError, DataError, UALError, UnsupportedError
+from reference.smoothed_ce import shifted
 
 PLUGIN = "axolotl_ual.UALPlugin"
 # Outputs of many lengths, so that a mean over micro-batches is not one over tokens.
@@ -74,6 +75,34 @@ class Bench:
             },
         )
         return tiny.axolotl(recipe, run, check=check, **launch)
+
+    def first_step(self, run: tiny.Run, quantization: dict[str, Any] | None) -> tuple[float, float]:
+        """Loss and gradient norm of a run's first batch, token by token from full logits."""
+        import torch
+        from datasets import load_from_disk
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+        if quantization is not None:
+            four = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+            config = BitsAndBytesConfig(load_in_4bit=True, **four, **quantization)
+            base = AutoModelForCausalLM.from_pretrained(self.model, quantization_config=config)
+        else:
+            base = AutoModelForCausalLM.from_pretrained(self.model)
+        # In evaluation, bitsandbytes repacks weights for the CPU, in place.
+        model = PeftModel.from_pretrained(base, self.adapter, is_trainable=True).train()
+        (prepared,) = (run.output.parent / "prepared").glob("*/*/dataset_info.json")
+        total, count = torch.zeros(()), 0
+        for row in load_from_disk(prepared.parent).select(range(2)):
+            labels = torch.tensor([row["labels"]])
+            logits = model(input_ids=torch.tensor([row["input_ids"]])).logits
+            smoothing = torch.full(labels.shape, row["ual_smoothing"])
+            total = total + shifted(logits, labels, smoothing)
+            count += int((labels[:, 1:] != -100).sum())
+        (total / count).backward()
+        gradients = [part.grad for part in model.parameters() if part.grad is not None]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        return (total / count).item(), norm.item()
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +209,32 @@ def test_full_fine_tuning_with_deepspeed_zero_3(bench: Bench, tmp_path: Path) ->
     for key in ("loss", "loss/nll", "loss/smoothing"):
         # The smoothing part is a difference of logits of order 1: it rounds as they do.
         assert two.values(key) == pytest.approx(one.values(key), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "skipped", [["lm_head"], ["model.layers.0"]], ids=["head of 32 bits", "head of 4 bits"]
+)
+def test_qlora(bench: Bench, skipped: list[str]) -> None:
+    """The first step, against the full logits of a model quantised and adapted as the run's."""
+    kwargs = {"llm_int8_skip_modules": skipped}
+    run = bench.train(
+        rows(),
+        plugins=[PLUGIN],
+        adapter="qlora",
+        load_in_4bit=True,
+        bnb_config_kwargs=kwargs,
+        # Axolotl casts a head's weight to float32 otherwise, packed or not.
+        embeddings_skip_upcast=True,
+        max_steps=1,
+        max_grad_norm=0.0,
+        save_strategy="no",
+    )
+    wanted = bench.first_step(run, kwargs)
+    assert run.values("loss") == pytest.approx([wanted[0]], rel=1e-6)
+    assert run.values("grad_norm") == pytest.approx([wanted[1]], rel=1e-5)
+    # It is the loss of no other model than the quantised one.
+    assert run.values("loss") != pytest.approx([bench.first_step(run, None)[0]], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 A head is a linear layer, alone, trained as a copy (`modules_to_save`), or with a LoRA adapter on
 it, whose logits are W h + s B (A d(h)) + b: a second linear layer B on the adapter's own input.
-Some models then scale their logits or cap them.
+Some models then scale their logits or cap them. A weight of four bits (bitsandbytes) is read as
+its layer's own forward reads it: dequantised, for as long as it is used.
 """
 
 from __future__ import annotations
@@ -98,21 +99,31 @@ class Tap:
         """The mean row, kept while the layer is frozen. To be called within a job."""
         weight, bias = self.module.weight, self.module.bias
         if weight.requires_grad or (bias is not None and bias.requires_grad):
-            return mean_row(weight, bias, num_rows)
+            return mean_row(self._weight(), bias, num_rows)
         key = (weight._version, weight.device, weight.dtype, num_rows)
         if self._mean is None or self._mean[0] != key:
-            self._mean = (key, mean_row(weight, bias, num_rows))
+            self._mean = (key, mean_row(self._weight(), bias, num_rows))
         return self._mean[1]
 
     def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self._job is not None:
             job, self._job = self._job, None
-            return job(hidden, self.module.weight, self.module.bias)
+            return job(hidden, self._weight(), self.module.bias)
         self.input = hidden
         result: Tensor = (
             self.plain(hidden, *args, **kwargs) if self.answer is None else self.answer(hidden)
         )
         return result
+
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.module.weight
+        state = _four_bits(self.module)
+        if state is None:
+            return weight
+        from bitsandbytes.functional import dequantize_4bit
+
+        dequantized: Tensor = dequantize_4bit(weight.detach(), state)
+        return dequantized
 
 
 class Head:
@@ -210,11 +221,20 @@ def _adapters(layer: Any, name: str) -> list[Tap]:
     return taps
 
 
+def _four_bits(layer: nn.Module) -> Any:
+    """How bitsandbytes has packed a layer's weight; None where it has not."""
+    states = (getattr(holder, "quant_state", None) for holder in (layer.weight, layer))
+    return next((state for state in states if state is not None), None)
+
+
 def _check_linear(head: Any, name: str) -> None:
     plain = isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward
-    if not plain or not torch.is_floating_point(head.weight):
+    plain = plain and torch.is_floating_point(head.weight)
+    packed = isinstance(head, nn.Linear) and _four_bits(head) is not None
+    if not plain and not packed:
         raise UnsupportedError(
             f"{name}: its head is a {type(head).__name__}, not a linear layer whose weight can be "
             "read",
-            "keep the head in its floating point dtype, or take the plugin out for this model",
+            "keep the head in its floating point dtype or in bitsandbytes' four bits, or take the "
+            "plugin out for this model",
         )

@@ -301,7 +301,8 @@ def odd_head() -> Any:
             "auto",
             "LlamaForCausalLM: its head is a Sequential, not a linear layer whose weight can be "
             "read",
-            "keep the head in its floating point dtype, or take the plugin out for this model",
+            "keep the head in its floating point dtype or in bitsandbytes' four bits, or take the "
+            "plugin out for this model",
         ),
     ],
     ids=["chunked with an adapter", "DoRA", "soft cap with an adapter", "not linear"],
