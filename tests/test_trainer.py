@@ -212,6 +212,37 @@ def test_full_fine_tuning_with_deepspeed_zero_3(bench: Bench, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("adapter", [None, "lora"], ids=["every parameter", "adapter"])
+def test_fsdp2(bench: Bench, adapter: str | None) -> None:
+    """Two processes that share one model's shards train as one with twice the accumulation."""
+    shared: dict[str, Any] = {
+        "adapter": adapter,
+        "lora_model_dir": adapter and str(bench.adapter),
+        "learning_rate": 1e-3,
+        "max_steps": 2,
+        "save_strategy": "no",
+    }
+    one = bench.train(rows(), plugins=[PLUGIN], gradient_accumulation_steps=4, **shared)
+    two = bench.train(
+        rows(),
+        plugins=["tiny_plugins.FSDPOnCPU", PLUGIN],
+        gradient_accumulation_steps=2,
+        fsdp_version=2,
+        fsdp_config={
+            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+            "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
+            "reshard_after_forward": True,
+            "state_dict_type": "FULL_STATE_DICT",
+        },
+        processes=2,
+        **shared,
+    )
+    assert len(two.values("loss")) == 2
+    for key in ("loss", "loss/nll", "loss/smoothing", "grad_norm"):
+        assert two.values(key) == pytest.approx(one.values(key), rel=1e-6, abs=1e-6), key
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "skipped", [["lm_head"], ["model.layers.0"]], ids=["head of 32 bits", "head of 4 bits"]
 )

@@ -63,3 +63,38 @@ class DeepSpeedOnCPU(BasePlugin):
         from accelerate.utils import DistributedType
 
         PartialState._prepare_backend = lambda *_, **__: ("gloo", DistributedType.MULTI_CPU)
+
+
+class _AllSharded(TrainerCallback):
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        from torch.distributed.tensor import DTensor
+
+        whole = [name for name, part in model.named_parameters() if not isinstance(part, DTensor)]
+        assert not whole, f"not sharded: {whole}"
+
+
+class FSDPOnCPU(BasePlugin):
+    """Lets Axolotl and Accelerate shard with FSDP2 where there is no accelerator.
+
+    Axolotl makes its mesh of `cuda`, and Accelerate takes processes on a CPU for plain DDP.
+    """
+
+    def register(self, cfg: Any) -> None:
+        from accelerate.parallelism_config import ParallelismConfig
+        from accelerate.state import AcceleratorState, PartialState
+        from accelerate.utils import DistributedType
+
+        build, init = ParallelismConfig.build_device_mesh, AcceleratorState.__init__
+
+        def initialise(state: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+            init(state, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+            if fsdp_plugin is not None:
+                state.fsdp_plugin = fsdp_plugin
+                state.distributed_type = DistributedType.FSDP
+                PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+        ParallelismConfig.build_device_mesh = lambda self, _: build(self, "cpu")
+        AcceleratorState.__init__ = initialise
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        return [_AllSharded()]
