@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 import axolotl_ual.plugin
 import tiny
+from axolotl_ual.errors import UnsupportedError
 
 PLUGIN = "axolotl_ual.UALPlugin"
 
@@ -92,26 +94,80 @@ def test_nothing_is_imported_that_could_be_missing() -> None:
     assert names == {"__future__", "typing", "axolotl.integrations.base", "axolotl_ual.errors"}
 
 
+LIGER = "axolotl.integrations.liger.LigerPlugin"
+CUT = "axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"
+LM_EVAL = "axolotl.integrations.lm_eval.LMEvalPlugin"
+FORK = "tiny_plugins.CutCrossEntropyFork"
+
+
 @pytest.mark.slow
-def test_beside_liger_and_lm_eval(model: Path, tmp_path: Path) -> None:
-    """Liger's fused loss (in Triton's interpreter) trains as the model's own does."""
+def test_beside_other_plugins_in_any_order(model: Path, tmp_path: Path) -> None:
+    """Fused losses train as the model's own does, before the plugin or after it.
+
+    Liger's kernels run in Triton's interpreter.
+    """
     data = [{**row, "ual_smoothing": n / 20} for n, row in enumerate(rows(0.0))]
     tiny.write_rows(tmp_path / "data.jsonl", data)
     plain = tiny.axolotl(recipe(model, tmp_path), tmp_path)
-    liger = recipe(
-        model,
-        tmp_path,
-        plugins=[
-            "axolotl.integrations.liger.LigerPlugin",
-            PLUGIN,
-            "axolotl.integrations.lm_eval.LMEvalPlugin",
-        ],
-        liger_fused_linear_cross_entropy=True,
+    fused: dict[str, Any] = {"liger_fused_linear_cross_entropy": True}
+    for plugins, settings, said in (
+        ([LIGER, PLUGIN, LM_EVAL], fused, "Applying LIGER to llama"),
+        ([LM_EVAL, PLUGIN, LIGER], fused, "Applying LIGER to llama"),
+        ([FORK, CUT, PLUGIN], {}, "Applying Cut Cross Entropy to model type: llama"),
+        ([PLUGIN, FORK, CUT], {}, "Applying Cut Cross Entropy to model type: llama"),
+    ):
+        run = tiny.axolotl(
+            recipe(model, tmp_path, plugins=plugins, **settings),
+            tmp_path,
+            imports={"TRITON_INTERPRET": "1"},
+        )
+        assert said in run.text
+        for key in ("loss", "loss/smoothing", "grad_norm"):
+            assert run.values(key) == pytest.approx(plain.values(key), rel=1e-5), plugins
+
+
+@pytest.fixture
+def manager(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Axolotl's plugin manager, without the plugins that other tests have left in it."""
+    from axolotl.integrations.base import PluginManager
+
+    monkeypatch.setattr(PluginManager, "_instance", None)
+    return PluginManager.get_instance()
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([LIGER, CUT, LM_EVAL, PLUGIN])))
+def test_hooks_give_the_same_in_any_order(manager: Any, order: tuple[str, ...]) -> None:
+    from axolotl.utils.dict import DictDefault
+
+    from axolotl_ual.trainer import UALTrainer
+
+    for name in order:
+        manager.register(name)
+    assert list(manager.plugins) == list(order)
+    cfg = DictDefault({"plugins": list(order), "datasets": []})
+    manager.plugins[PLUGIN]._refuse_rivals(cfg)
+    assert manager.get_trainer_cls(cfg) is UALTrainer
+    assert manager.get_collator_cls_and_kwargs(cfg) is None
+    assert manager.get_training_args(cfg) == {}
+    assert "axolotl_ual.config.UALArgs" in manager.get_input_args()
+
+
+DIFFUSION = "axolotl.integrations.diffusion.DiffusionPlugin"
+
+
+@pytest.mark.parametrize("order", [(DIFFUSION, PLUGIN), (PLUGIN, DIFFUSION)])
+def test_two_trainers_are_refused_in_any_order(manager: Any, order: tuple[str, ...]) -> None:
+    from axolotl.utils.dict import DictDefault
+
+    for name in order:
+        manager.register(name)
+    with pytest.raises(UnsupportedError) as caught:
+        manager.plugins[PLUGIN].load_datasets(DictDefault({"plugins": list(order)}))
+    assert caught.value.problem == (
+        f"plugins: `{DIFFUSION}` and `{PLUGIN}` both bring a trainer (DiffusionTrainer and "
+        "UALTrainer), and only one can train"
     )
-    fused = tiny.axolotl(liger, tmp_path, launcher="python", environment={"TRITON_INTERPRET": "1"})
-    assert "Applying LIGER to llama" in fused.text
-    for key in ("loss", "loss/smoothing", "grad_norm"):
-        assert fused.values(key) == pytest.approx(plain.values(key), rel=1e-5)
+    assert caught.value.fix == f"take `{DIFFUSION}` or `{PLUGIN}` out of `plugins:`"
 
 
 @pytest.mark.slow

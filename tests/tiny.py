@@ -182,6 +182,7 @@ def axolotl(
     processes: int = 1,
     launcher: str | None = None,
     environment: Mapping[str, str] | None = None,
+    imports: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> Run:
     """Run `axolotl COMMAND` on a recipe in a process of its own.
@@ -191,7 +192,8 @@ def axolotl(
         processes: more than one: on CPU, with gloo.
         launcher: Axolotl's; None forks the processes from a warm one, which saves the 20 s of CPU
             that Axolotl's imports take in each.
-        environment: further variables; those that an import reads need a launcher as well.
+        environment: further variables.
+        imports: variables that an import reads: the warm process is one that has them.
         check: fail the test when the exit status is not 0.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,13 +207,14 @@ def axolotl(
     arguments = [command, str(path)]
     if command == "train":
         arguments += ["--launcher", launcher or "python"]
-    variables = _environment(processes, environment)
+    variables = _environment(processes, {**(environment or {}), **(imports or {})})
     text = folder / "output.txt"
     if launcher is not None:
         arguments += ["--", f"--nproc_per_node={processes}"] if processes > 1 else []
         returncode = _run_cold(arguments, folder, variables, text)
     else:
-        returncode = _run_warm(arguments, folder, variables, text, processes)
+        server = _zygote(tuple((imports or {}).items()))
+        returncode = _run_warm(server, arguments, folder, variables, text, processes)
     printed = text.read_text(errors="replace")
     if check:
         assert returncode == 0, printed[-6000:]
@@ -234,7 +237,12 @@ def _run_cold(arguments: list[str], folder: Path, variables: Mapping[str, str], 
 
 
 def _run_warm(
-    arguments: list[str], folder: Path, variables: Mapping[str, str], text: Path, processes: int
+    server: subprocess.Popen[str],
+    arguments: list[str],
+    folder: Path,
+    variables: Mapping[str, str],
+    text: Path,
+    processes: int,
 ) -> int:
     request = {
         "arguments": arguments,
@@ -243,7 +251,6 @@ def _run_warm(
         "output": str(text),
         "processes": processes,
     }
-    server = _zygote()
     assert server.stdin is not None and server.stdout is not None
     server.stdin.write(json.dumps(request) + "\n")
     server.stdin.flush()
@@ -253,10 +260,10 @@ def _run_warm(
 
 
 @functools.cache
-def _zygote() -> subprocess.Popen[str]:
+def _zygote(imports: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
     server = subprocess.Popen(
         [sys.executable, str(TESTS / "tiny_zygote.py")],
-        env={**os.environ, **_environment(1, None)},
+        env={**os.environ, **_environment(1, dict(imports))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +101,38 @@ class FSDPOnCPU(BasePlugin):
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         return [_AllSharded()]
+
+
+def _cut_cross_entropy(
+    self: Any, input_ids: Any, labels: Any, attention_mask: Any = None, **_: Any
+) -> Any:
+    """Like the fork's forwards: a loss from the head's weight, and no logits."""
+    import torch
+    from transformers.modeling_outputs import CausalLMOutputWithPast
+
+    hidden = self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+    logits = hidden[:, :-1].flatten(0, 1) @ self.lm_head.weight.T
+    loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:].flatten())
+    return CausalLMOutputWithPast(loss=loss)
+
+
+class CutCrossEntropyFork(BasePlugin):
+    """Stands in for the fork that Axolotl's plugin patches models with: no package index has it."""
+
+    def register(self, cfg: Any) -> None:
+        names = [
+            f"cut_cross_entropy{part}" for part in ("", ".transformers", ".transformers.patch")
+        ]
+        for name in names:
+            spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+        patch: Any = sys.modules[names[-1]]
+        patch.AXOLOTL_CCE_FORK = True
+        patch.PATCH_FNS = {"llama": None}
+        patch.cce_patch = self._patch
+
+    @staticmethod
+    def _patch(model_type: str, remote_model_id: str | None) -> None:
+        from transformers import LlamaForCausalLM
+
+        LlamaForCausalLM.forward = _cut_cross_entropy
