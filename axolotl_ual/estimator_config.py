@@ -47,11 +47,6 @@ class JudgeConfig(ServerConfig):
         description="Seconds between looks at running batches.",
         json_schema_extra=OPERATIONAL,
     )
-    prices: str | None = Field(
-        None,
-        description="YAML file with prices of models that are not publicly listed.",
-        json_schema_extra=OPERATIONAL,
-    )
 
 
 class PanelConfig(Section):

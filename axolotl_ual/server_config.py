@@ -62,6 +62,11 @@ class ServerConfig(Section):
         description="Seconds to wait for a server that answers nothing but errors.",
         json_schema_extra=OPERATIONAL,
     )
+    prices: str | None = Field(
+        None,
+        description="YAML file with prices of models that are not publicly listed.",
+        json_schema_extra=OPERATIONAL,
+    )
 
 
 def shaping(section: BaseModel) -> dict[str, Any]:

@@ -77,6 +77,10 @@ class Aspect(Protocol):
         """Fields of the request that depend on how the answer is read."""
         ...
 
+    def likely_tokens(self, response: float, config: PairsJudgeConfig) -> float:
+        """Tokens that an answer is likely to have, about a response of so many."""
+        ...
+
     def read(self, completion: Completion) -> tuple[float, float | None]:
         """Score in [0, 1] and covered mass.
 
@@ -101,6 +105,10 @@ class Claims:
         """A JSON object by schema."""
         return {"max_tokens": config.max_tokens, "response_format": CLAIMS_SCHEMA}
 
+    def likely_tokens(self, response: float, config: PairsJudgeConfig) -> float:
+        """The claims say again what the response says, with verdicts and the signs of JSON."""
+        return min(config.max_tokens, 2 * response + 10)
+
     def read(self, completion: Completion) -> tuple[float, float | None]:
         """Read the claims."""
         return unsupported_share(parse_claims(completion.content)), None
@@ -120,6 +128,10 @@ class Principle:
     def limits(self, config: PairsJudgeConfig) -> dict[str, Any]:
         """One digit with the likeliest tokens beside it."""
         return {"max_tokens": _DIGIT_TOKENS, "top_logprobs": TOP_LOGPROBS}
+
+    def likely_tokens(self, response: float, config: PairsJudgeConfig) -> float:
+        """A digit."""
+        return 1
 
     def read(self, completion: Completion) -> tuple[float, float | None]:
         """Read the digit."""

@@ -33,7 +33,6 @@ from .estimators.base import RunOptions
 from .judges import NoLogprobs
 from .judging import Judge, Shown
 from .outcomes import KEPT, NO_LOGPROBS, REFUSED, TOO_LONG, WITHOUT_SCORE
-from .prices import Purse
 from .progress import Progress
 from .turns import Sample
 
@@ -69,7 +68,6 @@ class BatchRun:
         cache: open; the files of batches are in a folder beside it.
         progress: says what is done.
         options: of the command line.
-        purse: what is spent.
 
     Attributes:
         usage: of this run.
@@ -84,14 +82,13 @@ class BatchRun:
         cache: Cache,
         progress: Progress,
         options: RunOptions,
-        purse: Purse,
     ) -> None:
         self._judge = judge
         self._samples = samples
         self._cache = cache
         self._progress = progress
         self._options = options
-        self._purse = purse
+        self._purse = options.purse
         self._files = BatchFiles(
             cache.path.parent / "batches",
             judge.keys.description,

@@ -67,7 +67,7 @@ def main() -> None:
     "--max-cost",
     type=click.FloatRange(min=0, min_open=True),
     metavar="USD",
-    help="Stop before the judge costs more in this run; what was answered is kept.",
+    help="Stop before servers cost more in this run; what was answered is kept.",
 )
 @click.option(
     "--retry-failed",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
+from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
 
@@ -17,11 +19,17 @@ from .axolotl_yaml import Recipe, load_recipe
 from .cache import Cache
 from .consistency import Agreement, agreement, report_lines
 from .dimensions import Dimensions
+from .estimates import joined
+from .estimators.base import Plan
 from .pairs_output import RESPONSES_FILE
-from .pairs_pipeline import chat_template, pairs_settings
+from .pairs_pipeline import check_paying, find_sampler, pairs_settings, print_plan
+from .pairs_plan import plan_ratings, plan_sampling
+from .prices import Purse
 from .progress import show_progress
+from .rating import build_rater
 from .responses import Response, ResponseSet, read_responses
-from .sampling import build_sampler
+from .sampling import Sampler
+from .spending import total_usage, usage_line
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,6 +44,8 @@ class ConsistencyOptions:
         limit: the first prompts only.
         against: another checkpoint (folder, or name on the server) to draw evidence from.
         against_adapter: an adapter for it.
+        dry_run: tell what would be done, and send nothing.
+        max_cost: USD that may be spent in this run.
     """
 
     from_responses: Path | None = None
@@ -43,6 +53,8 @@ class ConsistencyOptions:
     limit: int | None = None
     against: str | None = None
     against_adapter: str | None = None
+    dry_run: bool = False
+    max_cost: float | None = None
 
 
 def measure_consistency(
@@ -56,7 +68,8 @@ def measure_consistency(
         console: for progress and the tables.
 
     Returns:
-        Agreement by dimension, between repeats and, where asked for, between checkpoints.
+        Agreement by dimension, between repeats and, where asked for, between checkpoints; nothing
+        for a dry run.
 
     Raises:
         UALError: what is wrong and what to do.
@@ -65,19 +78,29 @@ def measure_consistency(
     settings = pairs_settings(recipe)
     data = _usable(_responses(settings, options), settings)
     prompt = data.prompt_of()
+    other = None
+    if options.against or options.against_adapter:
+        other = _checkpoint(settings, options.against, options.against_adapter)
     found: dict[str, list[tuple[str, Agreement]]] = {}
     with Cache(settings.cache) as cache:
-        scorer = _Scorer(recipe, settings, data, cache, console)
+        scorer = _Scorer(recipe, settings, data, cache, console, Purse(options.max_cost))
+        if options.dry_run:
+            title = f"{path}: would score {len(data.flat()):,} responses {options.repeats} times"
+            print_plan(title, scorer.plan(other, options.repeats), console)
+            return {}
+        scorer.check(other)
         scorings = [
             {**scorer.by_evidence(settings, number), **scorer.again(number)}
             for number in range(options.repeats)
         ]
         found["repeats"] = _compare(scorings, prompt)
-        if options.against or options.against_adapter:
-            other = _checkpoint(settings, options.against, options.against_adapter)
+        if other is not None:
             pair = [scorings[0], scorer.by_evidence(other, 0)]
             found["checkpoints"] = _compare(pair, prompt)
     _print(found, data, options, console)
+    usage = total_usage(scorer.usages)
+    if usage.requests or usage.cached:
+        console.print(usage_line(usage), highlight=False)
     return found
 
 
@@ -88,21 +111,43 @@ class _Scorer:
     data: ResponseSet
     cache: Cache
     console: Console
+    purse: Purse
+    usages: list[ManifestUsage] = field(default_factory=list)
+
+    def plan(self, other: PairsConfig | None, repeats: int) -> Plan:
+        """What all scorings would ask."""
+        plans = []
+        for settings, number, name in self._drawings(other, repeats):
+            outlook = self._sampler(settings, number).plan(self.data.prompts, self.cache)
+            plans.append(plan_sampling(outlook, f"{name}: "))
+        rater = build_rater(self.settings, self.purse)
+        if rater is not None:
+            plans += plan_ratings(self.settings, rater, self.data, None, repeats, self.cache)
+        return joined(plans)
+
+    def check(self, other: PairsConfig | None) -> None:
+        """Find what is missing before anything is sent.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        samplers = [
+            self._sampler(settings, number) for settings, number, _ in self._drawings(other, 1)
+        ]
+        check_paying([*samplers, build_rater(self.settings, self.purse)])
 
     def by_evidence(self, settings: PairsConfig, number: int) -> dict[str, FloatArray]:
         """Semantic and factual uncertainty against freshly drawn responses."""
-        kept = {"semantic": settings.semantic.method != "none"}
-        kept["factual"] = settings.factual.method == "consistency"
+        kept = _compared(settings)
         if not any(kept.values()):
             return {}
-        reduced = _with_dimensions(settings, kept).model_copy(
-            update={"seed": settings.seed + 1 + number}
-        )
-        sampler = build_sampler(reduced, self.recipe.base_model, chat_template(self.recipe.raw))
+        sampler = self._sampler(settings, number)
         with show_progress(
             self.console, f"evidence {number + 1}", len(self.data.prompts)
         ) as progress:
             sampled = sampler.sample(self.data.prompts, self.cache, progress)
+        self.usages.append(sampled.usage)
+        reduced = _with_dimensions(settings, kept)
         members = _beside_evidence(self.data, sampled.responses, settings)
         first = np.cumsum([0, *(len(group) for group in members.responses)])[:-1]
         return {
@@ -118,6 +163,20 @@ class _Scorer:
             return {}
         return self._score(_with_dimensions(settings, kept), self.data, number)
 
+    def _drawings(
+        self, other: PairsConfig | None, repeats: int
+    ) -> Iterator[tuple[PairsConfig, int, str]]:
+        """Settings, number and name of each draw of evidence."""
+        if any(_compared(self.settings).values()):
+            for number in range(repeats):
+                yield self.settings, number, f"evidence {number + 1}"
+            if other is not None:
+                yield other, 0, "evidence of the other checkpoint"
+
+    def _sampler(self, settings: PairsConfig, number: int) -> Sampler:
+        seeded = settings.model_copy(update={"seed": settings.seed + 1 + number})
+        return find_sampler(self.recipe, seeded, self.purse)
+
     def _score(
         self, settings: PairsConfig, data: ResponseSet, number: int
     ) -> dict[str, FloatArray]:
@@ -126,8 +185,11 @@ class _Scorer:
             self.cache,
             lambda label, total: show_progress(self.console, label, total),
             repeat=number,
+            purse=self.purse,
         )
-        return dimensions.score(data).dimensions
+        scores = dimensions.score(data)
+        self.usages.append(scores.usage)
+        return scores.dimensions
 
 
 def _responses(settings: PairsConfig, options: ConsistencyOptions) -> ResponseSet:
@@ -165,6 +227,14 @@ def _beside_evidence(
             prompts.append(prompt)
             groups.append([response, *drawn[: settings.sampling.n - 1]])
     return ResponseSet(prompts, groups)
+
+
+def _compared(settings: PairsConfig) -> dict[str, bool]:
+    """Which dimensions compare a response with evidence."""
+    return {
+        "semantic": settings.semantic.method != "none",
+        "factual": settings.factual.method == "consistency",
+    }
 
 
 def _with_dimensions(settings: PairsConfig, kept: dict[str, bool]) -> PairsConfig:

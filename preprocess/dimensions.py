@@ -24,16 +24,17 @@ from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.server_config import shaping
 
 from .aspects import claims_aspect, principle_aspects
-from .backends.api import find_server
 from .backends.classifier import SequenceClassifier
 from .backends.embedder import Embedder
 from .cache import Cache, Judgement, KeyMaker
 from .local_sampling import identity
 from .nli import Labels, NliModel
 from .outcomes import SCORED
-from .rating import Rater, Reviewed, factual_scores, value_scores
+from .prices import Purse
+from .rating import Rater, Reviewed, build_rater, factual_scores, value_scores
 from .responses import ResponseSet
 from .scoring import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
+from .spending import total_usage
 from .turns import Sample, Turn
 from .value_classifier import ValueClassifier
 
@@ -41,7 +42,6 @@ FloatArray = npt.NDArray[np.float64]
 
 NLI: Final = "ual.pairs.nli"
 EMBEDDING: Final = "ual.pairs.semantic.embedding"
-JUDGE: Final = "ual.pairs.judge"
 SINGLE: Final = "single usable response"
 BLOCK: Final = 64
 """Prompts that local models score at a time: what a kill can lose."""
@@ -89,12 +89,14 @@ class Dimensions:
         cache: the durable cache.
         show: opens progress displays.
         repeat: number of an intended repeat of judged ratings.
+        purse: of the command.
     """
 
     pairs: PairsConfig
     cache: Cache
     show: ShowProgress
     repeat: int = 0
+    purse: Purse = field(default_factory=Purse)
     _nli: NliModel | None = None
 
     def score(self, data: ResponseSet) -> Scores:
@@ -116,21 +118,6 @@ class Dimensions:
             scores.dimensions[name] = np.full(len(usable), np.nan)
             steps[name](data, places, scores)
         return scores
-
-    def plan(self, data: ResponseSet) -> list[str]:
-        """What `score` would ask of a judge, without asking."""
-        usable = data.usable(self.pairs.sampling.truncated == "keep")
-        distinct, _ = _distinct(data, np.flatnonzero(usable))
-        rater = self._rater()
-        lines = []
-        if "factual" in self.pairs.judged:
-            left = rater.left([claims_aspect()], distinct, 1, self.cache)
-            lines.append(f"factual: {left:,} requests to {rater.config.model}")
-        if "value" in self.pairs.judged:
-            aspects = principle_aspects(self.pairs.value.principles)
-            left = rater.left(aspects, distinct, self.pairs.value.repeats, self.cache)
-            lines.append(f"value: {left:,} requests to {rater.config.model}")
-        return lines
 
     def _semantic(self, data: ResponseSet, places: Places, scores: Scores) -> None:
         settings = self.pairs.semantic
@@ -174,7 +161,7 @@ class Dimensions:
         values = scores.dimensions["factual"]
         if self.pairs.factual.method == "judge":
             rows = np.concatenate([rows for _, rows in places]) if places else np.empty(0, int)
-            distinct, of = _distinct(data, rows)
+            distinct, of = distinct_responses(data, rows)
             with self.show("factual (judge)", len(distinct)) as progress:
                 repeats = range(self.repeat, self.repeat + 1)
                 ratings = self._rater().rate(
@@ -183,7 +170,7 @@ class Dimensions:
             found, reasons = factual_scores(ratings)
             values[rows] = [found[place] for place in of]
             _count(scores, "factual", (reasons[place] for place in of if place in reasons))
-            _add_usage(scores, ratings.usage)
+            scores.usage = total_usage([scores.usage, ratings.usage])
         else:
             groups = _groups(data, places)
             about = {"nli": self._nli_identity()}
@@ -198,7 +185,7 @@ class Dimensions:
 
     def _value(self, data: ResponseSet, places: Places, scores: Scores) -> None:
         rows = np.concatenate([rows for _, rows in places]) if places else np.empty(0, int)
-        distinct, of = _distinct(data, rows)
+        distinct, of = distinct_responses(data, rows)
         values = scores.dimensions["value"]
         if self.pairs.value.method == "judge":
             self._value_by_judge(rows, distinct, of, scores)
@@ -236,7 +223,7 @@ class Dimensions:
         scores.columns["value_spread_principles"] = spread[0]
         scores.columns["value_spread_repeats"] = spread[1]
         _count(scores, "value", (reasons[place] for place in of if place in reasons))
-        _add_usage(scores, ratings.usage)
+        scores.usage = total_usage([scores.usage, ratings.usage])
 
     def _in_blocks(
         self,
@@ -307,9 +294,10 @@ class Dimensions:
         )
 
     def _rater(self) -> Rater:
-        if self.pairs.judge is None:
+        rater = build_rater(self.pairs, self.purse)
+        if rater is None:
             raise ValueError("no judge is configured")
-        return Rater(self.pairs.judge, find_server(self.pairs.judge, JUDGE))
+        return rater
 
 
 Places = list[tuple[int, npt.NDArray[np.int64]]]
@@ -347,7 +335,9 @@ def _semantic(raw: dict[str, Any]) -> Semantic:
     return Semantic(**{**raw, "weighted_entropy": math.nan if weighted is None else weighted})
 
 
-def _distinct(data: ResponseSet, rows: npt.NDArray[np.int64]) -> tuple[list[Reviewed], list[int]]:
+def distinct_responses(
+    data: ResponseSet, rows: npt.NDArray[np.int64]
+) -> tuple[list[Reviewed], list[int]]:
     """The distinct (prompt, text) among some responses, and which of them each one is."""
     flat, prompt_of = data.flat(), data.prompt_of()
     place: dict[Reviewed, int] = {}
@@ -360,12 +350,3 @@ def _distinct(data: ResponseSet, rows: npt.NDArray[np.int64]) -> tuple[list[Revi
 
 def _count(scores: Scores, dimension: str, outcomes: Iterable[str]) -> None:
     scores.failures.update(f"{dimension}: {outcome}" for outcome in outcomes)
-
-
-def _add_usage(scores: Scores, more: ManifestUsage) -> None:
-    scores.usage = ManifestUsage(
-        requests=scores.usage.requests + more.requests,
-        cached=scores.usage.cached + more.cached,
-        prompt_tokens=scores.usage.prompt_tokens + more.prompt_tokens,
-        completion_tokens=scores.usage.completion_tokens + more.completion_tokens,
-    )

@@ -1,18 +1,21 @@
-"""What judging would take: requests, tokens and price, told before anything is sent."""
+"""What asking would take: requests, tokens and price, told before anything is sent."""
 
 from __future__ import annotations
 
+import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from .batch import DISCOUNT
 from .cache import Cache
 from .estimators.base import Plan, RunOptions
 from .fence import BYTES_PER_TOKEN
 from .judging import Judge, Shown
 from .outcomes import WITHOUT_SCORE
+from .prices import Price
 from .turns import Sample
 
 _AT_A_TIME: Final = 1024
@@ -25,53 +28,140 @@ _FRAME_TOKENS: Final = 10
 """Tokens that a chat request takes beside its text."""
 
 
-@dataclass(slots=True)
-class _Work:
-    """What one judge has left to do."""
+class TokenCounter:
+    """Counts the prompt tokens of many requests to one model: by tiktoken where it knows it.
 
-    requests: int = 0
-    unknown_bytes: int = 0
-    counted_bytes: int = 0
-    counted_tokens: int = 0
+    Args:
+        model: its name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._encoding = _encoding(model)
+        self._bytes = 0.0
+        self._counted_bytes = 0
+        self._counted_tokens = 0
+        self._counted = 0
+
+    @property
+    def how(self) -> str:
+        """Where the number comes from, in words."""
+        return "by tiktoken" if self._encoding is not None else "estimated, 4 bytes a token"
+
+    @staticmethod
+    def estimate(text: str) -> float:
+        """Tokens of a text, roughly."""
+        return len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
+
+    def add(self, text: str, times: int = 1, more_tokens: float = 0.0) -> None:
+        """Count a request.
+
+        Args:
+            text: of all of its messages.
+            times: how often it is sent.
+            more_tokens: of text that is not known yet, in each.
+        """
+        size = len(text.encode("utf-8", "replace"))
+        self._bytes += times * (size + more_tokens * BYTES_PER_TOKEN)
+        if self._encoding is not None and self._counted < _COUNTED:
+            self._counted += 1
+            self._counted_bytes += size
+            self._counted_tokens += _FRAME_TOKENS + len(self._encoding.encode_ordinary(text))
+
+    @property
+    def tokens(self) -> int:
+        """Of all requests together."""
+        if not self._counted_bytes:
+            return int(self._bytes) // BYTES_PER_TOKEN
+        return round(self._bytes * self._counted_tokens / self._counted_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one model has left to answer.
+
+    Attributes:
+        price: None where it is not known.
+        requests: that the cache does not answer.
+        prompt: tokens that are likely.
+        answer: likewise, of all completions.
+        most_prompt: prompt tokens where every sampled response fills max_tokens.
+        most_answer: completion tokens where every answer fills max_tokens.
+        how: where the number of prompt tokens comes from.
+    """
+
+    price: Price | None
+    requests: int
+    prompt: int
+    answer: int
+    most_prompt: int
+    most_answer: int
+    how: str
+
+    def plan(self, line: str) -> Plan:
+        """The plan that a line introduces: tokens and price below it."""
+        lines = [
+            line,
+            f"  about {self.prompt:,} prompt and {self.answer:,} completion tokens ({self.how})",
+        ]
+        if self.price is None:
+            lines.append("  no price is known for this model at this server")
+            cost = None if self.requests else 0.0
+            return Plan(lines, requests=self.requests, cost_usd=cost, most_usd=cost)
+        likely = self.price.cost(self.prompt, self.answer)
+        most = self.price.cost(self.most_prompt, self.most_answer)
+        lines.append(f"  {_told(likely, most)}")
+        return Plan(lines, requests=self.requests, cost_usd=likely, most_usd=most)
+
+
+def joined(plans: Iterable[Plan]) -> Plan:
+    """Several plans as one; with the price of all together where several cost something."""
+    parts = list(plans)
+    likely = _sum(plan.cost_usd for plan in parts)
+    most = _sum(plan.most_usd for plan in parts)
+    lines = [line for plan in parts for line in plan.lines]
+    if sum(plan.cost_usd != 0 for plan in parts) > 1:
+        if likely is None or most is None:
+            lines.append("in all: no price is known, because one of these has none")
+        else:
+            lines.append(f"in all {_told(likely, most)}")
+    return Plan(lines, sum(plan.requests for plan in parts), likely, most)
 
 
 def plan_judges(
     judges: Sequence[Judge], samples: Sequence[Sample], cache: Cache, options: RunOptions
 ) -> Plan:
     """The plan of one judge or of a panel."""
-    lines: list[str] = []
-    requests, cost, priced = 0, 0.0, True
-    for judge in judges:
-        encoding = _encoding(judge.config.model)
-        work = _count(judge, samples, cache, options, encoding)
-        requests += work.requests
-        prompt = _prompt_tokens(work)
-        answer = work.requests * _ANSWER_TOKENS[judge.score]
-        lines.append(_requests_line(judge, samples, work))
-        how = "by tiktoken" if encoding is not None else "estimated, 4 bytes a token"
-        lines.append(f"  about {prompt:,} prompt and {answer:,} completion tokens ({how})")
-        if judge.price is None:
-            priced = False
-            lines.append("  no price is known for this model at this server")
-            continue
-        likely = judge.price.cost(prompt, answer)
-        most = judge.price.cost(prompt, work.requests * judge.config.max_tokens)
-        cost += likely
-        lines.append(f"  about {likely:.2f} USD; {most:.2f} USD if every answer fills max_tokens")
-    return Plan(lines, requests=requests, cost_usd=cost if priced else None)
+    return joined(_plan_judge(judge, samples, cache, options) for judge in judges)
 
 
-def _requests_line(judge: Judge, samples: Sequence[Sample], work: _Work) -> str:
+def _plan_judge(judge: Judge, samples: Sequence[Sample], cache: Cache, options: RunOptions) -> Plan:
+    counter, shown, requests = TokenCounter(judge.config.model), Shown(), 0
+    for sample in _left(judge, samples, cache, options):
+        chat = judge.chat(sample, 0, shown)
+        counter.add("".join(message["content"] for message in chat.messages))
+        requests += 1
+    price = judge.price
+    if price is not None and judge.config.mode == "batch":
+        price = price.times(DISCOUNT)
+    work = Work(
+        price=price,
+        requests=requests,
+        prompt=counter.tokens,
+        answer=requests * _ANSWER_TOKENS[judge.score],
+        most_prompt=counter.tokens,
+        most_answer=requests * judge.config.max_tokens,
+        how=counter.how,
+    )
     wanted = len(samples) * judge.config.repeats
-    known = wanted - work.requests
+    known = wanted - requests
     rest = f"; {known:,} of {wanted:,} are in the cache or equal to another" if known else ""
-    return f"{judge.config.model} at {judge.server.url}: {work.requests:,} requests{rest}"
+    return work.plan(f"{judge.config.model} at {judge.server.url}: {requests:,} requests{rest}")
 
 
-def _count(
-    judge: Judge, samples: Sequence[Sample], cache: Cache, options: RunOptions, encoding: Any
-) -> _Work:
-    work, shown = _Work(), Shown()
+def _left(
+    judge: Judge, samples: Sequence[Sample], cache: Cache, options: RunOptions
+) -> Iterator[Sample]:
+    """The sample of each request that would be sent."""
     seen: set[int] = set()
     source = iter(samples)
     while chunk := list(islice(source, _AT_A_TIME)):
@@ -91,23 +181,23 @@ def _count(
             if (kept is not None and not again) or short in seen:
                 continue
             seen.add(short)
-            work.requests += 1
-            chat = judge.chat(sample, 0, shown)
-            text = "".join(message["content"] for message in chat.messages)
-            size = len(text.encode("utf-8"))
-            work.unknown_bytes += size
-            if encoding is not None and work.requests <= _COUNTED:
-                work.counted_bytes += size
-                work.counted_tokens += _FRAME_TOKENS + len(encoding.encode_ordinary(text))
-    return work
+            yield sample
 
 
-def _prompt_tokens(work: _Work) -> int:
-    if not work.counted_bytes:
-        return work.unknown_bytes // BYTES_PER_TOKEN
-    return round(work.unknown_bytes * work.counted_tokens / work.counted_bytes)
+def _told(likely: float, most: float) -> str:
+    return f"about {_usd(likely)} USD; {_usd(most)} USD if every answer fills max_tokens"
 
 
+def _usd(amount: float) -> str:
+    return f"{amount:.2f}" if amount >= 1 or not amount else f"{amount:.4f}"
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    known = list(costs)
+    return None if None in known else sum(cost or 0.0 for cost in known)
+
+
+@functools.cache
 def _encoding(model: str) -> Any:
     """Tiktoken's encoding of a model; None where it has none, or cannot download it."""
     found: list[Any] = []

@@ -23,8 +23,8 @@ from .estimators.base import RunOptions
 from .judges import NoLogprobs
 from .judging import Judge, Shown
 from .outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
-from .prices import Purse
 from .progress import Progress
+from .spending import Meter
 from .tally import Tally
 from .turns import Sample
 
@@ -63,12 +63,12 @@ class JudgeRun:
         self._cache = cache
         self._progress = progress
         self._options = options
-        self._purse = Purse(options.max_cost)
+        self._purse = options.purse
+        self._meter = Meter(self._purse, sum(len(samples) * j.config.repeats for j in judges))
         self._left = np.full(len(samples), len(judges), np.uint16)
         self._is_advanced = np.zeros(len(samples), np.bool_)
         self._unscored_file = _UnscoredFile(options.unscored)
         self._shown_at = 0.0
-        self._answered = 0
         self.judges = list(judges)
         self.tallies = [self._tally(judge) for judge in judges]
         self.counts = [Counts() for _ in judges]
@@ -91,9 +91,7 @@ class JudgeRun:
 
     def _run_batch(self, index: int) -> None:
         judge = self.judges[index]
-        run = BatchRun(
-            judge, self._samples, self._cache, self._progress, self._options, self._purse
-        )
+        run = BatchRun(judge, self._samples, self._cache, self._progress, self._options)
         try:
             run.run()
         except NoLogprobs:
@@ -137,7 +135,7 @@ class JudgeRun:
             cached=max(0, self.cached - self._batched),
             prompt_tokens=sum(counts.prompt_tokens for counts in self.counts),
             completion_tokens=sum(counts.completion_tokens for counts in self.counts),
-            cost_usd=self._purse.spent if priced or not sent else None,
+            cost_usd=self._meter.cost(priced, sent),
         )
 
     def _tally(self, judge: Judge) -> Tally:
@@ -199,7 +197,7 @@ class JudgeRun:
         if judgement.outcome == NO_LOGPROBS and self.judges[index].score == "expected":
             raise NoLogprobs
         self.cached += cached
-        self._answered += 1
+        self._meter.count()
         if judgement.outcome != SCORED:
             self.unscored = self.unscored or judgement.text[:_LONGEST_SHOWN]
             self._unscored_file.write(
@@ -222,11 +220,7 @@ class JudgeRun:
 
     def _status(self) -> str:
         """Spent and expected cost, failures and retries."""
-        parts = []
-        if self._purse.spent:
-            total = sum(len(self._samples) * judge.config.repeats for judge in self.judges)
-            expected = self._purse.spent * total / max(1, self._answered)
-            parts.append(f"${self._purse.spent:.2f} of about ${expected:.2f}")
+        parts = [text] if (text := self._meter.status()) else []
         unscored = self._unscored_file.written
         if unscored:
             parts.append(f"{unscored:,} without a score")

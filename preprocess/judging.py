@@ -26,11 +26,10 @@ from .judges import (
 )
 from .outcomes import CUT, FAILED, NO_LOGPROBS, REFUSED, SCORED, TOO_LONG, UNPARSABLE
 from .prices import Price, Purse
+from .spending import ask_paid, highest_cost
 from .turns import Sample
 
 _WITHOUT_COMPLETION: Final = {Kind.REFUSED: REFUSED, Kind.TOO_LONG: TOO_LONG}
-_MOST_TOKENS_PER_ESTIMATED: Final = 2.0
-"""Text that is far from English takes more tokens than one for four bytes."""
 _DIGIT_TOKENS: Final = 3
 """Room for a digit where a tokenizer puts a blank before it."""
 
@@ -125,9 +124,7 @@ class Judge:
 
     def highest_cost(self, chat: Chat) -> float:
         """USD that a request can cost at most; 0 where no price is known."""
-        if self.price is None:
-            return 0.0
-        return self.price.cost(_MOST_TOKENS_PER_ESTIMATED * chat.prompt_tokens, chat.max_tokens)
+        return highest_cost(self.price, chat)
 
     async def ask(
         self, backend: ChatBackend, question: Question, shown: Shown, purse: Purse
@@ -139,24 +136,13 @@ class Judge:
             LimitError: no further question may be paid for.
         """
         chat = self.chat(question.sample, question.repeat, shown)
-        reserved = self.highest_cost(chat)
-        await purse.reserve(reserved)
-        spent = 0.0
         try:
-            completion = await backend.ask(chat)
-            if self.price is not None:
-                spent = self.price.cost(
-                    completion.prompt_tokens,
-                    completion.completion_tokens,
-                    completion.cached_tokens,
-                )
+            completion = await ask_paid(backend, chat, self.price, purse)
         except NoCompletion as nothing:
             outcome = _WITHOUT_COMPLETION.get(nothing.kind, FAILED)
             if self.score == "expected" and not backend.gives_logprobs:
                 outcome = NO_LOGPROBS
             return Judgement(outcome, text=nothing.message)
-        finally:
-            purse.settle(reserved, spent)
         judgement = self.read(completion)
         return judgement._replace(text=self.server.redact(judgement.text))
 

@@ -24,7 +24,15 @@ from .cache import Cache, Judgement, KeyMaker
 from .outcomes import SCORED
 from .progress import Progress
 from .responses import Prompt, Response
-from .sampling import SECTION, Sampled, dump_responses, load_responses, prompt_sample, seed_of
+from .sampling import (
+    SECTION,
+    Outlook,
+    Sampled,
+    dump_responses,
+    load_responses,
+    prompt_sample,
+    seed_of,
+)
 
 _ENDS_OF_FILE: Final = 1 << 20
 
@@ -65,19 +73,23 @@ class LocalSampler:
             }
         )
 
-    def plan(self, prompts: Sequence[Prompt], cache: Cache) -> str:
-        """Say how many prompts are left."""
-        keys = {self.keys.key(prompt_sample(prompt)) for prompt in prompts}
-        left = len(keys) - len(cache.find(keys))
+    def plan(self, prompts: Sequence[Prompt], cache: Cache) -> Outlook:
+        """Tell which prompts are left."""
+        keys = {prompt: self.keys.key(prompt_sample(prompt)) for prompt in prompts}
+        kept = cache.find(keys.values())
+        known = {p: load_responses(kept[key].text) for p, key in keys.items() if key in kept}
+        tokens = [r.tokens for responses in known.values() for r in responses if r.tokens]
+        answer = sum(tokens) / len(tokens) if tokens else self.settings.max_tokens / 2
         name = (
             f"{self.model} with {self.settings.local.adapter}"
             if self.settings.local.adapter
             else self.model
         )
-        return (
-            f"sampling: {self.settings.n} responses to each prompt from {name}; {left:,} of "
-            f"{len(keys):,} distinct prompts are left"
+        line = (
+            f"sampling: {self.settings.n} responses to each prompt from {name}; "
+            f"{len(keys) - len(known):,} of {len(keys):,} distinct prompts are left"
         )
+        return Outlook(line, known, answer)
 
     def sample(self, prompts: Sequence[Prompt], cache: Cache, progress: Progress) -> Sampled:
         """Generate, batch by batch, what the cache does not hold."""

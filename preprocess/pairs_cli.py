@@ -15,6 +15,15 @@ RESPONSES = click.option(
     metavar="FILE",
     help="Score these responses (.parquet or .jsonl) instead of sampling.",
 )
+MAX_COST = click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="Stop before servers cost more in this run; what was answered is kept.",
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Tell what would be done and what it would cost; send nothing."
+)
 
 
 @click.command()
@@ -30,20 +39,22 @@ RESPONSES = click.option(
     type=click.IntRange(min=1),
     help="Only the first prompts of each dataset: a trial, not something to train on.",
 )
-@click.option("--dry-run", is_flag=True, help="Tell what would be done; send and write nothing.")
+@DRY_RUN
+@MAX_COST
 def pairs(
     recipe: Path,
     output: Path | None,
     from_responses: Path | None,
     limit: int | None,
     dry_run: bool,
+    max_cost: float | None,
 ) -> None:
     """Turn the recipe's prompts into preference pairs, by uncertainty."""
     from rich.console import Console
 
     from .pairs_pipeline import PairsOptions, make_pairs
 
-    options = PairsOptions(output, from_responses, limit, dry_run)
+    options = PairsOptions(output, from_responses, limit, dry_run, max_cost)
     make_pairs(recipe, options, Console(soft_wrap=True))
 
 
@@ -60,6 +71,8 @@ def pairs(
     help="Another checkpoint to draw evidence from: a folder, or a model's name on the server.",
 )
 @click.option("--against-adapter", metavar="FOLDER", help="A LoRA adapter for it.")
+@DRY_RUN
+@MAX_COST
 def consistency(
     recipe: Path,
     from_responses: Path | None,
@@ -67,6 +80,8 @@ def consistency(
     limit: int | None,
     against: str | None,
     against_adapter: str | None,
+    dry_run: bool,
+    max_cost: float | None,
 ) -> None:
     """How far do the scores agree when the same responses are scored again?
 
@@ -78,5 +93,7 @@ def consistency(
 
     from .consistency_run import ConsistencyOptions, measure_consistency
 
-    options = ConsistencyOptions(from_responses, repeats, limit, against, against_adapter)
+    options = ConsistencyOptions(
+        from_responses, repeats, limit, against, against_adapter, dry_run, max_cost
+    )
     measure_consistency(recipe, options, Console(soft_wrap=True))

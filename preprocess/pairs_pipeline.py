@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from axolotl_ual import __version__
-from axolotl_ual.columns import Manifest, ManifestFile, ManifestSource, ManifestUsage
+from axolotl_ual.columns import Manifest, ManifestFile, ManifestSource
 from axolotl_ual.errors import ConfigError, DataError
 from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.source import fingerprint, plain
@@ -22,6 +22,7 @@ from .axolotl_yaml import Recipe, load_recipe
 from .cache import Cache
 from .datasets_io import load_entry
 from .dimensions import Dimensions, Scores
+from .estimators.base import Paying, Plan
 from .estimators.total import shares, total_uncertainty
 from .output import check_target, replace_folder, write_manifest
 from .pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
@@ -34,11 +35,15 @@ from .pairs_output import (
     scored_table,
     write_table,
 )
+from .pairs_plan import plan_pairs
 from .pipeline import library_versions
+from .prices import Purse
 from .progress import show_progress
 from .prompts import read_prompts
+from .rating import Rater, build_rater
 from .responses import Prompt, ResponseSet, read_responses
-from .sampling import Sampled, build_sampler
+from .sampling import Sampled, Sampler, build_sampler
+from .spending import total_usage, usage_line
 from .stages import stage_counts
 
 
@@ -51,12 +56,14 @@ class PairsOptions:
         from_responses: score these responses instead of sampling.
         limit: the first prompts only, of each dataset.
         dry_run: tell what would be done, send and write nothing.
+        max_cost: USD that sampling and rating may cost together in this run.
     """
 
     output: Path | None = None
     from_responses: Path | None = None
     limit: int | None = None
     dry_run: bool = False
+    max_cost: float | None = None
 
 
 @dataclass(slots=True)
@@ -93,15 +100,24 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
     output = options.output or Path(settings.output)
     check_target(output)
     given = read_input(recipe, options.from_responses, options.limit)
+    purse = Purse(options.max_cost)
+    sampler = None if given.responses is not None else find_sampler(recipe, settings, purse)
+    rater = build_rater(settings, purse)
     with Cache(settings.cache) as cache:
-        dimensions = Dimensions(
-            settings, cache, lambda label, total: show_progress(console, label, total)
-        )
         if options.dry_run:
-            _print_plan(recipe, settings, given, dimensions, output, console)
+            plan = plan_pairs(settings, given.prompts, given.responses, sampler, rater, cache)
+            title = f"{path}: would make pairs from {len(given.prompts):,} prompts into {output}"
+            print_plan(title, plan, console)
             return None
-        sampled = sample(recipe, settings, given, cache, console)
+        check_paying([sampler, rater])
+        sampled = sample(given, sampler, cache, console)
         data = ResponseSet(given.prompts, sampled.responses)
+        dimensions = Dimensions(
+            settings,
+            cache,
+            lambda label, total: show_progress(console, label, total),
+            purse=purse,
+        )
         scores = dimensions.score(data)
     paired = pair_up(settings, data, scores)
     manifest = _write(recipe, settings, options, output, given, sampled, data, scores, paired)
@@ -154,13 +170,30 @@ def read_input(recipe: Recipe, from_responses: Path | None, limit: int | None) -
     return given
 
 
-def sample(
-    recipe: Recipe, settings: PairsConfig, given: Input, cache: Cache, console: Console
-) -> Sampled:
+def find_sampler(recipe: Recipe, settings: PairsConfig, purse: Purse) -> Sampler:
+    """The sampler of a recipe.
+
+    Raises:
+        ConfigError: there is no model, no such chat template, or no readable price list.
+    """
+    return build_sampler(settings, recipe.base_model, chat_template(recipe.raw), purse)
+
+
+def check_paying(askers: Iterable[Sampler | Rater | None]) -> None:
+    """Find what any of them is missing before one of them is paid for.
+
+    Raises:
+        ConfigError: a key, or a price where spending is limited.
+    """
+    for asker in askers:
+        if isinstance(asker, Paying):
+            asker.check()
+
+
+def sample(given: Input, sampler: Sampler | None, cache: Cache, console: Console) -> Sampled:
     """Sample responses to every prompt, unless they were given."""
-    if given.responses is not None:
-        return Sampled(given.responses.responses)
-    sampler = build_sampler(settings, recipe.base_model, chat_template(recipe.raw))
+    if given.responses is not None or sampler is None:
+        return Sampled(given.responses.responses if given.responses is not None else [])
     with show_progress(console, "sampling", len(given.prompts)) as progress:
         return sampler.sample(given.prompts, cache, progress)
 
@@ -246,7 +279,7 @@ def _write(
             limit=options.limit,
             counts={**data.counts(), "pairs": len(paired.selection.chosen)},
             failures=_failures(paired, scores),
-            usage=_usage(sampled.usage, scores.usage),
+            usage=total_usage([sampled.usage, scores.usage]),
             smoothing=_smoothing(paired),
             stages=stage_counts(paired.stages),
         )
@@ -278,15 +311,6 @@ def _failures(paired: Paired, scores: Scores) -> dict[str, int]:
     return {**unpaired, **dict(sorted(scores.failures.items()))}
 
 
-def _usage(first: ManifestUsage, second: ManifestUsage) -> ManifestUsage:
-    return ManifestUsage(
-        requests=first.requests + second.requests,
-        cached=first.cached + second.cached,
-        prompt_tokens=first.prompt_tokens + second.prompt_tokens,
-        completion_tokens=first.completion_tokens + second.completion_tokens,
-    )
-
-
 def _smoothing(paired: Paired) -> dict[str, float | None]:
     return {
         "mean": float(paired.smoothing.mean(dtype=np.float64)),
@@ -294,32 +318,10 @@ def _smoothing(paired: Paired) -> dict[str, float | None]:
     }
 
 
-def _print_plan(
-    recipe: Recipe,
-    settings: PairsConfig,
-    given: Input,
-    dimensions: Dimensions,
-    output: Path,
-    console: Console,
-) -> None:
-    console.print(
-        f"{recipe.path}: would make pairs from {len(given.prompts):,} prompts into {output}",
-        highlight=False,
-    )
-    if given.responses is None:
-        sampler = build_sampler(settings, recipe.base_model, chat_template(recipe.raw))
-        lines = [sampler.plan(given.prompts, dimensions.cache)]
-        lines += [
-            f"{name}: judged by {settings.judge.model}; as many requests as there are distinct "
-            "responses" + (" and principles" if name == "value" else "")
-            for name in settings.judged
-            if settings.judge is not None
-        ]
-    else:
-        lines = dimensions.plan(given.responses) if settings.judged else []
-    local = [name for name in settings.dimensions if name not in settings.judged]
-    lines += [f"{name}: {getattr(settings, name).method}, on this machine" for name in local]
-    for line in lines:
+def print_plan(title: str, plan: Plan, console: Console) -> None:
+    """Print the answer to --dry-run."""
+    console.print(title, highlight=False)
+    for line in plan.lines:
         console.print(f"  {line}", highlight=False)
     console.print("dry run: nothing was sent and nothing was written")
 
@@ -340,11 +342,7 @@ def _print_result(manifest: Manifest, output: Path, path: Path, console: Console
         console.print(f"  {reason}: {number:,}", highlight=False)
     usage = manifest.usage
     if usage.requests or usage.cached:
-        console.print(
-            f"{usage.requests:,} requests sent, {usage.cached:,} answers from the cache, "
-            f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens",
-            highlight=False,
-        )
+        console.print(usage_line(usage), highlight=False)
     stages = ", ".join(f"{name} {number:,}" for name, number in manifest.stages.items())
     console.print(
         f"{counts['pairs']:,} pairs: flip probability mean {manifest.smoothing['mean']:.6f}, "

@@ -35,9 +35,11 @@ from .datasets_io import load_entry
 from .estimators import build_estimator
 from .estimators.base import Estimation, Estimator, FloatArray, RunOptions
 from .output import check_target, float_column, replace_folder, write_manifest, write_parquet
+from .prices import Purse
 from .progress import show_progress
 from .rows import Sample, read_samples
 from .smoothing import SmoothingMap, solve_smoothing
+from .spending import usage_line
 from .stages import StageCodes, assign_stages, stage_counts
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ class AnnotateOptions:
         output: takes the place of `ual.annotate.output`.
         limit: annotate the first rows only, of each dataset.
         dry_run: tell what would be done, send and write nothing.
-        max_cost: USD that the judge may cost in this run.
+        max_cost: USD that may be spent in this run.
         retry_failed: ask again where an answer was kept that gave no score.
         audit: judge so many rows several times and write nothing; None for no audit.
     """
@@ -144,7 +146,7 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
     samples = Concatenated([source.samples for source in sources])
     with tempfile.TemporaryDirectory() as scratch:
         unscored = Path(scratch) / UNSCORED_FILE
-        run = RunOptions(options.max_cost, options.retry_failed, unscored)
+        run = RunOptions(Purse(options.max_cost), options.retry_failed, unscored)
         estimator = build_estimator(settings, recipe.base_model, run)
         if options.dry_run:
             _print_plan(recipe, sources, estimator, samples, output, console)
@@ -367,13 +369,7 @@ def _print_result(
             console.print(f"what was answered for them is in {output / UNSCORED_FILE}")
     usage = manifest.usage
     if usage.requests or usage.cached:
-        cost = "" if usage.cost_usd is None else f", {usage.cost_usd:.4f} USD"
-        tokens = f"{usage.prompt_tokens:,} + {usage.completion_tokens:,} tokens"
-        console.print(
-            f"{usage.requests:,} requests sent, {usage.cached:,} answers from the cache, "
-            f"{tokens}{cost}",
-            highlight=False,
-        )
+        console.print(usage_line(usage), highlight=False)
     stages = ", ".join(f"{name} {number:,}" for name, number in manifest.stages.items())
     console.print(
         f"smoothing: mean {manifest.smoothing['mean']:.6f}, "

@@ -1,8 +1,8 @@
-"""What a judge costs: prices by model and server, and a purse that is never overdrawn.
+"""What a model costs: prices by model and server, and a purse that is never overdrawn.
 
-Prices come from a list of the user's own (`judge.prices`), else from genai-prices, which knows the
-public servers by their address. A server that it does not know has no price: not even a local one
-is taken to be free, because it may be a proxy.
+Prices come from a list of the user's own (`prices:` in the section of the server), else from
+genai-prices, which knows the public servers by their address. A server that it does not know has no
+price: not even a local one is taken to be free, because it may be a proxy.
 
 A price list is a YAML file, in USD for a million tokens:
 
@@ -46,6 +46,14 @@ class Price:
             (prompt - cached) * self.input + cached * self.cached_input + completion * self.output
         )
 
+    def times(self, factor: float) -> Price:
+        """This price with a discount."""
+        return Price(self.input * factor, self.output * factor, self.cached_input * factor)
+
+    def most(self, prompt: float, completion: float) -> float:
+        """USD for so many tokens at most, whatever the server has in its cache."""
+        return prompt * max(self.input, self.cached_input) + completion * self.output
+
 
 class _ListedPrice(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -55,18 +63,19 @@ class _ListedPrice(BaseModel):
     cached_input: float | None = Field(None, ge=0)
 
 
-def find_price(model: str, base_url: str, prices: str | None) -> Price | None:
+def find_price(model: str, base_url: str, prices: str | None, section: str) -> Price | None:
     """The price of a model at a server; None where it is not known.
 
     Args:
         model: its name.
         base_url: the server's root.
         prices: path of a price list, or None.
+        section: the YAML section that names it, for error messages.
 
     Raises:
         ConfigError: the price list cannot be read.
     """
-    listed = _read_list(prices) if prices else {}
+    listed = _read_list(prices, section) if prices else {}
     if model in listed:
         own = listed[model]
         cached = own.input if own.cached_input is None else own.cached_input
@@ -91,8 +100,8 @@ def _known_price(model: str, base_url: str) -> Price | None:
         return None
 
 
-def _read_list(path: str) -> dict[str, _ListedPrice]:
-    where = f"ual.annotate.judge.prices: {path}"
+def _read_list(path: str, section: str) -> dict[str, _ListedPrice]:
+    where = f"{section}.prices: {path}"
     fix = "write for each model, in USD for a million tokens: my-model: {input: 0.5, output: 1.5}"
     try:
         raw: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -114,19 +123,25 @@ def _read_list(path: str) -> dict[str, _ListedPrice]:
 class Purse:
     """What may be spent and what was. Reservations keep requests in flight within the limit.
 
+    One purse serves a whole command, whatever models it asks, one after the other or together.
+
     Args:
         limit: USD, or None.
+
+    Attributes:
+        limit: likewise.
+        spent: USD so far.
     """
 
-    def __init__(self, limit: float | None) -> None:
-        self._limit = limit
+    def __init__(self, limit: float | None = None) -> None:
+        self.limit = limit
         self._reserved = 0.0
         self._waiting: list[asyncio.Future[None]] = []
         self.spent = 0.0
 
     def can_afford(self, cost: float) -> bool:
         """Whether so much more may be spent."""
-        return self._limit is None or self.spent + self._reserved + cost <= self._limit
+        return self.limit is None or self.spent + self._reserved + cost <= self.limit
 
     async def reserve(self, cost: float) -> None:
         """Set aside the most that a request can cost; waits for others where it must.
@@ -134,10 +149,10 @@ class Purse:
         Raises:
             LimitError: it might pass the limit, and nothing is in flight that could make room.
         """
-        while self._limit is not None and not self.can_afford(cost):
+        while self.limit is not None and not self.can_afford(cost):
             if self._reserved <= 0:
                 raise LimitError(
-                    f"stopped before --max-cost: {self.spent:.4f} of {self._limit:.4f} USD spent, "
+                    f"stopped before --max-cost: {self.spent:.4f} of {self.limit:.4f} USD spent, "
                     f"and the next request may cost {cost:.4f}",
                     "run the same command again with a higher --max-cost: what was answered is in "
                     "the cache and is not paid again; nothing was written",

@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.pairs_config import PairsJudgeConfig
+from axolotl_ual.pairs_config import PairsConfig, PairsJudgeConfig
 
 from .asking import Question, Stream
 from .aspects import Aspect, frame
-from .backends.api import ChatBackend, Counts, NoCompletion, Server, check_key
+from .backends.api import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
 from .backends.dialect import Chat
 from .backends.replies import Kind
 from .cache import Cache, Judgement, KeyMaker
@@ -26,13 +26,16 @@ from .estimators.value import ValueScore, aggregate
 from .fence import BYTES_PER_TOKEN, fence
 from .judges import Unparsable
 from .outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
+from .prices import Price, Purse
 from .progress import Progress
 from .responses import Prompt
 from .sampling import prompt_sample
+from .spending import Meter, ask_paid, check_price, price_of
 from .turns import Sample, Turn
 
 FloatArray = npt.NDArray[np.float64]
 
+SECTION: Final = "ual.pairs.judge"
 _WITHOUT_COMPLETION: Final = {Kind.REFUSED: REFUSED, Kind.TOO_LONG: TOO_LONG}
 
 
@@ -69,10 +72,14 @@ class Rater:
     Attributes:
         config: of the judge.
         server: where it is.
+        price: of the model's tokens, or None where it is not known.
+        purse: of the command.
     """
 
     config: PairsJudgeConfig
     server: Server
+    price: Price | None = None
+    purse: Purse = field(default_factory=Purse)
 
     def keys(self, aspect: Aspect) -> KeyMaker:
         """Cache keys of an aspect's questions; max_tokens can cut an answer, not change it."""
@@ -85,19 +92,14 @@ class Rater:
             }
         )
 
-    def left(
-        self, aspects: Sequence[Aspect], responses: Sequence[Reviewed], repeats: int, cache: Cache
-    ) -> int:
-        """Requests that the cache does not answer."""
-        samples = [response.sample() for response in responses]
-        keys = {
-            keys.key(sample, repeat)
-            for keys in map(self.keys, aspects)
-            for sample in samples
-            for repeat in range(repeats)
-        }
-        known = cache.find(keys)
-        return sum(key not in known or self.is_stale(known[key]) for key in keys)
+    def check(self) -> None:
+        """Find what is missing before anything is sent.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        check_key(self.server)
+        check_price(self.price, self.purse, self.config.model, self.server)
 
     def rate(
         self,
@@ -118,16 +120,19 @@ class Rater:
 
         Raises:
             BackendError: the judge cannot be used at all.
-            ConfigError: there is no key.
+            ConfigError: there is no key, or no price where spending is limited.
+            LimitError: as much as may be spent was spent.
         """
-        check_key(self.server)
-        run = _Run(self, aspects, responses, repeats, progress)
+        self.check()
+        meter = Meter(self.purse, len(aspects) * len(responses) * len(repeats))
+        run = _Run(self, aspects, responses, repeats, progress, meter)
         asyncio.run(run.ask_all(cache))
         usage = ManifestUsage(
             requests=run.counts.requests,
             cached=run.cached,
             prompt_tokens=run.counts.prompt_tokens,
             completion_tokens=run.counts.completion_tokens,
+            cost_usd=meter.cost(self.price is not None, run.counts.requests),
         )
         return Ratings(run.judgements(), usage)
 
@@ -151,7 +156,8 @@ class Rater:
     ) -> Judgement:
         """Ask a question and read the answer."""
         try:
-            completion = await backend.ask(self.chat(aspect, sample, repeat))
+            chat = self.chat(aspect, sample, repeat)
+            completion = await ask_paid(backend, chat, self.price, self.purse)
         except NoCompletion as nothing:
             outcome = _WITHOUT_COMPLETION.get(nothing.kind, FAILED)
             return Judgement(outcome, text=self.server.redact(nothing.message))
@@ -174,6 +180,18 @@ class Rater:
         return judgement.outcome == CUT and judgement.completion_tokens < self.config.max_tokens
 
 
+def build_rater(pairs: PairsConfig, purse: Purse) -> Rater | None:
+    """The judge of a recipe; None where no dimension asks one.
+
+    Raises:
+        ConfigError: its price list cannot be read.
+    """
+    if pairs.judge is None or not pairs.judged:
+        return None
+    server = find_server(pairs.judge, SECTION)
+    return Rater(pairs.judge, server, price_of(pairs.judge, server), purse)
+
+
 class _Run:
     """One call of `Rater.rate`; a slot is (aspect, response, repeat) as one number."""
 
@@ -184,12 +202,14 @@ class _Run:
         responses: Sequence[Reviewed],
         repeats: range,
         progress: Progress,
+        meter: Meter,
     ) -> None:
         self._rater = rater
         self._aspects = aspects
         self._responses = responses
         self._repeats = repeats
         self._progress = progress
+        self._meter = meter
         self._settled: dict[int, Judgement] = {}
         self.cached = 0
         self.counts = Counts()
@@ -212,6 +232,7 @@ class _Run:
                 workers=2 * rater.config.max_concurrency,
             )
             await stream.run(self._questions())
+        self._meter.show(self._progress, last=True)
 
     @property
     def _per_aspect(self) -> int:
@@ -238,6 +259,8 @@ class _Run:
         self.cached += cached
         self._settled[slot] = judgement
         self._progress.advance(1)
+        self._meter.count()
+        self._meter.show(self._progress)
 
 
 def factual_scores(ratings: Ratings) -> tuple[list[float], dict[int, str]]:

@@ -51,11 +51,10 @@ def _self_consistency(
 
 
 def _ensemble(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
-    from .ensemble import Ensemble, check_members
+    from .ensemble import Ensemble
 
     if annotate.ensemble is None:
         raise ConfigError("ual.annotate.ensemble: `estimator: ensemble` needs this section")
-    check_members(annotate, options.max_cost)
     members: dict[str, Estimator] = {}
     weights = {str(name): weight for name, weight in annotate.ensemble.members.items()}
     for name in annotate.ensemble.members:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
 
+from ..prices import Purse
 from ..progress import Progress
 from ..rows import Sample
 
@@ -44,12 +45,14 @@ class Plan:
     Attributes:
         lines: sentences for the user.
         requests: requests that would be sent, with what the cache holds taken off.
-        cost_usd: None where no price is known, 0 where nothing is paid.
+        cost_usd: what is likely; None where no price is known, 0 where nothing is paid.
+        most_usd: if every answer fills max_tokens; likewise.
     """
 
     lines: list[str]
     requests: int = 0
     cost_usd: float | None = 0.0
+    most_usd: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +60,12 @@ class RunOptions:
     """What the command line adds to a recipe.
 
     Attributes:
-        max_cost: USD that may be spent in this run, or None.
+        purse: what may be spent, by all that ask in this run together.
         retry_failed: ask again where an earlier answer was kept that gave no score.
         unscored: JSON Lines file for the answers that gave no score, or None.
     """
 
-    max_cost: float | None = None
+    purse: Purse = field(default_factory=Purse)
     retry_failed: bool = False
     unscored: Path | None = None
 
@@ -79,5 +82,18 @@ class Estimator(Protocol):
 
         Raises:
             BackendError: the server or the model cannot be used at all.
+        """
+        ...
+
+
+@runtime_checkable
+class Paying(Protocol):
+    """What asks servers: an estimator, a sampler, a judge."""
+
+    def check(self) -> None:
+        """Find what is missing before anything is sent.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
         """
         ...

@@ -11,19 +11,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from axolotl_ual.columns import PREFIX, ManifestUsage
-from axolotl_ual.config import AnnotateConfig
-from axolotl_ual.errors import ConfigError
+from axolotl_ual.columns import PREFIX
 
+from ..estimates import joined
 from ..mapping import rank
 from ..progress import Progress, SilentProgress
+from ..spending import total_usage
 from ..turns import Sample
-from .base import Estimation, Estimator, FloatArray, Plan
+from .base import Estimation, Estimator, FloatArray, Paying, Plan
 
 NO_MEMBER: Final = "no member has a value"
 
@@ -45,11 +45,9 @@ class Ensemble:
     def plan(self, samples: Sequence[Sample]) -> Plan:
         """What all members would do."""
         plans = {name: member.plan(samples) for name, member in self.members.items()}
-        costs = [plan.cost_usd for plan in plans.values()]
-        return Plan(
-            [f"{name}: {line}" for name, plan in plans.items() for line in plan.lines],
-            requests=sum(plan.requests for plan in plans.values()),
-            cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
+        return joined(
+            replace(plan, lines=[f"{name}: {line}" for line in plan.lines])
+            for name, plan in plans.items()
         )
 
     def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
@@ -58,6 +56,7 @@ class Ensemble:
         Raises:
             UALError: as the members raise.
         """
+        self.check()
         found: dict[str, Estimation] = {}
         for number, (name, member) in enumerate(self.members.items(), 1):
             progress.say(f"{name} ({number} of {len(self.members)})")
@@ -69,7 +68,7 @@ class Ensemble:
         return Estimation(
             uncertainty,
             failures={NO_MEMBER: missing} if missing else {},
-            usage=_total([estimation.usage for estimation in found.values()]),
+            usage=total_usage([estimation.usage for estimation in found.values()]),
             facts={
                 "mix": self.mix,
                 "members": {
@@ -83,6 +82,16 @@ class Ensemble:
             },
             columns=self._columns(found),
         )
+
+    def check(self) -> None:
+        """Find what any member is missing before one of them is paid for.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        for member in self.members.values():
+            if isinstance(member, Paying):
+                member.check()
 
     def _columns(self, found: Mapping[str, Estimation]) -> dict[str, FloatArray]:
         """What each member said, and its further columns where no other has one of that name."""
@@ -125,30 +134,3 @@ def mix(values: Mapping[str, FloatArray], weights: Mapping[str, float], how: str
     with np.errstate(invalid="ignore"):
         mean_N = np.where(total_N > 0, weighted_N / total_N, np.nan)
     return np.clip(mean_N, 0.0, 1.0).astype(np.float32)
-
-
-def _total(usages: Sequence[ManifestUsage]) -> ManifestUsage:
-    # A member that sends nothing costs nothing, whatever it says of prices.
-    costs = [0.0 if not usage.requests else usage.cost_usd for usage in usages]
-    return ManifestUsage(
-        requests=sum(usage.requests for usage in usages),
-        cached=sum(usage.cached for usage in usages),
-        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-        cost_usd=None if None in costs else sum(cost or 0.0 for cost in costs),
-    )
-
-
-def check_members(annotate: AnnotateConfig, max_cost: float | None) -> None:
-    """Refuse a limit that several paying members cannot share.
-
-    Raises:
-        ConfigError: --max-cost and more than one judge or panel.
-    """
-    members = annotate.ensemble.members if annotate.ensemble is not None else {}
-    paying = [name for name in members if name in ("judge", "panel")]
-    if max_cost is not None and len(paying) > 1:
-        raise ConfigError(
-            f"--max-cost: {' and '.join(paying)} of this ensemble would each spend as much",
-            "take one of them out, or run without --max-cost",
-        )

@@ -32,8 +32,8 @@ from ..judge_run import JudgeRun
 from ..judges import load_rubric
 from ..judging import Judge
 from ..outcomes import CUT, OUTCOMES, UNPARSABLE
-from ..prices import find_price
 from ..progress import Progress
+from ..spending import check_price, price_of
 from ..turns import Sample
 from .base import Estimation, Estimator, FloatArray, Plan, RunOptions
 
@@ -84,16 +84,7 @@ class JudgeEstimator:
         """
         for judge in self.judges:
             check_key(judge.server)
-            self._check_price(judge)
-
-    def _check_price(self, judge: Judge) -> None:
-        if self.options.max_cost is not None and judge.price is None:
-            raise ConfigError(
-                f"--max-cost: no price is known for {judge.config.model} at {judge.server.url}",
-                "write one to a YAML file, as `"
-                f"{judge.config.model}: {{input: 0.5, output: 1.5}}` in USD for a million tokens, "
-                "and name the file as ual.annotate.judge.prices",
-            )
+            check_price(judge.price, self.options.purse, judge.config.model, judge.server)
 
     def _estimation(self, run: JudgeRun, progress: Progress) -> Estimation:
         scores_JN = np.stack([tally.mean for tally in run.tallies])
@@ -181,8 +172,8 @@ def make_judge(config: JudgeConfig, section: str) -> Judge:
         ConfigError: the rubric or the price list cannot be read.
     """
     server = find_server(config, section)
-    price = find_price(config.model, server.base_url, config.prices)
-    return Judge(config, server, load_rubric(config.rubric), config.score, price)
+    rubric = load_rubric(config.rubric)
+    return Judge(config, server, rubric, config.score, price_of(config, server))
 
 
 def build(

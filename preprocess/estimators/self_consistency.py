@@ -29,12 +29,13 @@ from axolotl_ual.errors import ConfigError
 from axolotl_ual.estimator_config import SelfConsistencyConfig
 from axolotl_ual.pairs_config import SamplingConfig
 
+from ..api_sampling import ApiSampler, Left
 from ..backends.api import find_server
 from ..cache import Cache
 from ..progress import Progress, SilentProgress
 from ..prompts import prompt_of_sample
 from ..responses import Prompt, Response
-from ..sampling import ApiSampler, prompt_sample
+from ..spending import Meter, price_of, total_usage
 from ..turns import Sample
 from .base import Estimation, Estimator, Plan, RunOptions
 
@@ -65,36 +66,47 @@ class SelfConsistency:
 
     def plan(self, samples: Sequence[Sample]) -> Plan:
         """Tell how much is left to ask. Sends nothing."""
-        left, maker = 0, self.sampler.keys
+        left = Left(self.sampler)
         with Cache(self.cache) as cache:
             for prompts in _windows(samples):
-                asked = [prompt for prompt in prompts if prompt is not None]
-                keys = {maker.key(prompt_sample(prompt)) for prompt in asked}
-                left += len(keys) - len(cache.find(keys))
-        line = (
+                left.add((prompt for prompt in prompts if prompt is not None), cache)
+        work = left.work()
+        return work.plan(
             f"{self.config.answers} answers to each instruction from {self.config.model} at "
-            f"{self.sampler.server.url}; about {left:,} requests are left to send"
+            f"{self.sampler.server.url}: {work.requests:,} requests"
         )
-        return Plan([line, "no price is told for this estimator"], requests=left, cost_usd=None)
+
+    def check(self) -> None:
+        """Find what is missing before anything is sent.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        self.sampler.check()
 
     def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
         """Sample what the cache does not hold, and compare.
 
         Raises:
             BackendError: the server or the embedding model cannot be used.
-            ConfigError: there is no key, or the cache cannot be used.
+            ConfigError: there is no key, no price where spending is limited, or the cache cannot
+                be used.
+            LimitError: as much as may be spent was spent.
             UALError: sentence-transformers is not installed and needed.
         """
+        self.check()
         similarities = self._similarities()
         uncertainty = np.full(len(samples), np.nan, dtype=np.float32)
         failures: Counter[str] = Counter()
-        usage = ManifestUsage()
+        usages: list[ManifestUsage] = []
+        meter = Meter(self.sampler.purse, self.config.answers * len(samples))
         row = 0
         with Cache(self.cache) as cache:
             for prompts in _windows(samples):
                 asked = [prompt for prompt in prompts if prompt is not None]
-                sampled = self.sampler.sample(asked, cache, _Quiet(progress))
-                usage = _added(usage, sampled.usage)
+                sampled = self.sampler.sample(asked, cache, _Quiet(progress), meter)
+                usages.append(sampled.usage)
+                meter.count(self.config.answers * (len(prompts) - len(asked)))
                 answers = iter(sampled.responses)
                 for prompt in prompts:
                     value = None if prompt is None else spread(next(answers), similarities)
@@ -109,7 +121,7 @@ class SelfConsistency:
             "answers": self.config.answers,
             "similarity": self.config.similarity,
         }
-        return Estimation(uncertainty, dict(failures), usage, facts)
+        return Estimation(uncertainty, dict(failures), total_usage(usages), facts)
 
     def _similarities(self) -> Similarities:
         if self.config.similarity == "words":
@@ -124,7 +136,7 @@ class SelfConsistency:
 
 
 class _Quiet(SilentProgress):
-    """Passes lines on; rows are counted when they are compared."""
+    """Passes lines and the cost on; rows are counted when they are compared."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
@@ -132,6 +144,9 @@ class _Quiet(SilentProgress):
 
     def say(self, line: str) -> None:
         self._progress.say(line)
+
+    def status(self, text: str) -> None:
+        self._progress.status(text)
 
 
 def spread(answers: Sequence[Response], similarities: Similarities) -> float | str:
@@ -171,30 +186,15 @@ def _windows(samples: Sequence[Sample]) -> Iterator[list[Prompt | None]]:
         yield [prompt if any(text for _, text in prompt.messages) else None for prompt in prompts]
 
 
-def _added(one: ManifestUsage, other: ManifestUsage) -> ManifestUsage:
-    return ManifestUsage(
-        requests=one.requests + other.requests,
-        cached=one.cached + other.cached,
-        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
-        completion_tokens=one.completion_tokens + other.completion_tokens,
-    )
-
-
 def build(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
     """Make the estimator that a recipe asks for.
 
     Raises:
-        ConfigError: a limit is set that this estimator cannot keep to.
+        ConfigError: the section is missing, or its price list cannot be read.
     """
     config = annotate.self_consistency
     if config is None:
         raise ConfigError("ual.annotate.self_consistency: this section is needed")
-    if options.max_cost is not None:
-        raise ConfigError(
-            "--max-cost: the length of free answers is not known before they come, so "
-            "`estimator: self_consistency` cannot keep to it",
-            "use --limit to try it on some rows",
-        )
     settings = SamplingConfig(
         backend="api",
         n=config.answers,
@@ -203,5 +203,7 @@ def build(annotate: AnnotateConfig, base_model: str | None, options: RunOptions)
         max_tokens=config.max_tokens,
         api=config,
     )
-    sampler = ApiSampler(settings, config, find_server(config, SECTION), config.seed)
+    server = find_server(config, SECTION)
+    price = price_of(config, server)
+    sampler = ApiSampler(settings, config, server, config.seed, price, options.purse)
     return SelfConsistency(config, sampler, annotate.cache)

@@ -14,6 +14,7 @@ from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, LimitError
 from axolotl_ual.preprocess.estimators.base import RunOptions
 from axolotl_ual.preprocess.estimators.judge import build
+from axolotl_ual.preprocess.prices import Purse
 from axolotl_ual.preprocess.progress import SilentProgress
 
 BATCH: dict[str, Any] = {"mode": "batch", "batch_poll": 0.05}
@@ -149,7 +150,7 @@ def test_max_cost_holds_for_batches(server: judge_server.Running, tmp_path: Path
     prices.write_text("judge-1: {input: 1000, output: 1000}\n")
     with pytest.raises(LimitError):
         estimate(
-            server, tmp_path, samples(300), RunOptions(max_cost=60.0), prices=str(prices), **BATCH
+            server, tmp_path, samples(300), RunOptions(Purse(60.0)), prices=str(prices), **BATCH
         )
     served = server.stats()["batched"] + server.stats()["requests"]
     # About 0.70 USD a request at once and 0.35 in a batch.

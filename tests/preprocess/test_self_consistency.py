@@ -24,6 +24,7 @@ from axolotl_ual.preprocess.estimators.self_consistency import (
     cosine_similarities,
     word_similarities,
 )
+from axolotl_ual.preprocess.prices import Purse
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.turns import Sample, Turn
 
@@ -98,9 +99,12 @@ def test_rows_without_an_answer_have_a_reason(base_url: str, tmp_path: Path) -> 
     assert progress.done == 3
 
 
-def test_a_limit_that_cannot_be_kept_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--max-cost"):
-        build_estimator(config("http://localhost/v1", tmp_path), None, RunOptions(max_cost=1.0))
+def test_a_limit_without_a_price_is_refused(base_url: str, tmp_path: Path) -> None:
+    before = sampling_server.stats(base_url)["requests"]
+    estimator = build_estimator(config(base_url, tmp_path), None, RunOptions(Purse(1.0)))
+    with pytest.raises(ConfigError, match=r"ual\.annotate\.self_consistency\.prices$"):
+        estimator.estimate(ASKED, SilentProgress())
+    assert sampling_server.stats(base_url)["requests"] == before
 
 
 def test_word_overlap_by_hand() -> None:
