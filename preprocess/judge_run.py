@@ -125,6 +125,7 @@ class JudgeRun:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._unscored_file.close()
+        self._meter.tell_lost(self._progress)
 
     def usage(self) -> ManifestUsage:
         """Of all judges; the cost is None where a price is missing."""

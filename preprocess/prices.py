@@ -131,6 +131,7 @@ class Purse:
     Attributes:
         limit: likewise.
         spent: USD so far.
+        lost: USD, at most, for answers that never arrived; servers charge for these or do not.
     """
 
     def __init__(self, limit: float | None = None) -> None:
@@ -138,10 +139,12 @@ class Purse:
         self._reserved = 0.0
         self._waiting: list[asyncio.Future[None]] = []
         self.spent = 0.0
+        self.lost = 0.0
 
     def can_afford(self, cost: float) -> bool:
         """Whether so much more may be spent."""
-        return self.limit is None or self.spent + self._reserved + cost <= self.limit
+        gone = self.spent + self.lost + self._reserved
+        return self.limit is None or gone + cost <= self.limit
 
     async def reserve(self, cost: float) -> None:
         """Set aside the most that a request can cost; waits for others where it must.
@@ -151,9 +154,10 @@ class Purse:
         """
         while self.limit is not None and not self.can_afford(cost):
             if self._reserved <= 0:
+                lost = f", up to {self.lost:.4f} for lost answers" if self.lost else ""
                 raise LimitError(
-                    f"stopped before --max-cost: {self.spent:.4f} of {self.limit:.4f} USD spent, "
-                    f"and the next request may cost {cost:.4f}",
+                    f"stopped before --max-cost: {self.spent:.4f} of {self.limit:.4f} USD spent"
+                    f"{lost}, and the next request may cost {cost:.4f}",
                     "run the same command again with a higher --max-cost: what was answered is in "
                     "the cache and is not paid again; nothing was written",
                 )
@@ -162,12 +166,13 @@ class Purse:
             await turn
         self._reserved += cost
 
-    def settle(self, reserved: float, cost: float) -> None:
-        """Replace a reservation by what was really spent."""
+    def settle(self, reserved: float, cost: float, lost: float = 0.0) -> None:
+        """Replace a reservation by what was really spent, or may have been for a lost answer."""
         self._reserved = max(0.0, self._reserved - reserved)
         if self._reserved < 1e-12:
             self._reserved = 0.0
         self.spent += cost
+        self.lost += lost
         waiting, self._waiting = self._waiting, []
         for turn in waiting:
             if not turn.done():

@@ -84,15 +84,37 @@ async def ask_paid(
         BackendError: there would be none to any other either.
         LimitError: no further request may be paid for.
     """
-    reserved = highest_cost(price, chat)
-    await purse.reserve(reserved)
+    most = highest_cost(price, chat)
+    account = _Account(purse, most)
+    await account.again()
     spent = 0.0
     try:
-        completion = await backend.ask(chat)
-        spent = cost_of(price, completion, reserved)
+        completion = await backend.ask(chat, account)
+        spent = cost_of(price, completion, most)
     finally:
-        purse.settle(reserved, spent)
+        account.close(spent)
     return completion
+
+
+class _Account:
+    """What is set aside for one request and its further tries."""
+
+    def __init__(self, purse: Purse, most: float) -> None:
+        self._purse = purse
+        self._most = most
+        self._reserved: float | None = None
+
+    async def again(self) -> None:
+        if self._reserved is None:
+            await self._purse.reserve(self._most)
+            self._reserved = self._most
+
+    def lost(self) -> None:
+        self._purse.settle(self._reserved or 0.0, 0.0, lost=self._most)
+        self._reserved = None
+
+    def close(self, spent: float) -> None:
+        self._purse.settle(self._reserved or 0.0, spent)
 
 
 class Meter:
@@ -106,6 +128,7 @@ class Meter:
     def __init__(self, purse: Purse, total: int) -> None:
         self._purse = purse
         self._before = purse.spent
+        self._lost_before = purse.lost
         self._total = total
         self._done = 0
         self._shown_at = 0.0
@@ -127,11 +150,23 @@ class Meter:
         return f"${self.spent:.2f} of about ${expected:.2f}"
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
-        """Set the status of a progress, not too often."""
+        """Set the status of a progress, not too often; at last, tell what may be paid as well."""
         now = time.monotonic()
         if last or now - self._shown_at > _SHOWN_EVERY:
             self._shown_at = now
             progress.status(self.status())
+        if last:
+            self.tell_lost(progress)
+
+    def tell_lost(self, progress: Progress) -> None:
+        """Say what answers that never arrived may have cost."""
+        lost = self._purse.lost - self._lost_before
+        if lost > 0:
+            progress.say(
+                f"answers that never arrived (timeout, lost connection) may have cost up to "
+                f"{lost:.4f} USD more, if the server charges for them"
+            )
+            self._lost_before = self._purse.lost
 
     def cost(self, priced: bool, requests: int) -> float | None:
         """For the manifest: None where requests were sent at a price that is not known."""

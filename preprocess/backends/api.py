@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from axolotl_ual.errors import BackendError, ConfigError
@@ -48,6 +48,18 @@ class NoCompletion(Exception):
         super().__init__(message)
         self.kind = kind
         self.message = message
+
+
+class Account(Protocol):
+    """Pays for the tries of one request."""
+
+    async def again(self) -> None:
+        """Called before another try; may raise where it cannot be paid for."""
+        ...
+
+    def lost(self) -> None:
+        """Called after a try whose answer was not had, and may be charged for."""
+        ...
 
 
 @dataclass(slots=True)
@@ -179,8 +191,12 @@ class ChatBackend:
         """The JSON of a request, as this server takes it."""
         return self._dialect.body(chat)
 
-    async def ask(self, chat: Chat) -> Completion:
+    async def ask(self, chat: Chat, account: Account | None = None) -> Completion:
         """Ask until there is an answer.
+
+        Args:
+            chat: the request.
+            account: hears of what may be charged beside the answer.
 
         Raises:
             NoCompletion: there is none for this request.
@@ -199,9 +215,13 @@ class ChatBackend:
             ):
                 continue
             tries += 1
+            if verdict.is_lost and account is not None:
+                account.lost()
             self._give_up_where_useless(verdict, tries)
             self.counts.retries += 1
             await asyncio.sleep(_back_off(tries, verdict.retry_after))
+            if account is not None:
+                await account.again()
 
     async def _send(self, chat: Chat) -> Verdict:
         """One request over HTTP, reported to limiter and breaker."""

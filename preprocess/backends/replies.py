@@ -99,6 +99,11 @@ class Verdict:
     retry_after: float | None = None
     param: str = ""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether there may be an answer, made and charged for, that is not here."""
+        return self.kind is Kind.RETRY and self.status == 0
+
 
 def read_reply(reply: Reply) -> Verdict:
     """Tell what a reply means."""
