@@ -79,12 +79,13 @@ class ApiSampler:
         """Tell which prompts are left, and what they would take."""
         left = Left(self)
         known = left.add(prompts, cache)
+        work = left.work()
         line = (
             f"sampling: {self.settings.n} responses to each prompt from {self.config.model} at "
             f"{self.server.url}; {left.prompts:,} of {len(set(prompts)):,} distinct prompts are "
-            "left to ask"
+            f"left to ask, in {work.requests:,} requests{left.manner}"
         )
-        return Outlook(line, known, left.answer, left.work())
+        return Outlook(line, known, left.answer, work)
 
     def sample(
         self,
@@ -164,9 +165,11 @@ class Left:
 
     def __init__(self, sampler: ApiSampler) -> None:
         self._sampler = sampler
-        self._counter = TokenCounter(sampler.config.model)
+        self._at_once = TokenCounter(sampler.config.model)
+        self._one_by_one = TokenCounter(sampler.config.model)
+        self._requests_at_once = self._requests_one_by_one = self._answers = 0
+        self._gives_one = False
         self._seen: set[bytes] = set()
-        self._requests = self._answers = 0
         self._kept_answers = self._kept_tokens = 0
         self.prompts = 0
 
@@ -196,17 +199,24 @@ class Left:
             return self._kept_tokens / self._kept_answers
         return self._sampler.settings.max_tokens / 2
 
+    @property
+    def manner(self) -> str:
+        """What the cache tells of the server, in words."""
+        return " (this server gives one response a request)" if self._gives_one else ""
+
     def work(self) -> Work:
-        """All of it."""
+        """All of it: the prompt counts once for a request, however many responses it gives."""
+        times = self._sampler.settings.n if self._gives_one else 1
+        prompt = times * self._at_once.tokens + self._one_by_one.tokens
         how = "as long as those in the cache" if self._kept_answers else "half of max_tokens"
         return Work(
             price=self._sampler.price,
-            requests=self._requests,
-            prompt=self._counter.tokens,
+            requests=times * self._requests_at_once + self._requests_one_by_one,
+            prompt=prompt,
             answer=round(self._answers * self.answer),
-            most_prompt=self._counter.tokens,
+            most_prompt=prompt,
             most_answer=self._answers * self._sampler.settings.max_tokens,
-            how=f"{self._counter.how}; responses taken to be {how}",
+            how=f"{self._at_once.how}; responses taken to be {how}",
         )
 
     def _recall(
@@ -220,6 +230,7 @@ class Left:
             return [Response.failed(first.outcome) for _ in range(n)], 0
         responses = load_responses(first.text)[:n]
         self._note(first, len(responses))
+        self._gives_one = self._gives_one or len(responses) == 1
         sample, maker = prompt_sample(prompt), self._sampler.keys
         keys = [maker.key(sample, repeat) for repeat in range(1, n - len(responses) + 1)]
         further = cache.find(keys)
@@ -237,11 +248,15 @@ class Left:
             self._kept_tokens += judgement.completion_tokens
 
     def _count(self, prompt: Prompt, missing: int, at_once: bool) -> None:
-        requests = 1 if at_once else missing
+        text = "".join(text for _, text in prompt.messages)
         self.prompts += 1
-        self._requests += requests
         self._answers += missing
-        self._counter.add("".join(text for _, text in prompt.messages), requests)
+        if at_once:
+            self._requests_at_once += 1
+            self._at_once.add(text)
+        else:
+            self._requests_one_by_one += missing
+            self._one_by_one.add(text, missing)
 
 
 class _ApiRun:

@@ -15,7 +15,7 @@ from .estimators.base import Plan, RunOptions
 from .fence import BYTES_PER_TOKEN
 from .judging import Judge, Shown
 from .outcomes import WITHOUT_SCORE
-from .prices import Price
+from .prices import Price, usd
 from .turns import Sample
 
 _AT_A_TIME: Final = 1024
@@ -99,14 +99,13 @@ class Work:
 
     def plan(self, line: str) -> Plan:
         """The plan that a line introduces: tokens and price below it."""
-        lines = [
-            line,
-            f"  about {self.prompt:,} prompt and {self.answer:,} completion tokens ({self.how})",
-        ]
+        if not self.requests:
+            return Plan([line])
+        tokens = f"about {self.prompt:,} prompt and {self.answer:,} completion tokens"
+        lines = [line, f"  {tokens} ({self.how})"]
         if self.price is None:
             lines.append("  no price is known for this model at this server")
-            cost = None if self.requests else 0.0
-            return Plan(lines, requests=self.requests, cost_usd=cost, most_usd=cost)
+            return Plan(lines, requests=self.requests, cost_usd=None, most_usd=None)
         likely = self.price.cost(self.prompt, self.answer)
         most = self.price.cost(self.most_prompt, self.most_answer)
         lines.append(f"  {_told(likely, most)}")
@@ -185,11 +184,7 @@ def _left(
 
 
 def _told(likely: float, most: float) -> str:
-    return f"about {_usd(likely)} USD; {_usd(most)} USD if every answer fills max_tokens"
-
-
-def _usd(amount: float) -> str:
-    return f"{amount:.2f}" if amount >= 1 or not amount else f"{amount:.4f}"
+    return f"about {usd(likely)} USD; {usd(most)} USD if every answer fills max_tokens"
 
 
 def _sum(costs: Iterable[float | None]) -> float | None:

@@ -7,7 +7,7 @@ not, each prompt is taken to get n distinct responses, which is the most that ca
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -79,9 +79,7 @@ def plan_sampling(outlook: Outlook, before: str = "") -> Plan:
     line = f"{before}{outlook.line}"
     if outlook.work is None:
         return Plan([line])
-    plan = outlook.work.plan(line)
-    requests = f"  {plan.requests:,} requests, each for all responses that a prompt lacks"
-    return replace(plan, lines=[line, requests, *plan.lines[1:]])
+    return outlook.work.plan(line)
 
 
 def plan_ratings(

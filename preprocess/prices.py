@@ -63,6 +63,11 @@ class _ListedPrice(BaseModel):
     cached_input: float | None = Field(None, ge=0)
 
 
+def usd(amount: float) -> str:
+    """An amount to be read: cents, or what there is below a dollar."""
+    return f"{amount:.2f}" if amount >= 1 else f"{amount:.4f}"
+
+
 def find_price(model: str, base_url: str, prices: str | None, section: str) -> Price | None:
     """The price of a model at a server; None where it is not known.
 

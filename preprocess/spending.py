@@ -22,7 +22,7 @@ from axolotl_ual.server_config import ServerConfig
 from .backends.api import ChatBackend, Server
 from .backends.dialect import Chat
 from .backends.replies import Completion
-from .prices import Price, Purse, find_price
+from .prices import Price, Purse, find_price, usd
 from .progress import Progress
 
 _FRAME_TOKENS: Final = 64
@@ -147,7 +147,7 @@ class Meter:
         if not self.spent:
             return ""
         expected = self.spent * self._total / min(max(self._done, 1), self._total)
-        return f"${self.spent:.2f} of about ${expected:.2f}"
+        return f"${usd(self.spent)} of about ${usd(expected)}"
 
     def show(self, progress: Progress, *, last: bool = False) -> None:
         """Set the status of a progress, not too often; at last, tell what may be paid as well."""

@@ -60,6 +60,13 @@ def test_a_batch_costs_half(server: judge_server.Running, tmp_path: Path) -> Non
     prices = tmp_path / "prices.yaml"
     prices.write_text("judge-1: {input: 10, output: 20}\n")
     live, _ = estimate(server, tmp_path / "live", samples(101), prices=str(prices))
+    told = []
+    for more in ({}, BATCH):
+        judge = settings(server, prices=str(prices), **more)
+        annotate = {"output": "out", "judge": judge, "cache": str(tmp_path / "batch")}
+        plan = build(AnnotateConfig.model_validate(annotate), None).plan(samples(101))
+        told.append(plan.cost_usd)
+    assert told[0] and told[1] == pytest.approx(told[0] / 2)
     batch, _ = estimate(server, tmp_path / "batch", samples(101), prices=str(prices), **BATCH)
     assert live.usage.cost_usd is not None
     # One of 101 is asked at once, at the full price.

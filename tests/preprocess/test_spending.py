@@ -124,7 +124,7 @@ def test_pairs_stop_before_the_limit_and_go_on_where_they_were(
     assert written(tmp_path / "limited") == written(tmp_path / "whole")
     cost = Manifest.read(tmp_path / "whole/out").usage.cost_usd
     assert f"{cost:.4f} USD" in whole.output
-    assert f"${sampling:.2f} of about ${sampling:.2f}" in whole.output
+    assert f"${sampling:.4f} of about ${sampling:.4f}" in whole.output
 
 
 def ratings(folder: Path) -> int:
@@ -146,7 +146,8 @@ def test_a_dry_run_of_pairs_tells_the_price(tmp_path: Path, prices: str) -> None
         assert len(sampling_server.stats(url)["bodies"]) == len(bodies)
     # 6 prompts of 10 bytes, each once for all choices: 15 tokens. 24 responses of 5 tokens, which
     # is half of max_tokens, or of 10.
-    assert "6 requests" in before and "about 15 prompt and 120 completion tokens" in before
+    assert "to ask, in 6 requests\n" in before
+    assert "about 15 prompt and 120 completion tokens" in before
     assert "about 0.2550 USD; 0.4950 USD if every answer fills max_tokens" in before
     # A rating shows the prompt and the response, at a digit; twice for each response.
     told = next(b["messages"] for b in bodies if "one digit" in b["messages"][0]["content"])
@@ -163,13 +164,19 @@ def test_a_dry_run_of_pairs_tells_the_price(tmp_path: Path, prices: str) -> None
     assert "in all" not in after
 
 
-def test_what_was_sampled_makes_the_estimate_of_the_rest(tmp_path: Path, prices: str) -> None:
-    with sampling_server.running() as url:
+@pytest.mark.parametrize("manner", ["honoured", "ignored"])
+def test_what_was_sampled_makes_the_estimate_of_the_rest(
+    tmp_path: Path, prices: str, manner: str
+) -> None:
+    with sampling_server.running(n=manner) as url:
         recipe = write_recipe(tmp_path / "a", url, prices, value={"method": "none"})
         command("pairs", recipe, "--limit", "2")
         output = command("pairs", recipe, "--dry-run").output
-    # The server says 3 tokens a response: 4 prompts of 4 responses are left.
-    assert "4 requests" in output and "and 48 completion tokens" in output
+    # The server says 3 tokens a response: 4 prompts of 10 bytes with 4 responses are left.
+    requests, prompt = (4, 10) if manner == "honoured" else (16, 40)
+    assert f"to ask, in {requests} requests" in output
+    assert ("one response a request" in output) == (manner == "ignored")
+    assert f"about {prompt} prompt and 48 completion tokens" in output
     assert "responses taken to be as long as those in the cache" in output
     assert "factual: 16 requests to m" in output
 
@@ -294,7 +301,7 @@ def test_self_consistency_keeps_to_the_limit(base_url: str, tmp_path: Path, pric
     found = estimator.estimate(ASKED, progress)
     assert charged(base_url) - before == pytest.approx(20 * (PROMPT + N * CHOICE))
     assert found.usage.cost_usd == pytest.approx(20 * (PROMPT + N * CHOICE) - spent)
-    rest = f"${found.usage.cost_usd:.2f}"
+    rest = f"${found.usage.cost_usd:.4f}"
     assert progress.shown == f"{rest} of about {rest}"
     whole = build_estimator(self_consistency(base_url, tmp_path / "b", prices), None)
     np.testing.assert_array_equal(
