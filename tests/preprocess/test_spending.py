@@ -1,4 +1,4 @@
-"""Prices, --dry-run and --max-cost of `pairs`, `consistency`, self-consistency and ensembles.
+"""Prices, --dry-run and --max-cost of `pairs` and `consistency`.
 
 The sampling server counts 5 prompt tokens for a request and 3 completion tokens for a choice; a
 prompt token costs 0.001 USD here and a completion token 0.002 USD.
@@ -7,29 +7,17 @@ prompt token costs 0.001 USD here and a completion token 0.002 USD.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import sampling_server
 import yaml
-from judging_kit import command, run, sample, samples, settings
+from judging_kit import command
 
-import judge_server
 from axolotl_ual.columns import Manifest
-from axolotl_ual.config import AnnotateConfig, parse_ual
-from axolotl_ual.errors import ConfigError, LimitError
-from axolotl_ual.preprocess.backends.dialect import Chat
-from axolotl_ual.preprocess.backends.replies import Completion
-from axolotl_ual.preprocess.estimators import build_estimator
-from axolotl_ual.preprocess.estimators.base import Estimation, RunOptions
-from axolotl_ual.preprocess.prices import Price, Purse
-from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.config import parse_ual
 from axolotl_ual.preprocess.sampling import build_sampler
-from axolotl_ual.preprocess.spending import cost_of, highest_cost
 
 PROMPTS = 6
 N = 4
@@ -41,12 +29,6 @@ def prices(tmp_path: Path) -> str:
     path = tmp_path / "prices.yaml"
     path.write_text("".join(f"{m}: {{input: 1000, output: 2000}}\n" for m in ("m", "judge-1")))
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def base_url() -> Iterator[str]:
-    with sampling_server.running(latency=0.01) as url:
-        yield url
 
 
 def write_recipe(folder: Path, url: str, prices: str | None, **pairs: Any) -> Path:
@@ -262,165 +244,6 @@ def test_consistency_tells_and_limits_the_price_of_evidence(tmp_path: Path, pric
     assert plan.count("about 0.0420 USD; 0.0820 USD") == 3
     assert "evidence of the other checkpoint: " in plan
     assert "in all about 0.1260 USD; 0.2460 USD" in plan
-
-
-def self_consistency(url: str, folder: Path, prices: str | None) -> AnnotateConfig:
-    section = {"model": "m", "base_url": url, "answers": N, "max_tokens": 10, "prices": prices}
-    return AnnotateConfig.model_validate(
-        {
-            "output": "out",
-            "estimator": "self_consistency",
-            "self_consistency": section,
-            "cache": str(folder),
-        }
-    )
-
-
-ASKED = [sample(f"Question {number}?") for number in range(20)]
-
-
-class _Status(SilentProgress):
-    """Keeps the latest status."""
-
-    shown = ""
-
-    def status(self, text: str) -> None:
-        self.shown = text
-
-
-def test_self_consistency_keeps_to_the_limit(base_url: str, tmp_path: Path, prices: str) -> None:
-    annotate, purse = self_consistency(base_url, tmp_path / "a", prices), Purse(0.4)
-    before = charged(base_url)
-    with pytest.raises(LimitError, match="stopped before --max-cost"):
-        build_estimator(annotate, None, RunOptions(purse)).estimate(ASKED, SilentProgress())
-    spent = charged(base_url) - before
-    # A request costs 0.005 + 0.024; the most is 0.001 (38 + 64 bytes or more) + 0.08.
-    assert 0.2 < spent <= 0.4 and purse.spent == pytest.approx(spent)
-    progress = _Status()
-    estimator = build_estimator(annotate, None, RunOptions(Purse(10.0)))
-    found = estimator.estimate(ASKED, progress)
-    assert charged(base_url) - before == pytest.approx(20 * (PROMPT + N * CHOICE))
-    assert found.usage.cost_usd == pytest.approx(20 * (PROMPT + N * CHOICE) - spent)
-    rest = f"${found.usage.cost_usd:.4f}"
-    assert progress.shown == f"{rest} of about {rest}"
-    whole = build_estimator(self_consistency(base_url, tmp_path / "b", prices), None)
-    np.testing.assert_array_equal(
-        whole.estimate(ASKED, SilentProgress()).uncertainty, found.uncertainty
-    )
-
-
-def test_self_consistency_tells_its_price(base_url: str, tmp_path: Path, prices: str) -> None:
-    plan = build_estimator(self_consistency(base_url, tmp_path, prices), None).plan(ASKED)
-    # 10 questions of 11 bytes and 10 of 12: 57 tokens; 20 * 4 answers of 5 or 10 tokens.
-    assert plan.requests == 20
-    assert plan.cost_usd == pytest.approx(57 * 0.001 + 400 * 0.002)
-    assert plan.most_usd == pytest.approx(57 * 0.001 + 800 * 0.002)
-    unknown = build_estimator(self_consistency(base_url, tmp_path, None), None).plan(ASKED)
-    assert unknown.cost_usd is None and any("no price is known" in line for line in unknown.lines)
-
-
-def ensemble(server: judge_server.Running, folder: Path, prices: str) -> AnnotateConfig:
-    judge = settings(server, prices=prices)
-    members = {"judge": 1, "panel": 1, "self_consistency": 1}
-    return AnnotateConfig.model_validate(
-        {
-            "output": "out",
-            "cache": str(folder),
-            "estimator": "ensemble",
-            "ensemble": {"members": members},
-            "judge": judge,
-            "panel": {"judges": [judge, {**judge, "model": "m"}]},
-            "self_consistency": {**judge, "answers": 2, "max_tokens": 16},
-        }
-    )
-
-
-def test_the_members_of_an_ensemble_share_a_purse(
-    server: judge_server.Running, tmp_path: Path, prices: str
-) -> None:
-    server.set(keep=True, latency=0.005)
-    annotate, asked = ensemble(server, tmp_path / "a", prices), samples(12)
-
-    def estimate(limit: float | None) -> Estimation:
-        estimator = build_estimator(annotate, None, RunOptions(Purse(limit)))
-        return estimator.estimate(asked, SilentProgress())
-
-    # The judge takes some 8.5 USD, the panel as much, because one of its two judges is that one,
-    # and the answers well below 1. The most for one rating is some 3.4 USD.
-    before = 0.0
-    for limit in (6.0, 10.0):
-        with pytest.raises(LimitError):
-            estimate(limit)
-        after = charged_by(server)
-        assert before < after <= before + limit
-        before = after
-    found = estimate(25.0)
-    total = charged_by(server)
-    assert found.usage.cost_usd == pytest.approx(total - before)
-    assert before + 25.0 > total > 16.0
-    stats = server.stats()
-    # 12 questions to each of two models and 12 instructions twice, as this server ignores `n`.
-    assert stats["answered"] == 12 * 2 + 12 * 2
-    calm = build_estimator(ensemble(server, tmp_path / "b", prices), None)
-    again = calm.estimate(asked, SilentProgress())
-    np.testing.assert_array_equal(again.uncertainty, found.uncertainty)
-
-
-def charged_by(server: judge_server.Running) -> float:
-    """What the judge server charges: a quarter of the characters, and one for each answer."""
-    total = 0.0
-    for body in server.requests():
-        answer = f'{{"uncertainty": {judge_server.score_of(body["messages"])}}}'
-        prompt = sum(len(message["content"]) for message in body["messages"]) // 4
-        total += prompt * 0.001 + (len(answer) // 4 + 1) * 0.002
-    return total
-
-
-def test_an_ensemble_without_a_price_pays_for_no_member(
-    server: judge_server.Running, tmp_path: Path, prices: str
-) -> None:
-    annotate = ensemble(server, tmp_path, prices)
-    assert annotate.self_consistency is not None
-    unpriced = annotate.self_consistency.model_copy(update={"prices": None})
-    annotate = annotate.model_copy(update={"self_consistency": unpriced})
-    estimator = build_estimator(annotate, None, RunOptions(Purse(100.0)))
-    with pytest.raises(ConfigError, match=r"ual\.annotate\.self_consistency\.prices"):
-        estimator.estimate(samples(3), SilentProgress())
-    assert server.stats()["requests"] == 0
-
-
-def test_answers_that_never_arrive_are_allowed_for(
-    server: judge_server.Running, tmp_path: Path, prices: str
-) -> None:
-    """A server may charge for what it sent too late: each try counts as the most."""
-    server.set(rules=[("Question 1?", "hang")])
-    judge = settings(server, prices=prices, timeout=0.2, max_retries=1)
-    annotate = AnnotateConfig.model_validate(
-        {"output": "out", "judge": judge, "cache": str(tmp_path)}
-    )
-    options = RunOptions(Purse(100.0))
-    found, progress = run(annotate, samples(2), options)
-    assert found.failures == {"failed": 1}
-    assert found.usage.cost_usd == pytest.approx(options.purse.spent)
-    # Two tries of some 1,800 bytes, and the one that was answered, at a quarter of that.
-    assert options.purse.lost > 4 * options.purse.spent > 0
-    assert any(f"up to {options.purse.lost:.4f} USD more" in line for line in progress.lines)
-    with pytest.raises(LimitError, match="for lost answers"):
-        run(annotate, samples(2), RunOptions(Purse(options.purse.lost * 0.6)))
-
-
-def test_the_most_that_a_request_can_cost() -> None:
-    """Two characters of three bytes: a tokenizer makes at most six tokens of them."""
-    price = Price(input=1.0, output=10.0, cached_input=2.0)
-    chat = Chat([{"role": "user", "content": "漢字"}], max_tokens=7, temperature=1.0, n=3)
-    most = highest_cost(price, chat)
-    assert most >= price.cost(6, 21) and most >= price.cost(6, 21, cached=6)
-    more = replace(chat, messages=[{"role": "user", "content": "漢字漢字"}])
-    assert highest_cost(price, more) - most == pytest.approx(6 * 2.0)
-    assert highest_cost(None, chat) == 0.0
-    assert cost_of(price, Completion("a", prompt_tokens=2, completion_tokens=1), most) == 12.0
-    # A server that does not count tokens.
-    assert cost_of(price, Completion("a"), most) == most
 
 
 def test_a_price_list_shapes_nothing(tmp_path: Path, prices: str) -> None:
