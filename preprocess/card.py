@@ -1,9 +1,9 @@
-"""The dataset card of an output folder."""
+"""Dataset cards of output folders."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import jinja2
 
@@ -22,11 +22,24 @@ _MEANING: Final = {
 
 
 def render(manifest: Manifest, folder: Path) -> str:
-    """The card as Markdown with a YAML header, as the Hugging Face Hub reads it.
+    """The card of annotated data.
 
     Args:
         manifest: of the folder.
         folder: where it lies; its name is the title.
+    """
+    meaning = [(name, *meaning) for name, meaning in _MEANING.items()]
+    return fill("card.md.jinja", manifest, folder, splits=_splits(manifest), columns=meaning)
+
+
+def fill(template: str, manifest: Manifest, folder: Path, **further: Any) -> str:
+    """A card as Markdown with a YAML header, as the Hugging Face Hub reads it.
+
+    Args:
+        template: its file in `templates/`.
+        manifest: of the folder.
+        folder: where it lies.
+        further: what this template needs beside them.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("axolotl_ual.preprocess"),
@@ -34,13 +47,12 @@ def render(manifest: Manifest, folder: Path) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return environment.get_template("card.md.jinja").render(
+    return environment.get_template(template).render(
         manifest=manifest,
         folder=folder.as_posix(),
         title=folder.name,
         names=", ".join(f"`{source.entry['path']}`" for source in manifest.sources),
-        splits=_splits(manifest),
-        columns=[(name, *meaning) for name, meaning in _MEANING.items()],
+        **further,
     )
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -16,6 +15,7 @@ from axolotl_ual import columns
 from axolotl_ual.columns import Manifest, ManifestFile
 from axolotl_ual.source import file_digest
 
+from . import card
 from .dimensions import Scores
 from .output import ROWS_PER_GROUP, float_column
 from .pairs import Selection, rounded
@@ -115,18 +115,11 @@ def write_table(path: Path, table: pa.Table) -> ManifestFile:
 
 
 def render_card(manifest: Manifest, folder: Path) -> str:
-    """The dataset card as Markdown with a YAML header."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("axolotl_ual.preprocess"),
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return environment.get_template("pairs-card.md.jinja").render(
-        manifest=manifest,
-        folder=folder.as_posix(),
-        title=folder.name,
-        names=", ".join(f"`{source.entry['path']}`" for source in manifest.sources),
+    """The dataset card of pairs."""
+    return card.fill(
+        "pairs-card.md.jinja",
+        manifest,
+        folder,
         train=manifest.sources[0].file,
         responses=manifest.files[0],
         columns=_MEANING,
