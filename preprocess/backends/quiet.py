@@ -19,4 +19,10 @@ def hush() -> None:
         logger = logging.getLogger(name)
         if logger.level == logging.NOTSET:
             logger.setLevel(logging.ERROR)
+            # DeepSpeed sets the level anew when it is imported.
+            logger.addFilter(_is_error)
     warnings.filterwarnings("ignore", module="bitsandbytes")
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
