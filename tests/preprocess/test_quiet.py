@@ -4,25 +4,27 @@ import logging
 
 import pytest
 
-from axolotl_ual.preprocess.backends.quiet import hush
+from axolotl_ual.preprocess.backends import quiet
+
+
+@pytest.fixture
+def logger(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> logging.Logger:
+    monkeypatch.setattr(quiet, "_TALKATIVE", (request.node.nodeid,))
+    return logging.getLogger(request.node.nodeid)
 
 
 def test_a_library_that_sets_its_level_anew_stays_quiet(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    logger: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logger = logging.Logger("DeepSpeed")
-    logger.addHandler(caplog.handler)
-    monkeypatch.setattr(logging, "getLogger", lambda name: logger)
-    hush()
+    quiet.hush()
     logger.setLevel(logging.WARNING)
     logger.warning("no GPU")
     logger.error("no memory")
     assert [record.message for record in caplog.records] == ["no memory"]
 
 
-def test_a_level_that_was_set_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    logger = logging.Logger("torchao", logging.DEBUG)
-    monkeypatch.setattr(logging, "getLogger", lambda name: logger)
-    hush()
+def test_a_level_that_was_set_is_kept(logger: logging.Logger) -> None:
+    logger.setLevel(logging.DEBUG)
+    quiet.hush()
     assert logger.level == logging.DEBUG
     assert not logger.filters
