@@ -17,12 +17,13 @@ from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
 
 from .axolotl_yaml import Recipe, load_recipe
 from .cache import Cache
+from .closing import print_plan
 from .consistency import Agreement, agreement, report_lines
 from .dimensions import Dimensions
 from .estimates import joined
 from .estimators.base import Plan
 from .pairs_output import RESPONSES_FILE
-from .pairs_pipeline import check_paying, find_sampler, pairs_settings, print_plan
+from .pairs_pipeline import check_paying, find_sampler, pairs_settings
 from .pairs_plan import plan_ratings, plan_sampling
 from .prices import Purse
 from .progress import show_progress
@@ -86,7 +87,7 @@ def measure_consistency(
         scorer = _Scorer(recipe, settings, data, cache, console, Purse(options.max_cost))
         if options.dry_run:
             title = f"{path}: would score {len(data.flat()):,} responses {options.repeats} times"
-            print_plan(title, scorer.plan(other, options.repeats), console)
+            print_plan([title], scorer.plan(other, options.repeats), console)
             return {}
         scorer.check(other)
         scorings = [

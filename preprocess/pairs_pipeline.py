@@ -20,9 +20,10 @@ from axolotl_ual.source import fingerprint, plain
 
 from .axolotl_yaml import Recipe, load_recipe
 from .cache import Cache
+from .closing import print_plan, print_written
 from .datasets_io import load_entry
 from .dimensions import Dimensions, Scores
-from .estimators.base import Paying, Plan
+from .estimators.base import Paying
 from .estimators.total import shares, total_uncertainty
 from .output import check_target, replace_folder, write_manifest
 from .pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
@@ -43,7 +44,7 @@ from .prompts import read_prompts
 from .rating import Rater, build_rater
 from .responses import Prompt, ResponseSet, read_responses
 from .sampling import Sampled, Sampler, build_sampler
-from .spending import total_usage, usage_line
+from .spending import total_usage
 from .stages import stage_counts
 
 
@@ -107,7 +108,7 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
         if options.dry_run:
             plan = plan_pairs(settings, given.prompts, given.responses, sampler, rater, cache)
             title = f"{path}: would make pairs from {len(given.prompts):,} prompts into {output}"
-            print_plan(title, plan, console)
+            print_plan([title], plan, console)
             return None
         check_paying([sampler, rater])
         sampled = sample(given, sampler, cache, console)
@@ -318,14 +319,6 @@ def _smoothing(paired: Paired) -> dict[str, float | None]:
     }
 
 
-def print_plan(title: str, plan: Plan, console: Console) -> None:
-    """Print the answer to --dry-run."""
-    console.print(title, highlight=False)
-    for line in plan.lines:
-        console.print(f"  {line}", highlight=False)
-    console.print("dry run: nothing was sent and nothing was written")
-
-
 def _print_result(manifest: Manifest, output: Path, path: Path, console: Console) -> None:
     counts = manifest.counts
     parts = ", ".join(
@@ -340,13 +333,5 @@ def _print_result(manifest: Manifest, output: Path, path: Path, console: Console
     )
     for reason, number in manifest.failures.items():
         console.print(f"  {reason}: {number:,}", highlight=False)
-    usage = manifest.usage
-    if usage.requests or usage.cached:
-        console.print(usage_line(usage), highlight=False)
-    stages = ", ".join(f"{name} {number:,}" for name, number in manifest.stages.items())
-    console.print(
-        f"{counts['pairs']:,} pairs: flip probability mean {manifest.smoothing['mean']:.6f}, "
-        f"largest {manifest.smoothing['max']:.4f}; stages: {stages}",
-        highlight=False,
-    )
-    console.print(f"wrote {output}; next: axolotl train {path}", highlight=False)
+    smoothed = f"{counts['pairs']:,} pairs: flip probability"
+    print_written(manifest, smoothed, output, path, console)

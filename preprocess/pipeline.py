@@ -31,6 +31,7 @@ from axolotl_ual.source import fingerprint, plain
 from . import card
 from .audit import audit
 from .axolotl_yaml import Entry, Recipe, load_recipe
+from .closing import print_plan, print_written
 from .datasets_io import load_entry
 from .estimators import build_estimator
 from .estimators.base import Estimation, Estimator, FloatArray, RunOptions
@@ -39,7 +40,6 @@ from .prices import Purse
 from .progress import show_progress
 from .rows import Sample, read_samples
 from .smoothing import SmoothingMap, solve_smoothing
-from .spending import usage_line
 from .stages import StageCodes, assign_stages, stage_counts
 
 if TYPE_CHECKING:
@@ -348,12 +348,9 @@ def _print_plan(
     console: Console,
 ) -> None:
     plan = estimator.plan(samples)
-    console.print(f"{recipe.path}: would annotate {len(samples):,} rows into {output}")
-    for source in sources:
-        console.print(f"  {source.entry.label}: {len(source.table):,} rows")
-    for line in plan.lines:
-        console.print(f"  {line}", highlight=False)
-    console.print("dry run: nothing was sent and nothing was written")
+    head = [f"{recipe.path}: would annotate {len(samples):,} rows into {output}"]
+    head += [f"  {source.entry.label}: {len(source.table):,} rows" for source in sources]
+    print_plan(head, plan, console)
 
 
 def _print_result(
@@ -367,13 +364,4 @@ def _print_result(
         console.print(f"{counts['missing']:,} without an uncertainty, {fate} ({reasons})")
         if (output / UNSCORED_FILE).exists():
             console.print(f"what was answered for them is in {output / UNSCORED_FILE}")
-    usage = manifest.usage
-    if usage.requests or usage.cached:
-        console.print(usage_line(usage), highlight=False)
-    stages = ", ".join(f"{name} {number:,}" for name, number in manifest.stages.items())
-    console.print(
-        f"smoothing: mean {manifest.smoothing['mean']:.6f}, "
-        f"largest {manifest.smoothing['max']:.4f}; stages: {stages}",
-        highlight=False,
-    )
-    console.print(f"wrote {output}; next: axolotl train {path}", highlight=False)
+    print_written(manifest, "smoothing:", output, path, console)

@@ -51,6 +51,24 @@ class SilentProgress:
         self.lines.append(line)
 
 
+class Uncounted:
+    """Passes lines and status on; the items are counted elsewhere."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def advance(self, done: int = 1) -> None:
+        """Count nothing."""
+
+    def status(self, text: str) -> None:
+        """Show it beside the other's count."""
+        self._progress.status(text)
+
+    def say(self, line: str) -> None:
+        """Let the other say it."""
+        self._progress.say(line)
+
+
 @contextmanager
 def show_progress(console: Console, label: str, total: int) -> Iterator[Progress]:
     """Show the progress of `total` items until the block ends.

@@ -20,7 +20,7 @@ from axolotl_ual.columns import PREFIX
 
 from ..estimates import joined
 from ..mapping import rank
-from ..progress import Progress, SilentProgress
+from ..progress import Progress, Uncounted
 from ..spending import total_usage
 from ..turns import Sample
 from .base import Estimation, Estimator, FloatArray, Paying, Plan
@@ -61,7 +61,7 @@ class Ensemble:
         for number, (name, member) in enumerate(self.members.items(), 1):
             progress.say(f"{name} ({number} of {len(self.members)})")
             last = number == len(self.members)
-            found[name] = member.estimate(samples, progress if last else _Quiet(progress))
+            found[name] = member.estimate(samples, progress if last else Uncounted(progress))
         values = {name: estimation.uncertainty for name, estimation in found.items()}
         uncertainty = mix(values, self.weights, self.mix)
         missing = int(np.isnan(uncertainty).sum())
@@ -100,20 +100,6 @@ class Ensemble:
         for each in found.values():
             columns |= {name: v for name, v in each.columns.items() if names[name] == 1}
         return columns
-
-
-class _Quiet(SilentProgress):
-    """Passes on what a member says; rows are counted with the last member."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def say(self, line: str) -> None:
-        self._progress.say(line)
-
-    def status(self, text: str) -> None:
-        self._progress.status(text)
 
 
 def mix(values: Mapping[str, FloatArray], weights: Mapping[str, float], how: str) -> FloatArray:

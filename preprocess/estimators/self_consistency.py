@@ -32,7 +32,7 @@ from axolotl_ual.pairs_config import SamplingConfig
 from ..api_sampling import ApiSampler, Left
 from ..backends.api import find_server
 from ..cache import Cache
-from ..progress import Progress, SilentProgress
+from ..progress import Progress, Uncounted
 from ..prompts import prompt_of_sample
 from ..responses import Prompt, Response
 from ..spending import Meter, price_of, total_usage
@@ -104,7 +104,7 @@ class SelfConsistency:
         with Cache(self.cache) as cache:
             for prompts in _windows(samples):
                 asked = [prompt for prompt in prompts if prompt is not None]
-                sampled = self.sampler.sample(asked, cache, _Quiet(progress), meter)
+                sampled = self.sampler.sample(asked, cache, Uncounted(progress), meter)
                 usages.append(sampled.usage)
                 meter.count(self.config.answers * (len(prompts) - len(asked)))
                 answers = iter(sampled.responses)
@@ -133,20 +133,6 @@ class SelfConsistency:
             embedding.model, key=f"{SECTION}.embedding", device=embedding.device
         )
         return lambda texts: cosine_similarities(embedder.embed(texts))
-
-
-class _Quiet(SilentProgress):
-    """Passes lines and the cost on; rows are counted when they are compared."""
-
-    def __init__(self, progress: Progress) -> None:
-        super().__init__()
-        self._progress = progress
-
-    def say(self, line: str) -> None:
-        self._progress.say(line)
-
-    def status(self, text: str) -> None:
-        self._progress.status(text)
 
 
 def spread(answers: Sequence[Response], similarities: Similarities) -> float | str:

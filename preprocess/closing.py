@@ -1,0 +1,44 @@
+"""What a command says at its end: of a plan with --dry-run, or of what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from axolotl_ual.columns import Manifest
+
+from .estimators.base import Plan
+from .spending import usage_line
+
+
+def print_plan(head: Sequence[str], plan: Plan, console: Console) -> None:
+    """Print the answer to --dry-run: the head, then the plan's lines below it."""
+    for line in [*head, *(f"  {line}" for line in plan.lines)]:
+        console.print(line, highlight=False)
+    console.print("dry run: nothing was sent and nothing was written")
+
+
+def print_written(
+    manifest: Manifest, smoothed: str, output: Path, recipe: Path, console: Console
+) -> None:
+    """Print usage, smoothing, stages, and what to do next.
+
+    Args:
+        manifest: that was written.
+        smoothed: what the smoothing is of.
+        output: the folder.
+        recipe: what was run, and can be trained with.
+        console: to print to.
+    """
+    usage = manifest.usage
+    if usage.requests or usage.cached:
+        console.print(usage_line(usage), highlight=False)
+    stages = ", ".join(f"{name} {number:,}" for name, number in manifest.stages.items())
+    console.print(
+        f"{smoothed} mean {manifest.smoothing['mean']:.6f}, "
+        f"largest {manifest.smoothing['max']:.4f}; stages: {stages}",
+        highlight=False,
+    )
+    console.print(f"wrote {output}; next: axolotl train {recipe}", highlight=False)
