@@ -180,9 +180,9 @@ def import_(file: Path, folder: Path | None) -> None:
 
 
 def _console() -> Console:
-    from rich.console import Console
+    from .progress import make_console
 
-    return Console(soft_wrap=True)
+    return make_console()
 
 
 if __name__ == "__main__":

@@ -291,6 +291,12 @@ def _explain(entry: Entry, error: Exception) -> tuple[str, str]:
             f"{entry.label}: no such file: {said}",
             "paths of `data_files:` are taken from the working folder too",
         )
+    if Path(entry.path).is_file() and set("[]*?") & set(entry.path):
+        return (
+            f"{entry.path}: cannot be loaded: in a path, Axolotl reads `[`, `]`, `*` and `?` as a "
+            "pattern",
+            "rename the file or its folder",
+        )
     return (
         f"{entry.label}: cannot be loaded: {said}",
         "mend the data or `split:`, or set `ds_type:` to their format (json, csv, parquet, arrow, "

@@ -50,12 +50,11 @@ def pairs(
     max_cost: float | None,
 ) -> None:
     """Turn the recipe's prompts into preference pairs, by uncertainty."""
-    from rich.console import Console
-
     from .pairs_pipeline import PairsOptions, make_pairs
+    from .progress import make_console
 
     options = PairsOptions(output, from_responses, limit, dry_run, max_cost)
-    make_pairs(recipe, options, Console(soft_wrap=True))
+    make_pairs(recipe, options, make_console())
 
 
 @click.command()
@@ -89,11 +88,10 @@ def consistency(
     the standard deviation over repeats, the rank correlation between them, and the share of
     response pairs whose order flips; with --against the same between two checkpoints.
     """
-    from rich.console import Console
-
     from .consistency_run import ConsistencyOptions, measure_consistency
+    from .progress import make_console
 
     options = ConsistencyOptions(
         from_responses, repeats, limit, against, against_adapter, dry_run, max_cost
     )
-    measure_consistency(recipe, options, Console(soft_wrap=True))
+    measure_consistency(recipe, options, make_console())

@@ -51,6 +51,11 @@ class SilentProgress:
         self.lines.append(line)
 
 
+def make_console() -> Console:
+    """A console that prints what it is given: paths and model names may hold brackets."""
+    return Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+
+
 class Uncounted:
     """Passes lines and status on; the items are counted elsewhere."""
 

@@ -57,6 +57,23 @@ def read(path: str) -> datasets.Dataset:
     return datasets.Dataset.from_parquet(str(Path("out") / path))
 
 
+def test_names_are_printed_as_they_are() -> None:
+    data = tiny.write_rows(Path("data.jsonl"), ROWS)
+    recipe = write_recipe(Path("m"), [{"path": str(data), "type": "alpaca"}])
+    result = run("annotate", recipe, "--dry-run", "--output", "data [v1][/b] :key:")
+    assert result.exit_code == 0, result.output
+    assert "into data [v1][/b] :key:" in result.output
+
+
+def test_a_path_that_is_read_as_a_pattern_is_told() -> None:
+    Path("data[1]").mkdir()
+    data = tiny.write_rows(Path("data[1]/data.jsonl"), ROWS)
+    recipe = write_recipe(Path("m"), [{"path": str(data), "type": "alpaca"}])
+    result = run("annotate", recipe, "--dry-run")
+    assert result.exit_code == 1
+    assert "data[1]/data.jsonl: cannot be loaded: in a path" in result.output
+
+
 def test_rows_keep_their_columns_and_gain_ours(model: Path) -> None:
     tiny.write_rows(Path("data.jsonl"), ROWS)
     recipe = write_recipe(model, [{"path": "data.jsonl", "type": "alpaca"}])
