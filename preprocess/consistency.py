@@ -24,6 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .mapping import average_ranks
+
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -76,9 +78,7 @@ def agreement(values_KN: FloatArray, prompt_N: IntArray) -> Agreement:
 
 def rank_correlation(one: FloatArray, other: FloatArray) -> float:
     """Spearman's rho with average ranks; NaN where one side is constant."""
-    from scipy.stats import rankdata
-
-    first, second = rankdata(one), rankdata(other)
+    first, second = average_ranks(one), average_ranks(other)
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
     return float(np.corrcoef(first, second)[0, 1])

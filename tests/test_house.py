@@ -160,6 +160,14 @@ def test_importing_costs_nothing(code: str) -> None:
     assert not heavy & loaded_by(code)
 
 
+@pytest.mark.parametrize("name", ["pipeline", "pairs_pipeline", "consistency_run", "cache_share"])
+def test_commands_start_with_the_base_installation(name: str) -> None:
+    extras = {"axolotl", "peft", "scipy", "sentence_transformers", "sklearn", "torch"}
+    found = loaded_by(f"import axolotl_ual.preprocess.{name}")
+    assert "axolotl_ual" in found
+    assert not (extras | {"transformers"}) & found
+
+
 def test_axolotl_gets_the_same_commands() -> None:
     from importlib.metadata import entry_points
 

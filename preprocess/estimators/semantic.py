@@ -24,7 +24,6 @@ from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.cluster.hierarchy import fcluster, linkage
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -137,6 +136,9 @@ def cluster_by_average_link(texts: Sequence[str], similarity: FloatArray, least:
     Returns:
         Cluster numbers of shape (n,).
     """
+    # Not needed where nothing is embedded, and only installed where things are.
+    from scipy.cluster.hierarchy import fcluster, linkage
+
     n = len(texts)
     if n == 1:
         return np.zeros(1, dtype=np.int64)
