@@ -109,15 +109,22 @@ def throughput(concurrency: int, rows: int = 5000) -> Figures:
         stats = running.stats()
         again = annotate(recipe)
         served_again = running.stats()["requests"] - stats["requests"]
-    rate = rows / (stats["last"] - stats["first"])
     return {
         "rows": rows,
-        "concurrency": concurrency,
-        "rate_per_second": rate,
-        "of_ideal": rate / (concurrency / LATENCY),
+        **reached(rows, concurrency, stats),
         "cpu_per_1000": (run["cpu_seconds"] - again["cpu_seconds"]) / rows * 1000,
         "cpu_per_1000_with_start": run["cpu_seconds"] / rows * 1000,
         "requests_of_a_second_run": served_again,
+    }
+
+
+def reached(requests: int, concurrency: int, stats: Figures) -> Figures:
+    """The rate of requests between the server's first and last, beside the ideal one."""
+    rate = requests / (stats["last"] - stats["first"])
+    return {
+        "concurrency": concurrency,
+        "rate_per_second": rate,
+        "of_ideal": rate / (concurrency / LATENCY),
     }
 
 
@@ -130,12 +137,9 @@ def openai_loop(concurrency: int, rows: int = 5000) -> Figures:
             command = ["taskset", "-c", str(CORES[0]), *command]
         cpu = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         stats = running.stats()
-    rate = rows / (stats["last"] - stats["first"])
     return {
         "rows": rows,
-        "concurrency": concurrency,
-        "rate_per_second": rate,
-        "of_ideal": rate / (concurrency / LATENCY),
+        **reached(rows, concurrency, stats),
         "cpu_per_1000": cpu / rows * 1000,
     }
 
@@ -177,13 +181,10 @@ def peer(name: str, interpreter: str, concurrency: int, rows: int = 5000) -> Fig
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr)
         stats = running.stats()
-    rate = stats["requests"] / (stats["last"] - stats["first"])
     return {
         "rows": rows,
         "requests": stats["requests"],
-        "concurrency": concurrency,
-        "rate_per_second": rate,
-        "of_ideal": rate / (concurrency / LATENCY),
+        **reached(stats["requests"], concurrency, stats),
         "cpu_per_1000_with_start": float(done.stdout.split()[-1]) / rows * 1000,
     }
 

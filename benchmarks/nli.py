@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,12 +58,12 @@ def make_groups(num_prompts: int, n: int, seed: int = 0) -> list[Group]:
 def follow_meanings(model: torch.nn.Module) -> None:
     """Add to each logit what the planted meanings say, beside the whole forward pass."""
 
-    def add(_: object, args: object, inputs: dict[str, torch.Tensor], output: object) -> None:
+    def add(_: object, args: object, inputs: dict[str, torch.Tensor], output: Any) -> None:
         ids_BL, side_BL = inputs["input_ids"], inputs["token_type_ids"]
         meaning_BL = torch.where((ids_BL >= FIRST) & (ids_BL < LAST), ids_BL, 0)
         premise_B = (meaning_BL * (side_BL == 0)).amax(dim=1)
         hypothesis_B = (meaning_BL * (side_BL == 1)).amax(dim=1)
-        output.logits[:, 0] += torch.where(premise_B == hypothesis_B, 1e3, -1e3)  # type: ignore[attr-defined]
+        output.logits[:, 0] += torch.where(premise_B == hypothesis_B, 1e3, -1e3)
 
     model.register_forward_hook(add, with_kwargs=True)
 

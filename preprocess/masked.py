@@ -9,6 +9,7 @@ the pieces one after the other, and a row that its strategy drops has no respons
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -234,7 +235,7 @@ def _decoder(tokenizer: Any) -> Decode:
 def _axolotl(where: str, suggestion: str) -> Iterator[None]:
     """Explain what goes wrong between the recipe and Axolotl's strategy."""
     try:
-        import axolotl  # noqa: F401
+        importlib.import_module("axolotl")
     except ImportError:
         raise UALError(
             f"{where}: this is read through Axolotl, which is not installed here",

@@ -41,14 +41,14 @@ def pairs() -> Any:
     """Four pairs of different lengths."""
     from datasets import Dataset
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": "What is it?", "chosen": "red", "rejected": "green or blue, who knows"},
         {"prompt": "And", "chosen": "a long answer with many words in it", "rejected": "no"},
         {"prompt": "Why is that so, then?", "chosen": "because", "rejected": "because"},
         {"prompt": "Say more", "chosen": "one two three", "rejected": "four five"},
     ]
     for row, eps, stage in zip(rows, EPS, STAGES, strict=True):
-        row[SMOOTHING], row[STAGE] = eps, stage  # type: ignore[assignment]
+        row[SMOOTHING], row[STAGE] = eps, stage
     return Dataset.from_list(rows)
 
 

@@ -8,6 +8,7 @@ JSON request a line ({arguments, folder, environment, output, processes}) and an
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -38,10 +39,8 @@ def _run(request: dict[str, Any], environment: dict[str, str]) -> int:
 def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import axolotl.cli.preprocess
-    import axolotl.cli.train
-    import axolotl.core.builders
-    import axolotl.train  # noqa: F401
+    for name in ("cli.preprocess", "cli.train", "core.builders", "train"):
+        importlib.import_module(f"axolotl.{name}")
 
     for line in sys.stdin:
         request = json.loads(line)

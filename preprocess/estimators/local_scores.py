@@ -83,13 +83,8 @@ class LocalScores:
     def plan(self, samples: Sequence[Sample]) -> Plan:
         """Tell the model, the rows and a rough number of tokens. Loads nothing."""
         tokens = self.passes * rough_tokens(samples)
-        return Plan(
-            [
-                f"{self.name} under the local model {self.model} (device {self.config.device}, "
-                f"mapped by {self.config.mapping})",
-                f"{len(samples):,} rows, about {tokens:,} tokens to read; no requests, no cost",
-            ]
-        )
+        how = f"{self.name} under the local model {self.model} (device {self.config.device}, "
+        return reading_plan(f"{how}mapped by {self.config.mapping})", len(samples), tokens)
 
     def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
         """Score every sample and map the scores.
@@ -196,6 +191,13 @@ def model_facts(model: str, local: LocalModel, max_length: int) -> dict[str, Any
         "max_length": max_length,
         "chat_template": local.tokenizer.chat_template is not None,
     }
+
+
+def reading_plan(how: str, rows: int, tokens: int) -> Plan:
+    """The plan of an estimator that reads rows on this machine."""
+    return Plan(
+        [how, f"{rows:,} rows, about {tokens:,} tokens to read; no requests, no cost"],
+    )
 
 
 def rough_tokens(samples: Sequence[Sample]) -> int:

@@ -29,7 +29,14 @@ from ..judges import TEMPLATES
 from ..progress import Progress
 from ..turns import Sample, Turn
 from .base import Estimation, Estimator, Plan
-from .local_scores import NOT_FINITE, load_model, model_facts, name_model, rough_tokens
+from .local_scores import (
+    NOT_FINITE,
+    load_model,
+    model_facts,
+    name_model,
+    reading_plan,
+    rough_tokens,
+)
 
 SECTION: Final = "ual.annotate.p_true"
 _TEMPLATE: Final = "p-true-v1"
@@ -56,12 +63,8 @@ class PTrue:
     def plan(self, samples: Sequence[Sample]) -> Plan:
         """Tell the model, the rows and a rough number of tokens. Loads nothing."""
         tokens = len(_ANSWERS) * (rough_tokens(samples) + _FRAME_TOKENS * len(samples))
-        return Plan(
-            [
-                f"p_true under the local model {self.model} (device {self.config.device})",
-                f"{len(samples):,} rows, about {tokens:,} tokens to read; no requests, no cost",
-            ]
-        )
+        how = f"p_true under the local model {self.model} (device {self.config.device})"
+        return reading_plan(how, len(samples), tokens)
 
     def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
         """Ask about every sample.

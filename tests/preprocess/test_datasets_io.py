@@ -172,28 +172,6 @@ def test_the_rows_are_mapped_from_disk(places: dict[str, Place]) -> None:
     assert load_entry(entry_of(places["a.jsonl"][0]), seed=42).cache_files
 
 
-def anonymous_memory() -> int:
-    """Bytes of this process that no file backs."""
-    status = Path("/proc/self/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) * 1024
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
-def test_reading_samples_takes_no_memory_that_grows_with_the_data(tmp_path: Path) -> None:
-    # 100,000 rows of 1 kB are 100 MB; a batch of 1,000 is 1 MB.
-    line = json.dumps({"instruction": "a" * 500, "output": "b" * 500}) + "\n"
-    (tmp_path / "a.jsonl").write_text(line * 100_000)
-    entry = entry_of(tmp_path / "a.jsonl")
-    recipe = Recipe(Path("r.yaml"), {}, None, 42, UALConfig(), [entry])
-    samples = read_samples(load_entry(entry, seed=42), entry, recipe)
-    samples[0]
-    before = anonymous_memory()
-    samples.check()
-    assert sum(1 for _ in samples) == 100_000
-    assert anonymous_memory() - before < 30e6
-
-
 def test_changed_files_are_read_anew(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", ROWS)
     assert len(load(path)) == len(ROWS)

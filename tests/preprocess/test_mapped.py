@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import datasets
 import numpy as np
 import pytest
 
+from axolotl_ual.config import UALConfig
 from axolotl_ual.preprocess import output, rows
-from axolotl_ual.preprocess.axolotl_yaml import Entry
+from axolotl_ual.preprocess.axolotl_yaml import Entry, Recipe
 from axolotl_ual.preprocess.datasets_io import in_pieces, load_entry
 from axolotl_ual.preprocess.output import float_column, write_parquet
 from axolotl_ual.preprocess.readers import AlpacaFields, alpaca_reader
@@ -95,3 +97,27 @@ def test_rows_that_lie_in_memory_are_not_copied() -> None:
     assert ours is not None
     assert theirs is not None
     assert ours.address == theirs.address
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process that no file backs."""
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
+def test_reading_samples_takes_no_memory_that_grows_with_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    # 100,000 rows of 1 kB are 100 MB; a batch of 1,000 is 1 MB.
+    line = json.dumps({"instruction": "a" * 500, "output": "b" * 500}) + "\n"
+    (tmp_path / "a.jsonl").write_text(line * 100_000)
+    entry = entry_of(tmp_path / "a.jsonl")
+    recipe = Recipe(Path("r.yaml"), {}, None, 42, UALConfig(), [entry])
+    samples = rows.read_samples(load_entry(entry, seed=42), entry, recipe)
+    samples[0]
+    before = anonymous_memory()
+    samples.check()
+    assert sum(1 for _ in samples) == 100_000
+    assert anonymous_memory() - before < 30e6

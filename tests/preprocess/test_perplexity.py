@@ -25,10 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def annotate(**settings: Any) -> AnnotateConfig:
-    return AnnotateConfig(
-        output="unused",
-        estimator="perplexity",
-        perplexity={"device": "cpu", **settings},  # type: ignore[arg-type]
+    return AnnotateConfig.model_validate(
+        {
+            "output": "unused",
+            "estimator": "perplexity",
+            "perplexity": {"device": "cpu", **settings},
+        }
     )
 
 
