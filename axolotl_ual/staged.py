@@ -17,11 +17,7 @@ import numpy.typing as npt
 from transformers import Trainer
 
 from axolotl_ual.batches import PlanSampler, as_planned
-from axolotl_ual.boundaries import (
-    CurriculumCallback,
-    StagedSchedule,
-    check_resume,
-)
+from axolotl_ual.boundaries import CurriculumCallback, StagedSchedule, check_resume
 from axolotl_ual.columns import UNCERTAINTY
 from axolotl_ual.curriculum import Curriculum, PackingArguments, packed_plan
 from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer

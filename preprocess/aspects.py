@@ -20,14 +20,7 @@ from axolotl_ual.pairs_config import PairsJudgeConfig
 from .backends.replies import Completion
 from .estimators.factual import VERDICTS, unsupported_share
 from .fence import Fenced
-from .judges import (
-    TEMPLATES,
-    TOP_LOGPROBS,
-    NoLogprobs,
-    Unparsable,
-    expected_score,
-    parse_object,
-)
+from .judges import TEMPLATES, TOP_LOGPROBS, NoLogprobs, Unparsable, expected_score, parse_object
 
 _DIGIT_TOKENS: Final = 3
 """Room for a digit where a tokenizer puts a blank before it."""

@@ -18,10 +18,10 @@ from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
 from .axolotl_yaml import Recipe, load_recipe
 from .cache import Cache
 from .closing import print_plan
-from .consistency import Agreement, agreement, report_lines
 from .dimensions import Dimensions
 from .estimates import joined
 from .estimators.base import Plan
+from .labels.agreement import Agreement, agreement, report_lines
 from .pairs_output import RESPONSES_FILE
 from .pairs_pipeline import check_paying, find_sampler, pairs_settings
 from .pairs_plan import plan_ratings, plan_sampling

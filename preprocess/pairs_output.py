@@ -17,10 +17,10 @@ from axolotl_ual.source import file_digest
 
 from . import card
 from .dimensions import Scores
+from .labels.pairs import Selection, rounded
+from .labels.stages import StageCodes
 from .output import ROWS_PER_GROUP, float_column
-from .pairs import Selection, rounded
 from .responses import MESSAGES, PROMPT_ID, ResponseSet, message_array, response_table
-from .stages import StageCodes
 
 TRAIN_FILE: Final = "train.parquet"
 RESPONSES_FILE: Final = "responses.parquet"

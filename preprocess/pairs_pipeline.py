@@ -25,8 +25,9 @@ from .datasets_io import load_entry
 from .dimensions import Dimensions, Scores
 from .estimators.base import Paying
 from .estimators.total import shares, total_uncertainty
+from .labels.pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
+from .labels.stages import stage_counts
 from .output import check_target, replace_folder, write_manifest
-from .pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
 from .pairs_output import (
     RESPONSES_FILE,
     TRAIN_FILE,
@@ -45,7 +46,6 @@ from .rating import Rater, build_rater
 from .responses import Prompt, ResponseSet, read_responses
 from .sampling import Sampled, Sampler, build_sampler
 from .spending import total_usage
-from .stages import stage_counts
 
 
 @dataclass(frozen=True, slots=True)

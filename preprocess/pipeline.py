@@ -35,12 +35,12 @@ from .closing import print_plan, print_written
 from .datasets_io import load_entry
 from .estimators import build_estimator
 from .estimators.base import Estimation, Estimator, FloatArray, RunOptions
+from .labels.smoothing import SmoothingMap, solve_smoothing
+from .labels.stages import StageCodes, assign_stages, stage_counts
 from .output import check_target, float_column, replace_folder, write_manifest, write_parquet
 from .prices import Purse
 from .progress import show_progress
 from .rows import Sample, read_samples
-from .smoothing import SmoothingMap, solve_smoothing
-from .stages import StageCodes, assign_stages, stage_counts
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -19,7 +19,7 @@ import numpy as np
 from axolotl_ual.columns import PREFIX
 
 from ..estimates import joined
-from ..mapping import rank
+from ..labels.ranks import rank
 from ..progress import Progress, Uncounted
 from ..spending import total_usage
 from ..turns import Sample

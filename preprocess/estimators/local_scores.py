@@ -20,7 +20,7 @@ from axolotl_ual.estimator_config import LocalModelConfig, MappedModelConfig
 
 from ..backends.encoding import Encoded, encode
 from ..backends.local import LocalModel, Measure
-from ..mapping import MAPPINGS, Scores
+from ..labels.ranks import MAPPINGS, Scores
 from ..progress import Progress
 from ..rows import Sample
 from .base import Estimation, Plan

@@ -7,12 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from axolotl_ual.losses.chunked_ce import (
-    Transform,
-    chunk_tokens,
-    chunked_smoothed_ce,
-    equal_chunks,
-)
+from axolotl_ual.losses.chunked_ce import Transform, chunk_tokens, chunked_smoothed_ce, equal_chunks
 from axolotl_ual.losses.smoothed_ce import mean_row
 from reference.smoothed_ce import smoothed_sum
 

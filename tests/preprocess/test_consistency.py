@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from axolotl_ual.preprocess.cli import main
-from axolotl_ual.preprocess.consistency import agreement, rank_correlation
 from axolotl_ual.preprocess.consistency_run import ConsistencyOptions, measure_consistency
+from axolotl_ual.preprocess.labels.agreement import agreement, rank_correlation
 
 
 def test_agreement_by_hand():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.preprocess.mapping import MAPPINGS, average_ranks, minmax, rank
+from axolotl_ual.preprocess.labels.ranks import MAPPINGS, average_ranks, minmax, rank
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 scores = st.lists(st.one_of(finite, st.just(float("nan"))), min_size=1, max_size=40)

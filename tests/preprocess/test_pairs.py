@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from axolotl_ual.columns import STAGES
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.preprocess.pairs import (
+from axolotl_ual.preprocess.labels.pairs import (
     OUTCOMES,
     Scored,
     digests,

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.preprocess.stages import assign_stages, stage_counts
+from axolotl_ual.preprocess.labels.stages import assign_stages, stage_counts
 
 
 def test_tertiles_of_nine_values() -> None:

@@ -1,0 +1,1 @@
+"""Uncertainty as labels: pure functions over arrays."""
