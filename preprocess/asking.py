@@ -16,8 +16,8 @@ from typing import Any, Final
 from axolotl_ual.errors import LimitError
 
 from .cache import Cache, Judgement
+from .data.sample import Sample
 from .outcomes import KEPT
-from .turns import Sample
 
 _SMALL_CHUNK: Final = 32
 _LARGE_CHUNK: Final = 1024

@@ -24,13 +24,13 @@ import numpy as np
 from axolotl_ual.errors import BackendError, ConfigError
 
 from .cache import Cache
+from .data.sample import Sample
 from .estimators.base import Estimator
 from .estimators.judge import JudgeEstimator
 from .judge_run import JudgeRun
 from .judging import Judge
 from .progress import Progress
 from .tally import FloatArray
-from .turns import Sample
 
 REPEATS: Final = 5
 _GOOD: Final = 0.9

@@ -29,12 +29,12 @@ from .backends.replies import Kind, Verdict, read_reply
 from .backends.transport import Reply
 from .batch_files import BatchFiles, Job
 from .cache import Cache, Judgement
+from .data.sample import Sample
 from .estimators.base import RunOptions
 from .judges import NoLogprobs
 from .judging import Judge, Shown
 from .outcomes import KEPT, NO_LOGPROBS, REFUSED, TOO_LONG, WITHOUT_SCORE
 from .progress import Progress
-from .turns import Sample
 
 if TYPE_CHECKING:
     from openai import OpenAI

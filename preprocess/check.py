@@ -26,7 +26,7 @@ from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import ConfigError, UALError
 from axolotl_ual.settings import unsupported
 
-from .axolotl_yaml import read_yaml
+from .data.recipe import read_yaml
 
 PLUGINS = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
 _PROBE_SECONDS = 600
@@ -140,7 +140,7 @@ def _axolotl(path: Path, known: list[str]) -> list[str | UALError]:
             )
         ]
     run = subprocess.run(
-        [sys.executable, "-m", "axolotl_ual.probe", str(path)],
+        [sys.executable, "-m", "axolotl_ual.preprocess.data.axolotl_says", str(path)],
         env={**os.environ, "AXOLOTL_DO_NOT_TRACK": "1"},
         capture_output=True,
         text=True,

@@ -15,9 +15,9 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
 
-from .axolotl_yaml import Recipe, load_recipe
 from .cache import Cache
 from .closing import print_plan
+from .data.recipe import Recipe, load_recipe
 from .dimensions import Dimensions
 from .estimates import joined
 from .estimators.base import Plan

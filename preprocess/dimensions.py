@@ -27,6 +27,7 @@ from .aspects import claims_aspect, principle_aspects
 from .backends.classifier import SequenceClassifier
 from .backends.embedder import Embedder
 from .cache import Cache, Judgement, KeyMaker
+from .data.sample import Sample, Turn
 from .local_sampling import identity
 from .nli import Labels, NliModel
 from .outcomes import SCORED
@@ -35,7 +36,6 @@ from .rating import Rater, Reviewed, build_rater, factual_scores, value_scores
 from .responses import ResponseSet
 from .scoring import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
 from .spending import total_usage
-from .turns import Sample, Turn
 from .value_classifier import ValueClassifier
 
 FloatArray = npt.NDArray[np.float64]

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from .batch import DISCOUNT
 from .cache import Cache
+from .data.sample import Sample
 from .estimators.base import Plan, RunOptions
 from .fence import BYTES_PER_TOKEN
 from .judging import Judge, Shown
 from .outcomes import WITHOUT_SCORE
 from .prices import Price, usd
-from .turns import Sample
 
 _AT_A_TIME: Final = 1024
 _COUNTED: Final = 256

@@ -19,6 +19,7 @@ from .asking import Question, Stream
 from .backends.api import ChatBackend, Counts
 from .batch import BatchRun
 from .cache import Cache, Judgement
+from .data.sample import Sample
 from .estimators.base import RunOptions
 from .judges import NoLogprobs
 from .judging import Judge, Shown
@@ -26,7 +27,6 @@ from .outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
 from .progress import Progress
 from .spending import Meter
 from .tally import Tally
-from .turns import Sample
 
 _SHOWN_EVERY: Final = 0.5
 _LONGEST_SHOWN: Final = 200

@@ -13,6 +13,7 @@ from .backends.api import ChatBackend, NoCompletion, Server
 from .backends.dialect import Chat
 from .backends.replies import Completion, Kind
 from .cache import Judgement, KeyMaker
+from .data.sample import Sample
 from .fence import BYTES_PER_TOKEN, fence
 from .judges import (
     SCHEMA,
@@ -27,7 +28,6 @@ from .judges import (
 from .outcomes import CUT, FAILED, NO_LOGPROBS, REFUSED, SCORED, TOO_LONG, UNPARSABLE
 from .prices import Price, Purse
 from .spending import ask_paid, highest_cost
-from .turns import Sample
 
 _WITHOUT_COMPLETION: Final = {Kind.REFUSED: REFUSED, Kind.TOO_LONG: TOO_LONG}
 _DIGIT_TOKENS: Final = 3

@@ -18,10 +18,11 @@ from axolotl_ual.errors import ConfigError, DataError
 from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.source import fingerprint, plain
 
-from .axolotl_yaml import Recipe, load_recipe
 from .cache import Cache
 from .closing import print_plan, print_written
-from .datasets_io import load_entry
+from .data.load import load_entry
+from .data.prompts import read_prompts
+from .data.recipe import Recipe, load_recipe
 from .dimensions import Dimensions, Scores
 from .estimators.base import Paying
 from .estimators.total import shares, total_uncertainty
@@ -41,7 +42,6 @@ from .pairs_plan import plan_pairs
 from .pipeline import library_versions
 from .prices import Purse
 from .progress import show_progress
-from .prompts import read_prompts
 from .rating import Rater, build_rater
 from .responses import Prompt, ResponseSet, read_responses
 from .sampling import Sampled, Sampler, build_sampler

@@ -30,9 +30,10 @@ from axolotl_ual.source import fingerprint, plain
 
 from . import card
 from .audit import audit
-from .axolotl_yaml import Entry, Recipe, load_recipe
 from .closing import print_plan, print_written
-from .datasets_io import load_entry
+from .data.load import load_entry
+from .data.recipe import Entry, Recipe, load_recipe
+from .data.rows import Sample, read_samples
 from .estimators import build_estimator
 from .estimators.base import Estimation, Estimator, FloatArray, RunOptions
 from .labels.smoothing import SmoothingMap, solve_smoothing
@@ -40,7 +41,6 @@ from .labels.stages import StageCodes, assign_stages, stage_counts
 from .output import check_target, float_column, replace_folder, write_manifest, write_parquet
 from .prices import Purse
 from .progress import show_progress
-from .rows import Sample, read_samples
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -22,6 +22,7 @@ from .backends.api import ChatBackend, Counts, NoCompletion, Server, check_key, 
 from .backends.dialect import Chat
 from .backends.replies import Kind
 from .cache import Cache, Judgement, KeyMaker
+from .data.sample import Sample, Turn
 from .estimators.value import ValueScore, aggregate
 from .fence import BYTES_PER_TOKEN, fence
 from .judges import Unparsable
@@ -31,7 +32,6 @@ from .progress import Progress
 from .responses import Prompt
 from .sampling import prompt_sample
 from .spending import Meter, ask_paid, check_price, price_of
-from .turns import Sample, Turn
 
 FloatArray = npt.NDArray[np.float64]
 

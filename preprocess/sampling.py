@@ -19,12 +19,12 @@ from axolotl_ual.pairs_config import PairsConfig
 
 from .backends.api import find_server
 from .cache import Cache
+from .data.sample import Sample, Turn
 from .estimates import Work
 from .prices import Purse
 from .progress import Progress
 from .responses import Prompt, Response
 from .spending import price_of
-from .turns import Sample, Turn
 
 SECTION: Final = "ual.pairs.sampling"
 

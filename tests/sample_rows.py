@@ -9,8 +9,8 @@ from typing import Any
 import datasets
 
 from axolotl_ual.config import UALConfig
-from axolotl_ual.preprocess.axolotl_yaml import Entry, Recipe
-from axolotl_ual.preprocess.rows import Samples, Turn, read_samples
+from axolotl_ual.preprocess.data.recipe import Entry, Recipe
+from axolotl_ual.preprocess.data.rows import Samples, Turn, read_samples
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
 
+from ..data.rows import Sample
 from ..prices import Purse
 from ..progress import Progress
-from ..rows import Sample
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -27,6 +27,7 @@ from axolotl_ual.estimator_config import JudgeConfig
 
 from ..backends.api import check_key, find_server
 from ..cache import Cache
+from ..data.sample import Sample
 from ..estimates import plan_judges
 from ..judge_run import JudgeRun
 from ..judges import load_rubric
@@ -34,7 +35,6 @@ from ..judging import Judge
 from ..outcomes import CUT, OUTCOMES, UNPARSABLE
 from ..progress import Progress
 from ..spending import check_price, price_of
-from ..turns import Sample
 from .base import Estimation, Estimator, FloatArray, Plan, RunOptions
 
 COMBINE: Final = {"mean": np.nanmean, "median": np.nanmedian}

@@ -20,9 +20,9 @@ from axolotl_ual.estimator_config import LocalModelConfig, MappedModelConfig
 
 from ..backends.encoding import Encoded, encode
 from ..backends.local import LocalModel, Measure
+from ..data.rows import Sample
 from ..labels.ranks import MAPPINGS, Scores
 from ..progress import Progress
-from ..rows import Sample
 from .base import Estimation, Plan
 
 NOT_FINITE: Final = "the log-likelihood is not finite"

@@ -24,10 +24,10 @@ from axolotl_ual.estimator_config import PTrueConfig
 
 from ..backends.encoding import Encoded, encode
 from ..backends.local import LocalModel, nll
+from ..data.sample import Sample, Turn
 from ..fence import fence
 from ..judges import TEMPLATES
 from ..progress import Progress
-from ..turns import Sample, Turn
 from .base import Estimation, Estimator, Plan
 from .local_scores import (
     NOT_FINITE,

@@ -32,11 +32,11 @@ from axolotl_ual.pairs_config import SamplingConfig
 from ..api_sampling import ApiSampler, Left
 from ..backends.api import find_server
 from ..cache import Cache
+from ..data.prompts import prompt_of_sample
+from ..data.sample import Sample
 from ..progress import Progress, Uncounted
-from ..prompts import prompt_of_sample
 from ..responses import Prompt, Response
 from ..spending import Meter, price_of, total_usage
-from ..turns import Sample
 from .base import Estimation, Estimator, Plan, RunOptions
 
 SECTION: Final = "ual.annotate.self_consistency"

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.preprocess.axolotl_yaml import Recipe, load_recipe
+from axolotl_ual.preprocess.data.recipe import Recipe, load_recipe
 
 ENTRY = {"path": "data.jsonl", "type": "alpaca"}
 

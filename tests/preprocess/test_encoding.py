@@ -17,7 +17,7 @@ from axolotl_ual.preprocess.backends.encoding import (
     encode,
     render,
 )
-from axolotl_ual.preprocess.rows import Sample, Turn
+from axolotl_ual.preprocess.data.rows import Sample, Turn
 from tiny import make_tokenizer
 
 BOS, EOS = "<s>", "</s>"

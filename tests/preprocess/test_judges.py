@@ -14,6 +14,7 @@ from judging_kit import estimate, sample
 
 import judge_server
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.fence import fence
 from axolotl_ual.preprocess.judges import (
     NoLogprobs,
@@ -22,7 +23,6 @@ from axolotl_ual.preprocess.judges import (
     load_rubric,
     parse_verbalized,
 )
-from axolotl_ual.preprocess.turns import Sample, Turn
 
 any_text = st.text(st.characters(codec=None))
 """Lone surrogates and control characters included."""

@@ -15,6 +15,7 @@ from judging_kit import sample
 import tiny
 from axolotl_ual.config import AnnotateConfig, parse_ual
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.preprocess.data.sample import Sample
 from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.estimators.ensemble import mix
@@ -22,7 +23,6 @@ from axolotl_ual.preprocess.estimators.entropy import token_entropy
 from axolotl_ual.preprocess.estimators.mc_dropout import dropout_on
 from axolotl_ual.preprocess.estimators.p_true import Questions
 from axolotl_ual.preprocess.progress import SilentProgress
-from axolotl_ual.preprocess.turns import Sample
 
 ASKED = [sample(f"What is {i} and {i}?", f"It is {2 * i}, " + "no more. " * i) for i in range(1, 9)]
 

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axolotl_ual.errors import ConfigError, DataError, UALError, UnsupportedError
-from axolotl_ual.preprocess.axolotl_yaml import load_recipe
-from axolotl_ual.preprocess.masked import AXOLOTL_TYPES, masked_turns
-from axolotl_ual.preprocess.rows import Samples, Turn, read_samples
+from axolotl_ual.preprocess.data.recipe import load_recipe
+from axolotl_ual.preprocess.data.rows import Samples, Turn, read_samples
+from axolotl_ual.preprocess.data.tokenised import AXOLOTL_TYPES, masked_turns
 from tiny import make_model, recipe
 
 Rows = Sequence[Mapping[str, Any]]

@@ -12,10 +12,10 @@ import pytest
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.preprocess.backends.encoding import NO_RESPONSE
+from axolotl_ual.preprocess.data.rows import Sample, Turn
 from axolotl_ual.preprocess.estimators import local_scores, perplexity
 from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.progress import SilentProgress
-from axolotl_ual.preprocess.rows import Sample, Turn
 from tiny import make_model
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.preprocess.rows import Turn
+from axolotl_ual.preprocess.data.rows import Turn
 from sample_rows import CHAT, CUSTOM, DETAILED, samples_of, turns_of
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import pytest
 
-from axolotl_ual.preprocess.rows import NATIVE
+from axolotl_ual.preprocess.data.rows import NATIVE
 from sample_rows import CHAT, CUSTOM, DETAILED, SHAREGPT, Rows, samples_of, trained
 from tiny import make_tokenizer
 

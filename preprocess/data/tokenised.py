@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 
-from .axolotl_yaml import Entry, Recipe
-from .turns import BadRow, Reader, Row, Sample, Turn, make_sample, shorten
+from .recipe import Entry, Recipe
+from .sample import BadRow, Reader, Row, Sample, Turn, make_sample, shorten
 
 if TYPE_CHECKING:
     from datasets import Dataset

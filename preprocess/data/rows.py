@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any, overload
 from axolotl_ual.columns import PREFIX
 from axolotl_ual.errors import ConfigError, DataError
 
-from .axolotl_yaml import Entry, Recipe
 from .chat import ChatFields, chat_reader
-from .datasets_io import in_pieces
-from .locate import locate_rows
-from .readers import (
+from .load import in_pieces
+from .places import locate_rows
+from .recipe import Entry, Recipe
+from .sample import BadRow, Reader, Sample, Turn
+from .single_turn import (
     AlpacaFields,
     alpaca_reader,
     completion_reader,
     custom_reader,
     input_output_reader,
 )
-from .turns import BadRow, Reader, Sample, Turn
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -206,7 +206,7 @@ def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader:
     where = f"{recipe.path}: {entry.label}"
     train_on_inputs = recipe.raw.get("train_on_inputs") is True
     if {"input_ids", "attention_mask", "labels"} <= set(table.column_names):
-        from .masked import tokenised_reader
+        from .tokenised import tokenised_reader
 
         return tokenised_reader(recipe)
     if entry.type is None:
@@ -218,7 +218,7 @@ def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader:
         return custom_reader(entry.type, f"{where}: type")
     if entry.type in NATIVE:
         return NATIVE[entry.type](entry.raw, train_on_inputs, where)
-    from .masked import masked_reader
+    from .tokenised import masked_reader
 
     return masked_reader(table, entry, recipe, known=list(NATIVE))
 

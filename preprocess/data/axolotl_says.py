@@ -1,4 +1,4 @@
-"""Asks Axolotl itself about a recipe: `python -m axolotl_ual.probe RECIPE`.
+"""Asks Axolotl itself about a recipe: `python -m axolotl_ual.preprocess.data.axolotl_says RECIPE`.
 
 Axolotl loads its plugins and validates the YAML here as it does for `axolotl train`, in a process
 of its own, because both change global state. The last line printed is a JSON object with the key

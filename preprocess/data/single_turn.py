@@ -13,7 +13,7 @@ from typing import Any
 
 from axolotl_ual.errors import ConfigError
 
-from .turns import BadRow, Reader, Row, Sample, Turn, kind_of, make_sample, shorten, text_of
+from .sample import BadRow, Reader, Row, Sample, Turn, kind_of, make_sample, shorten, text_of
 
 
 @dataclass(frozen=True, slots=True)

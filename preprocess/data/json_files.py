@@ -20,7 +20,7 @@ import orjson
 
 from axolotl_ual.errors import DataError
 
-from .turns import kind_of, shorten
+from .sample import kind_of, shorten
 
 _BOM = b"\xef\xbb\xbf"
 _CONTAINERS = ("an object", "a list")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from axolotl_ual.errors import DataError
 
-from .axolotl_yaml import Entry, Recipe
-from .responses import Message, Prompt
+from ..responses import Message, Prompt
+from .recipe import Entry, Recipe
 from .rows import NATIVE, read_samples
-from .turns import BadRow, Sample, shorten, text_of
+from .sample import BadRow, Sample, shorten, text_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .axolotl_yaml import Entry
-from .datasets_io import local_files
 from .json_files import Place, is_readable, read_rows
+from .load import local_files
+from .recipe import Entry
 
 
 def locate_rows(entry: Entry, rows: Sequence[int]) -> dict[int, str]:

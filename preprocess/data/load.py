@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from axolotl_ual.errors import DataError
 
-from .axolotl_yaml import Entry
 from .json_files import check_json, is_readable
+from .recipe import Entry
 
 if TYPE_CHECKING:
     from datasets import Dataset

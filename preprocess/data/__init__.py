@@ -1,0 +1,1 @@
+"""From a recipe to samples and prompts: the only reader of datasets."""
