@@ -27,9 +27,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import tiny_nli
 
-from axolotl_ual.preprocess.backends.classifier import SequenceClassifier
 from axolotl_ual.preprocess.estimators.semantic import greedy_clusters, run_together
-from axolotl_ual.preprocess.nli import Labels, NliModel
+from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
+from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
 from axolotl_ual.preprocess.scoring import Group, semantic_by_nli
 
 FIRST = len(tiny_nli.SPECIAL)

@@ -15,12 +15,12 @@ from axolotl_ual.pairs_config import SamplingConfig
 from axolotl_ual.server_config import ServerConfig
 
 from .asking import Question, Stream
-from .backends.api import ChatBackend, Counts, NoCompletion, Server, check_key
-from .backends.dialect import Chat
-from .backends.replies import Completion, Kind
 from .cache import Cache, Judgement, KeyMaker
 from .estimates import TokenCounter, Work
 from .fence import BYTES_PER_TOKEN
+from .models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key
+from .models.server.dialect import Chat
+from .models.server.replies import Completion, Kind
 from .outcomes import FAILED, REFUSED, SCORED, TOO_LONG
 from .prices import Price, Purse
 from .progress import Progress

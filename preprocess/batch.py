@@ -24,15 +24,15 @@ import orjson
 from axolotl_ual.errors import BackendError
 
 from .asking import Question
-from .backends.api import ChatBackend
-from .backends.replies import Kind, Verdict, read_reply
-from .backends.transport import Reply
 from .batch_files import BatchFiles, Job
 from .cache import Cache, Judgement
 from .data.sample import Sample
 from .estimators.base import RunOptions
 from .judges import NoLogprobs
 from .judging import Judge, Shown
+from .models.server.client import ChatBackend
+from .models.server.replies import Kind, Verdict, read_reply
+from .models.server.transport import Reply
 from .outcomes import KEPT, NO_LOGPROBS, REFUSED, TOO_LONG, WITHOUT_SCORE
 from .progress import Progress
 

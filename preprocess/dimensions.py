@@ -24,12 +24,12 @@ from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.server_config import shaping
 
 from .aspects import claims_aspect, principle_aspects
-from .backends.classifier import SequenceClassifier
-from .backends.embedder import Embedder
 from .cache import Cache, Judgement, KeyMaker
 from .data.sample import Sample, Turn
 from .local_sampling import identity
-from .nli import Labels, NliModel
+from .models.local.classifier import SequenceClassifier
+from .models.local.embedder import Embedder
+from .models.local.nli import Labels, NliModel
 from .outcomes import SCORED
 from .prices import Purse
 from .rating import Rater, Reviewed, build_rater, factual_scores, value_scores

@@ -16,13 +16,13 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import DataError
 
 from .asking import Question, Stream
-from .backends.api import ChatBackend, Counts
 from .batch import BatchRun
 from .cache import Cache, Judgement
 from .data.sample import Sample
 from .estimators.base import RunOptions
 from .judges import NoLogprobs
 from .judging import Judge, Shown
+from .models.server.client import ChatBackend, Counts
 from .outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
 from .progress import Progress
 from .spending import Meter

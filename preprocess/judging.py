@@ -9,9 +9,6 @@ from typing import Any, Final
 from axolotl_ual.estimator_config import JudgeConfig
 
 from .asking import Question
-from .backends.api import ChatBackend, NoCompletion, Server
-from .backends.dialect import Chat
-from .backends.replies import Completion, Kind
 from .cache import Judgement, KeyMaker
 from .data.sample import Sample
 from .fence import BYTES_PER_TOKEN, fence
@@ -25,6 +22,9 @@ from .judges import (
     expected_score,
     parse_verbalized,
 )
+from .models.server.client import ChatBackend, NoCompletion, Server
+from .models.server.dialect import Chat
+from .models.server.replies import Completion, Kind
 from .outcomes import CUT, FAILED, NO_LOGPROBS, REFUSED, SCORED, TOO_LONG, UNPARSABLE
 from .prices import Price, Purse
 from .spending import ask_paid, highest_cost

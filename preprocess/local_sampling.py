@@ -18,9 +18,9 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import SamplingConfig
 
-from .backends.encoding import render
-from .backends.generate import Draw, Generated, Generator
 from .cache import Cache, Judgement, KeyMaker
+from .models.local.encoding import render
+from .models.local.generate import Draw, Generated, Generator
 from .outcomes import SCORED
 from .progress import Progress
 from .responses import Prompt, Response

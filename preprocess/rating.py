@@ -18,14 +18,14 @@ from axolotl_ual.pairs_config import PairsConfig, PairsJudgeConfig
 
 from .asking import Question, Stream
 from .aspects import Aspect, frame
-from .backends.api import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
-from .backends.dialect import Chat
-from .backends.replies import Kind
 from .cache import Cache, Judgement, KeyMaker
 from .data.sample import Sample, Turn
 from .estimators.value import ValueScore, aggregate
 from .fence import BYTES_PER_TOKEN, fence
 from .judges import Unparsable
+from .models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
+from .models.server.dialect import Chat
+from .models.server.replies import Kind
 from .outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
 from .prices import Price, Purse
 from .progress import Progress

@@ -17,10 +17,10 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import PairsConfig
 
-from .backends.api import find_server
 from .cache import Cache
 from .data.sample import Sample, Turn
 from .estimates import Work
+from .models.server.client import find_server
 from .prices import Purse
 from .progress import Progress
 from .responses import Prompt, Response

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .backends.embedder import Embedder
 from .estimators.factual import consistency, contradiction_questions
 from .estimators.semantic import (
     IntArray,
@@ -28,7 +27,8 @@ from .estimators.semantic import (
     weighted_entropy,
     word_overlap,
 )
-from .nli import NliModel
+from .models.local.embedder import Embedder
+from .models.local.nli import NliModel
 from .sentences import split_sentences
 
 FloatArray = npt.NDArray[np.float64]

@@ -19,9 +19,9 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.server_config import ServerConfig
 
-from .backends.api import ChatBackend, Server
-from .backends.dialect import Chat
-from .backends.replies import Completion
+from .models.server.client import ChatBackend, Server
+from .models.server.dialect import Chat
+from .models.server.replies import Completion
 from .prices import Price, Purse, find_price, usd
 from .progress import Progress
 

@@ -11,8 +11,8 @@ import numpy as np
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import ClassifierConfig
 
-from .backends.classifier import Encoding, SequenceClassifier
 from .estimators.value import from_labels, from_rewards
+from .models.local.classifier import Encoding, SequenceClassifier
 from .rating import Reviewed
 
 SECTION: Final = "ual.pairs.value.classifier"

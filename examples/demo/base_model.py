@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from axolotl_ual.preprocess.backends.local import quiet_loading
+from axolotl_ual.preprocess.models.local.causal import quiet_loading
 from axolotl_ual.preprocess.progress import Progress
 
 from .world import NUM_WORDINGS, World, draw_rows, draw_statements

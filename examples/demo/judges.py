@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from axolotl_ual.preprocess.backends.local import quiet_loading
+from axolotl_ual.preprocess.models.local.causal import quiet_loading
 from axolotl_ual.preprocess.progress import Progress
 
 from .base_model import EOS

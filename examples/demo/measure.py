@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from axolotl_ual.evaluation.calibration import expected_calibration_error
 from axolotl_ual.evaluation.likelihood import bootstrap_interval, mean_nll
-from axolotl_ual.preprocess.backends.encoding import Encoded, encode
-from axolotl_ual.preprocess.backends.local import LocalModel, nll
 from axolotl_ual.preprocess.data.rows import Sample, Turn
 from axolotl_ual.preprocess.labels.ranks import average_ranks
+from axolotl_ual.preprocess.models.local.causal import LocalModel, nll
+from axolotl_ual.preprocess.models.local.encoding import Encoded, encode
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

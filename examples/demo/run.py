@@ -28,7 +28,7 @@ from rich.console import Console
 
 from axolotl_ual import __version__, columns
 from axolotl_ual.errors import DataError, UALError
-from axolotl_ual.preprocess.backends.quiet import hush
+from axolotl_ual.preprocess.models.local.quiet import hush
 from axolotl_ual.preprocess.progress import show_progress
 
 from . import preference

@@ -25,13 +25,13 @@ from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.estimator_config import JudgeConfig
 
-from ..backends.api import check_key, find_server
 from ..cache import Cache
 from ..data.sample import Sample
 from ..estimates import plan_judges
 from ..judge_run import JudgeRun
 from ..judges import load_rubric
 from ..judging import Judge
+from ..models.server.client import check_key, find_server
 from ..outcomes import CUT, OUTCOMES, UNPARSABLE
 from ..progress import Progress
 from ..spending import check_price, price_of

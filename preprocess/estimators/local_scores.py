@@ -18,10 +18,10 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.estimator_config import LocalModelConfig, MappedModelConfig
 
-from ..backends.encoding import Encoded, encode
-from ..backends.local import LocalModel, Measure
 from ..data.rows import Sample
 from ..labels.ranks import MAPPINGS, Scores
+from ..models.local.causal import LocalModel, Measure
+from ..models.local.encoding import Encoded, encode
 from ..progress import Progress
 from .base import Estimation, Plan
 

@@ -20,8 +20,8 @@ from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.estimator_config import DropoutConfig
 
-from ..backends.encoding import Encoded
-from ..backends.local import LocalModel, nll
+from ..models.local.causal import LocalModel, nll
+from ..models.local.encoding import Encoded
 from .base import Estimator
 from .local_scores import LocalScores, Score, name_model
 

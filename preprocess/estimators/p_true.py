@@ -22,11 +22,11 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.estimator_config import PTrueConfig
 
-from ..backends.encoding import Encoded, encode
-from ..backends.local import LocalModel, nll
 from ..data.sample import Sample, Turn
 from ..fence import fence
 from ..judges import TEMPLATES
+from ..models.local.causal import LocalModel, nll
+from ..models.local.encoding import Encoded, encode
 from ..progress import Progress
 from .base import Estimation, Estimator, Plan
 from .local_scores import (

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from axolotl_ual.config import AnnotateConfig
 
-from ..backends.local import nll
+from ..models.local.causal import nll
 from .base import Estimator
 from .local_scores import NOT_FINITE, LocalScores, mean_of, name_model
 

@@ -30,10 +30,10 @@ from axolotl_ual.estimator_config import SelfConsistencyConfig
 from axolotl_ual.pairs_config import SamplingConfig
 
 from ..api_sampling import ApiSampler, Left
-from ..backends.api import find_server
 from ..cache import Cache
 from ..data.prompts import prompt_of_sample
 from ..data.sample import Sample
+from ..models.server.client import find_server
 from ..progress import Progress, Uncounted
 from ..responses import Prompt, Response
 from ..spending import Meter, price_of, total_usage
@@ -126,7 +126,7 @@ class SelfConsistency:
     def _similarities(self) -> Similarities:
         if self.config.similarity == "words":
             return word_similarities
-        from ..backends.embedder import Embedder
+        from ..models.local.embedder import Embedder
 
         embedding = self.config.embedding
         embedder = Embedder.load(

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axolotl_ual.errors import BackendError
-from axolotl_ual.preprocess.backends.encoding import (
+from axolotl_ual.preprocess.data.rows import Sample, Turn
+from axolotl_ual.preprocess.models.local.encoding import (
     NO_RESPONSE,
     NOT_VERBATIM,
     Encoded,
@@ -17,7 +18,6 @@ from axolotl_ual.preprocess.backends.encoding import (
     encode,
     render,
 )
-from axolotl_ual.preprocess.data.rows import Sample, Turn
 from tiny import make_tokenizer
 
 BOS, EOS = "<s>", "</s>"

@@ -6,7 +6,7 @@ import torch
 
 import tiny
 from axolotl_ual.errors import BackendError
-from axolotl_ual.preprocess.backends.generate import Draw, Generator, choose, uniforms
+from axolotl_ual.preprocess.models.local.generate import Draw, Generator, choose, uniforms
 
 KEY = "ual.pairs.sampling.local"
 

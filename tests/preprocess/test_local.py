@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axolotl_ual.errors import BackendError, ConfigError, UALError
-from axolotl_ual.preprocess.backends.encoding import Encoded
-from axolotl_ual.preprocess.backends.local import LocalModel, nll, plan_batches
+from axolotl_ual.preprocess.models.local.causal import LocalModel, nll, plan_batches
+from axolotl_ual.preprocess.models.local.encoding import Encoded
 from tiny import make_model
 
 KEY = "ual.annotate.perplexity.model"

@@ -53,7 +53,7 @@ def test_entropy_is_the_mean_over_the_response(folder: Path) -> None:
     """Against one row at a time through the model, token by token."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from axolotl_ual.preprocess.backends.encoding import Encoded, encode
+    from axolotl_ual.preprocess.models.local.encoding import Encoded, encode
 
     found, progress = estimate("entropy", folder, mapping="minmax")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -124,7 +124,7 @@ def test_p_true_is_the_share_of_no(folder: Path) -> None:
     """Against the likelihood of each word, one forward pass each."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from axolotl_ual.preprocess.backends.encoding import Encoded, encode
+    from axolotl_ual.preprocess.models.local.encoding import Encoded, encode
 
     found, progress = estimate("p_true", folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()

@@ -9,8 +9,8 @@ import tiny_nli
 import torch
 
 from axolotl_ual.errors import BackendError, ConfigError
-from axolotl_ual.preprocess.backends.classifier import SequenceClassifier, length_batches
-from axolotl_ual.preprocess.nli import Labels, NliModel
+from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier, length_batches
+from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
 
 KEY = "ual.pairs.nli"
 

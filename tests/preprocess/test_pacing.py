@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from axolotl_ual.preprocess.backends.limiter import Bucket
-from axolotl_ual.preprocess.backends.pacing import Pacing, Start
+from axolotl_ual.preprocess.models.server.limiter import Bucket
+from axolotl_ual.preprocess.models.server.pacing import Pacing, Start
 
 
 @dataclass

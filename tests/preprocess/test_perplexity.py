@@ -11,10 +11,10 @@ import pytest
 
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
-from axolotl_ual.preprocess.backends.encoding import NO_RESPONSE
 from axolotl_ual.preprocess.data.rows import Sample, Turn
 from axolotl_ual.preprocess.estimators import local_scores, perplexity
 from axolotl_ual.preprocess.estimators.base import Estimation
+from axolotl_ual.preprocess.models.local.encoding import NO_RESPONSE
 from axolotl_ual.preprocess.progress import SilentProgress
 from tiny import make_model
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from axolotl_ual.preprocess.backends import quiet
+from axolotl_ual.preprocess.models.local import quiet
 
 
 @pytest.fixture

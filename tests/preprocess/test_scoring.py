@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import tiny_nli
 
-from axolotl_ual.preprocess.backends.classifier import SequenceClassifier
-from axolotl_ual.preprocess.backends.embedder import Embedder
 from axolotl_ual.preprocess.estimators.semantic import align_sentences, word_overlap
-from axolotl_ual.preprocess.nli import Labels, NliModel
+from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
+from axolotl_ual.preprocess.models.local.embedder import Embedder
+from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
 from axolotl_ual.preprocess.scoring import (
     Group,
     factual_by_consistency,

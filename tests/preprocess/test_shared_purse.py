@@ -14,10 +14,10 @@ from judging_kit import run, sample, samples, settings
 import judge_server
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError, LimitError
-from axolotl_ual.preprocess.backends.dialect import Chat
-from axolotl_ual.preprocess.backends.replies import Completion
 from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation, RunOptions
+from axolotl_ual.preprocess.models.server.dialect import Chat
+from axolotl_ual.preprocess.models.server.replies import Completion
 from axolotl_ual.preprocess.prices import Price, Purse
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.spending import cost_of, highest_cost

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from axolotl_ual.errors import BackendError
 
-from ..data.rows import Sample, Turn
+from ...data.rows import Sample, Turn
 
 NO_RESPONSE = "no response token to score"
 NOT_VERBATIM = "the chat template does not render the response as it is"

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from axolotl_ual.errors import ConfigError
 
-from .backends.classifier import Encoding, LogitArray, SequenceClassifier
+from .classifier import Encoding, LogitArray, SequenceClassifier
 
 Question = tuple[str, str, str]
 """(context, premise, hypothesis); the context may be empty."""

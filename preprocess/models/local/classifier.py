@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from axolotl_ual.errors import BackendError
 
-from .local import existing_model, find_device, libraries, quiet_loading
+from .causal import existing_model, find_device, libraries, quiet_loading
 
 LogitArray = npt.NDArray[np.float32]
 Encoding = dict[str, list[int]]

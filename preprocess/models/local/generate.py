@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from axolotl_ual.errors import BackendError, ConfigError
 
-from .local import LocalModel, existing_model
+from .causal import LocalModel, existing_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from axolotl_ual.errors import BackendError, UALError
 
-from .local import existing_model, find_device, libraries, quiet_loading
+from .causal import existing_model, find_device, libraries, quiet_loading
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,0 @@
-"""Where answers come from: a server behind HTTP, or a model on this machine."""

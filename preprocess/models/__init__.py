@@ -1,0 +1,1 @@
+"""Models that are asked: behind a server, or on this machine."""

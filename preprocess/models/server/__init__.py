@@ -1,0 +1,1 @@
+"""One OpenAI-compatible server: its wire, its dialect, its limits."""
