@@ -23,7 +23,7 @@ import numpy as np
 
 from axolotl_ual.errors import BackendError, ConfigError
 
-from .cache import Cache
+from .calls.cache import Cache
 from .data.sample import Sample
 from .estimators.base import Estimator
 from .estimators.judge import JudgeEstimator

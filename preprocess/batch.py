@@ -23,9 +23,10 @@ import orjson
 
 from axolotl_ual.errors import BackendError
 
-from .asking import Question
-from .batch_files import BatchFiles, Job
-from .cache import Cache, Judgement
+from .calls.batch_files import BatchFiles, Job
+from .calls.cache import Cache, Judgement
+from .calls.outcomes import KEPT, NO_LOGPROBS, REFUSED, TOO_LONG, WITHOUT_SCORE
+from .calls.stream import Question
 from .data.sample import Sample
 from .estimators.base import RunOptions
 from .judges import NoLogprobs
@@ -33,7 +34,6 @@ from .judging import Judge, Shown
 from .models.server.client import ChatBackend
 from .models.server.replies import Kind, Verdict, read_reply
 from .models.server.transport import Reply
-from .outcomes import KEPT, NO_LOGPROBS, REFUSED, TOO_LONG, WITHOUT_SCORE
 from .progress import Progress
 
 if TYPE_CHECKING:

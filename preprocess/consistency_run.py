@@ -15,7 +15,9 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
 
-from .cache import Cache
+from .calls.budget import total_usage, usage_line
+from .calls.cache import Cache
+from .calls.prices import Purse
 from .closing import print_plan
 from .data.recipe import Recipe, load_recipe
 from .dimensions import Dimensions
@@ -25,12 +27,10 @@ from .labels.agreement import Agreement, agreement, report_lines
 from .pairs_output import RESPONSES_FILE
 from .pairs_pipeline import check_paying, find_sampler, pairs_settings
 from .pairs_plan import plan_ratings, plan_sampling
-from .prices import Purse
 from .progress import show_progress
 from .rating import build_rater
 from .responses import Response, ResponseSet, read_responses
 from .sampling import Sampler
-from .spending import total_usage, usage_line
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -24,18 +24,18 @@ from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.server_config import shaping
 
 from .aspects import claims_aspect, principle_aspects
-from .cache import Cache, Judgement, KeyMaker
+from .calls.budget import total_usage
+from .calls.cache import Cache, Judgement, KeyMaker
+from .calls.outcomes import SCORED
+from .calls.prices import Purse
 from .data.sample import Sample, Turn
 from .local_sampling import identity
 from .models.local.classifier import SequenceClassifier
 from .models.local.embedder import Embedder
 from .models.local.nli import Labels, NliModel
-from .outcomes import SCORED
-from .prices import Purse
 from .rating import Rater, Reviewed, build_rater, factual_scores, value_scores
 from .responses import ResponseSet
 from .scoring import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
-from .spending import total_usage
 from .value_classifier import ValueClassifier
 
 FloatArray = npt.NDArray[np.float64]

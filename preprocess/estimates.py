@@ -10,13 +10,13 @@ from itertools import islice
 from typing import Any, Final
 
 from .batch import DISCOUNT
-from .cache import Cache
+from .calls.cache import Cache
+from .calls.outcomes import WITHOUT_SCORE
+from .calls.prices import Price, usd
 from .data.sample import Sample
 from .estimators.base import Plan, RunOptions
 from .fence import BYTES_PER_TOKEN
 from .judging import Judge, Shown
-from .outcomes import WITHOUT_SCORE
-from .prices import Price, usd
 
 _AT_A_TIME: Final = 1024
 _COUNTED: Final = 256

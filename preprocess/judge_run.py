@@ -15,17 +15,17 @@ import orjson
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import DataError
 
-from .asking import Question, Stream
 from .batch import BatchRun
-from .cache import Cache, Judgement
+from .calls.budget import Meter
+from .calls.cache import Cache, Judgement
+from .calls.outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
+from .calls.stream import Question, Stream
 from .data.sample import Sample
 from .estimators.base import RunOptions
 from .judges import NoLogprobs
 from .judging import Judge, Shown
 from .models.server.client import ChatBackend, Counts
-from .outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
 from .progress import Progress
-from .spending import Meter
 from .tally import Tally
 
 _SHOWN_EVERY: Final = 0.5

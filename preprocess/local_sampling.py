@@ -18,10 +18,10 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import SamplingConfig
 
-from .cache import Cache, Judgement, KeyMaker
+from .calls.cache import Cache, Judgement, KeyMaker
+from .calls.outcomes import SCORED
 from .models.local.encoding import render
 from .models.local.generate import Draw, Generated, Generator
-from .outcomes import SCORED
 from .progress import Progress
 from .responses import Prompt, Response
 from .sampling import (

@@ -18,7 +18,9 @@ from axolotl_ual.errors import ConfigError, DataError
 from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.source import fingerprint, plain
 
-from .cache import Cache
+from .calls.budget import total_usage
+from .calls.cache import Cache
+from .calls.prices import Purse
 from .closing import print_plan, print_written
 from .data.load import load_entry
 from .data.prompts import read_prompts
@@ -40,12 +42,10 @@ from .pairs_output import (
 )
 from .pairs_plan import plan_pairs
 from .pipeline import library_versions
-from .prices import Purse
 from .progress import show_progress
 from .rating import Rater, build_rater
 from .responses import Prompt, ResponseSet, read_responses
 from .sampling import Sampled, Sampler, build_sampler
-from .spending import total_usage
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from axolotl_ual.pairs_config import PairsConfig
 
 from .aspects import Aspect, claims_aspect, frame, principle_aspects
-from .cache import Cache
+from .calls.cache import Cache
 from .dimensions import distinct_responses
 from .estimates import TokenCounter, Work, joined
 from .estimators.base import Plan

@@ -30,6 +30,7 @@ from axolotl_ual.source import fingerprint, plain
 
 from . import card
 from .audit import audit
+from .calls.prices import Purse
 from .closing import print_plan, print_written
 from .data.load import load_entry
 from .data.recipe import Entry, Recipe, load_recipe
@@ -39,7 +40,6 @@ from .estimators.base import Estimation, Estimator, FloatArray, RunOptions
 from .labels.smoothing import SmoothingMap, solve_smoothing
 from .labels.stages import StageCodes, assign_stages, stage_counts
 from .output import check_target, float_column, replace_folder, write_manifest, write_parquet
-from .prices import Purse
 from .progress import show_progress
 
 if TYPE_CHECKING:

@@ -16,9 +16,12 @@ import numpy.typing as npt
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.pairs_config import PairsConfig, PairsJudgeConfig
 
-from .asking import Question, Stream
 from .aspects import Aspect, frame
-from .cache import Cache, Judgement, KeyMaker
+from .calls.budget import Meter, ask_paid, check_price, price_of
+from .calls.cache import Cache, Judgement, KeyMaker
+from .calls.outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
+from .calls.prices import Price, Purse
+from .calls.stream import Question, Stream
 from .data.sample import Sample, Turn
 from .estimators.value import ValueScore, aggregate
 from .fence import BYTES_PER_TOKEN, fence
@@ -26,12 +29,9 @@ from .judges import Unparsable
 from .models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
 from .models.server.dialect import Chat
 from .models.server.replies import Kind
-from .outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
-from .prices import Price, Purse
 from .progress import Progress
 from .responses import Prompt
 from .sampling import prompt_sample
-from .spending import Meter, ask_paid, check_price, price_of
 
 FloatArray = npt.NDArray[np.float64]
 

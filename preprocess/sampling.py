@@ -17,14 +17,14 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import PairsConfig
 
-from .cache import Cache
+from .calls.budget import price_of
+from .calls.cache import Cache
+from .calls.prices import Purse
 from .data.sample import Sample, Turn
 from .estimates import Work
 from .models.server.client import find_server
-from .prices import Purse
 from .progress import Progress
 from .responses import Prompt, Response
-from .spending import price_of
 
 SECTION: Final = "ual.pairs.sampling"
 

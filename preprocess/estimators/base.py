@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
 
+from ..calls.prices import Purse
 from ..data.rows import Sample
-from ..prices import Purse
 from ..progress import Progress
 
 FloatArray = npt.NDArray[np.float32]

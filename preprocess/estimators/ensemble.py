@@ -18,11 +18,11 @@ import numpy as np
 
 from axolotl_ual.columns import PREFIX
 
+from ..calls.budget import total_usage
 from ..data.sample import Sample
 from ..estimates import joined
 from ..labels.ranks import rank
 from ..progress import Progress, Uncounted
-from ..spending import total_usage
 from .base import Estimation, Estimator, FloatArray, Paying, Plan
 
 NO_MEMBER: Final = "no member has a value"

@@ -25,16 +25,16 @@ from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.estimator_config import JudgeConfig
 
-from ..cache import Cache
+from ..calls.budget import check_price, price_of
+from ..calls.cache import Cache
+from ..calls.outcomes import CUT, OUTCOMES, UNPARSABLE
 from ..data.sample import Sample
 from ..estimates import plan_judges
 from ..judge_run import JudgeRun
 from ..judges import load_rubric
 from ..judging import Judge
 from ..models.server.client import check_key, find_server
-from ..outcomes import CUT, OUTCOMES, UNPARSABLE
 from ..progress import Progress
-from ..spending import check_price, price_of
 from .base import Estimation, Estimator, FloatArray, Plan, RunOptions
 
 COMBINE: Final = {"mean": np.nanmean, "median": np.nanmedian}

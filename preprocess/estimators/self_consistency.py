@@ -30,13 +30,13 @@ from axolotl_ual.estimator_config import SelfConsistencyConfig
 from axolotl_ual.pairs_config import SamplingConfig
 
 from ..api_sampling import ApiSampler, Left
-from ..cache import Cache
+from ..calls.budget import Meter, price_of, total_usage
+from ..calls.cache import Cache
 from ..data.prompts import prompt_of_sample
 from ..data.sample import Sample
 from ..models.server.client import find_server
 from ..progress import Progress, Uncounted
 from ..responses import Prompt, Response
-from ..spending import Meter, price_of, total_usage
 from .base import Estimation, Estimator, Plan, RunOptions
 
 SECTION: Final = "ual.annotate.self_consistency"

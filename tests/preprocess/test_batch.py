@@ -12,9 +12,9 @@ from judging_kit import estimate, sample, samples, settings, stated
 import judge_server
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, LimitError
+from axolotl_ual.preprocess.calls.prices import Purse
 from axolotl_ual.preprocess.estimators.base import RunOptions
 from axolotl_ual.preprocess.estimators.judge import build
-from axolotl_ual.preprocess.prices import Purse
 from axolotl_ual.preprocess.progress import SilentProgress
 
 BATCH: dict[str, Any] = {"mode": "batch", "batch_poll": 0.05}
@@ -126,7 +126,7 @@ def test_a_restart_between_any_two_steps_pays_nothing_twice(
 def test_a_batch_that_was_started_and_not_noted_is_found(
     server: judge_server.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from axolotl_ual.preprocess.batch_files import BatchFiles, Job
+    from axolotl_ual.preprocess.calls.batch_files import BatchFiles, Job
 
     save = BatchFiles.save
 

@@ -17,9 +17,9 @@ from judging_kit import command, estimate, sample, samples
 
 import judge_server
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.preprocess.cache import FILE, Cache, Judgement, KeyMaker
+from axolotl_ual.preprocess.calls.cache import FILE, Cache, Judgement, KeyMaker
+from axolotl_ual.preprocess.calls.outcomes import SCORED
 from axolotl_ual.preprocess.data.sample import Sample, Turn
-from axolotl_ual.preprocess.outcomes import SCORED
 
 KEYS = KeyMaker({"kind": "judge", "model": "m"})
 texts = st.text(st.characters(codec=None), max_size=8)

@@ -6,7 +6,7 @@ import sampling_server
 import tiny
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import PairsConfig
-from axolotl_ual.preprocess.cache import Cache
+from axolotl_ual.preprocess.calls.cache import Cache
 from axolotl_ual.preprocess.local_sampling import identity
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.responses import Prompt

@@ -17,6 +17,7 @@ from judging_kit import sample
 
 from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.preprocess.calls.prices import Purse
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation, Plan, RunOptions
@@ -25,7 +26,6 @@ from axolotl_ual.preprocess.estimators.self_consistency import (
     cosine_similarities,
     word_similarities,
 )
-from axolotl_ual.preprocess.prices import Purse
 from axolotl_ual.preprocess.progress import SilentProgress
 
 ASKED = [sample(f"Question {i}?", "The response plays no part.") for i in range(30)]

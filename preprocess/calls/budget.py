@@ -19,11 +19,11 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.server_config import ServerConfig
 
-from .models.server.client import ChatBackend, Server
-from .models.server.dialect import Chat
-from .models.server.replies import Completion
+from ..models.server.client import ChatBackend, Server
+from ..models.server.dialect import Chat
+from ..models.server.replies import Completion
+from ..progress import Progress
 from .prices import Price, Purse, find_price, usd
-from .progress import Progress
 
 _FRAME_TOKENS: Final = 64
 """What chat templates put around messages: roles, separators, a line about the date."""

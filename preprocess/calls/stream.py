@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from axolotl_ual.errors import LimitError
 
+from ..data.sample import Sample
 from .cache import Cache, Judgement
-from .data.sample import Sample
 from .outcomes import KEPT
 
 _SMALL_CHUNK: Final = 32

@@ -22,7 +22,7 @@ import platformdirs
 
 from axolotl_ual.errors import ConfigError
 
-from .data.sample import Sample
+from ..data.sample import Sample
 
 FILE: Final = "answers.sqlite3"
 KEY_BYTES: Final = 32

@@ -1,0 +1,1 @@
+"""Questions to servers: what is asked, kept, paid and counted."""
