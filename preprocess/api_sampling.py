@@ -19,8 +19,8 @@ from .calls.cache import Cache, Judgement, KeyMaker
 from .calls.outcomes import FAILED, REFUSED, SCORED, TOO_LONG
 from .calls.prices import Price, Purse
 from .calls.stream import Question, Stream
-from .estimates import TokenCounter, Work
-from .fence import BYTES_PER_TOKEN
+from .judge.frame import BYTES_PER_TOKEN
+from .judge.plan import TokenCounter, Work
 from .models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key
 from .models.server.dialect import Chat
 from .models.server.replies import Completion, Kind

@@ -18,8 +18,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from axolotl_ual.pairs_config import PairsJudgeConfig
 
 from .estimators.factual import VERDICTS, unsupported_share
-from .fence import Fenced
-from .judges import TEMPLATES, TOP_LOGPROBS, NoLogprobs, Unparsable, expected_score, parse_object
+from .judge.frame import Fenced
+from .judge.rubric import (
+    TEMPLATES,
+    TOP_LOGPROBS,
+    NoLogprobs,
+    Unparsable,
+    expected_score,
+    parse_object,
+)
 from .models.server.replies import Completion
 
 _DIGIT_TOKENS: Final = 3

@@ -27,10 +27,10 @@ from .calls.cache import Cache
 from .data.sample import Sample
 from .estimators.base import Estimator
 from .estimators.judge import JudgeEstimator
-from .judge_run import JudgeRun
-from .judging import Judge
+from .judge.run import JudgeRun
+from .judge.tally import FloatArray
+from .judge.uncertainty import Judge
 from .progress import Progress
-from .tally import FloatArray
 
 REPEATS: Final = 5
 _GOOD: Final = 0.9

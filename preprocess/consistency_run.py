@@ -21,8 +21,8 @@ from .calls.prices import Purse
 from .closing import print_plan
 from .data.recipe import Recipe, load_recipe
 from .dimensions import Dimensions
-from .estimates import joined
 from .estimators.base import Plan
+from .judge.plan import joined
 from .labels.agreement import Agreement, agreement, report_lines
 from .pairs_output import RESPONSES_FILE
 from .pairs_pipeline import check_paying, find_sampler, pairs_settings

@@ -16,9 +16,9 @@ from axolotl_ual.pairs_config import PairsConfig
 from .aspects import Aspect, claims_aspect, frame, principle_aspects
 from .calls.cache import Cache
 from .dimensions import distinct_responses
-from .estimates import TokenCounter, Work, joined
 from .estimators.base import Plan
-from .fence import fence
+from .judge.frame import fence
+from .judge.plan import TokenCounter, Work, joined
 from .rating import Rater, Reviewed
 from .responses import Prompt, ResponseSet
 from .sampling import Outlook, Sampler

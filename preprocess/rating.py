@@ -24,8 +24,8 @@ from .calls.prices import Price, Purse
 from .calls.stream import Question, Stream
 from .data.sample import Sample, Turn
 from .estimators.value import ValueScore, aggregate
-from .fence import BYTES_PER_TOKEN, fence
-from .judges import Unparsable
+from .judge.frame import BYTES_PER_TOKEN, fence
+from .judge.rubric import Unparsable
 from .models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
 from .models.server.dialect import Chat
 from .models.server.replies import Kind

@@ -21,7 +21,7 @@ from .calls.budget import price_of
 from .calls.cache import Cache
 from .calls.prices import Purse
 from .data.sample import Sample, Turn
-from .estimates import Work
+from .judge.plan import Work
 from .models.server.client import find_server
 from .progress import Progress
 from .responses import Prompt, Response

@@ -23,8 +23,8 @@ from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.estimators.base import Estimation, RunOptions
 from axolotl_ual.preprocess.estimators.judge import build
-from axolotl_ual.preprocess.fence import fence
-from axolotl_ual.preprocess.judges import load_rubric
+from axolotl_ual.preprocess.judge.frame import fence
+from axolotl_ual.preprocess.judge.rubric import load_rubric
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.source import file_digest
 

@@ -20,7 +20,7 @@ from axolotl_ual.columns import PREFIX
 
 from ..calls.budget import total_usage
 from ..data.sample import Sample
-from ..estimates import joined
+from ..judge.plan import joined
 from ..labels.ranks import rank
 from ..progress import Progress, Uncounted
 from .base import Estimation, Estimator, FloatArray, Paying, Plan

@@ -29,10 +29,10 @@ from ..calls.budget import check_price, price_of
 from ..calls.cache import Cache
 from ..calls.outcomes import CUT, OUTCOMES, UNPARSABLE
 from ..data.sample import Sample
-from ..estimates import plan_judges
-from ..judge_run import JudgeRun
-from ..judges import load_rubric
-from ..judging import Judge
+from ..judge.plan import plan_judges
+from ..judge.rubric import load_rubric
+from ..judge.run import JudgeRun
+from ..judge.uncertainty import Judge
 from ..models.server.client import check_key, find_server
 from ..progress import Progress
 from .base import Estimation, Estimator, FloatArray, Plan, RunOptions

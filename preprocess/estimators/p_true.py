@@ -23,8 +23,8 @@ from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.estimator_config import PTrueConfig
 
 from ..data.sample import Sample, Turn
-from ..fence import fence
-from ..judges import TEMPLATES
+from ..judge.frame import fence
+from ..judge.rubric import TEMPLATES
 from ..models.local.causal import LocalModel, nll
 from ..models.local.encoding import Encoded, encode
 from ..progress import Progress

@@ -15,8 +15,8 @@ from judging_kit import estimate, sample
 import judge_server
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.data.sample import Sample, Turn
-from axolotl_ual.preprocess.fence import fence
-from axolotl_ual.preprocess.judges import (
+from axolotl_ual.preprocess.judge.frame import fence
+from axolotl_ual.preprocess.judge.rubric import (
     NoLogprobs,
     Unparsable,
     expected_score,

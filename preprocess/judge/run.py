@@ -15,18 +15,18 @@ import orjson
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import DataError
 
+from ..calls.budget import Meter
+from ..calls.cache import Cache, Judgement
+from ..calls.outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
+from ..calls.stream import Question, Stream
+from ..data.sample import Sample
+from ..estimators.base import RunOptions
+from ..models.server.client import ChatBackend, Counts
+from ..progress import Progress
 from .batch import BatchRun
-from .calls.budget import Meter
-from .calls.cache import Cache, Judgement
-from .calls.outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
-from .calls.stream import Question, Stream
-from .data.sample import Sample
-from .estimators.base import RunOptions
-from .judges import NoLogprobs
-from .judging import Judge, Shown
-from .models.server.client import ChatBackend, Counts
-from .progress import Progress
+from .rubric import NoLogprobs
 from .tally import Tally
+from .uncertainty import Judge, Shown
 
 _SHOWN_EVERY: Final = 0.5
 _LONGEST_SHOWN: Final = 200

@@ -26,7 +26,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from axolotl_ual.errors import ConfigError
 
-from .fence import Fenced
+from .frame import Fenced
 
 Score = Literal["verbalized", "expected"]
 

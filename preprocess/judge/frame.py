@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from .data.sample import Sample, Turn
+from ..data.sample import Sample, Turn
 
 BYTES_PER_TOKEN: Final = 4
 """A tokenizer would do better, but the same text must give the same request on every machine."""

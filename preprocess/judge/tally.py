@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .calls.cache import Judgement
-from .calls.outcomes import OUTCOMES, SCORED
+from ..calls.cache import Judgement
+from ..calls.outcomes import OUTCOMES, SCORED
 
 _NONE: Final = len(OUTCOMES)
 _CODES: Final = {outcome: code for code, outcome in enumerate(OUTCOMES)}

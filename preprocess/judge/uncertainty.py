@@ -8,14 +8,17 @@ from typing import Any, Final
 
 from axolotl_ual.estimator_config import JudgeConfig
 
-from .calls.budget import ask_paid, highest_cost
-from .calls.cache import Judgement, KeyMaker
-from .calls.outcomes import CUT, FAILED, NO_LOGPROBS, REFUSED, SCORED, TOO_LONG, UNPARSABLE
-from .calls.prices import Price, Purse
-from .calls.stream import Question
-from .data.sample import Sample
-from .fence import BYTES_PER_TOKEN, fence
-from .judges import (
+from ..calls.budget import ask_paid, highest_cost
+from ..calls.cache import Judgement, KeyMaker
+from ..calls.outcomes import CUT, FAILED, NO_LOGPROBS, REFUSED, SCORED, TOO_LONG, UNPARSABLE
+from ..calls.prices import Price, Purse
+from ..calls.stream import Question
+from ..data.sample import Sample
+from ..models.server.client import ChatBackend, NoCompletion, Server
+from ..models.server.dialect import Chat
+from ..models.server.replies import Completion, Kind
+from .frame import BYTES_PER_TOKEN, fence
+from .rubric import (
     SCHEMA,
     TOP_LOGPROBS,
     NoLogprobs,
@@ -25,9 +28,6 @@ from .judges import (
     expected_score,
     parse_verbalized,
 )
-from .models.server.client import ChatBackend, NoCompletion, Server
-from .models.server.dialect import Chat
-from .models.server.replies import Completion, Kind
 
 _WITHOUT_COMPLETION: Final = {Kind.REFUSED: REFUSED, Kind.TOO_LONG: TOO_LONG}
 _DIGIT_TOKENS: Final = 3

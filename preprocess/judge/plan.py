@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
+from ..calls.cache import Cache
+from ..calls.outcomes import WITHOUT_SCORE
+from ..calls.prices import Price, usd
+from ..data.sample import Sample
+from ..estimators.base import Plan, RunOptions
 from .batch import DISCOUNT
-from .calls.cache import Cache
-from .calls.outcomes import WITHOUT_SCORE
-from .calls.prices import Price, usd
-from .data.sample import Sample
-from .estimators.base import Plan, RunOptions
-from .fence import BYTES_PER_TOKEN
-from .judging import Judge, Shown
+from .frame import BYTES_PER_TOKEN
+from .uncertainty import Judge, Shown
 
 _AT_A_TIME: Final = 1024
 _COUNTED: Final = 256

@@ -1,0 +1,1 @@
+"""A capable model as the judge of a sample."""
