@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 
 from axolotl_ual.pairs_config import PairsConfig
+from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.dimensions import Scores
 from axolotl_ual.preprocess.pairs_output import pairs_table, scored_table, write_table
 from axolotl_ual.preprocess.pairs_pipeline import pair_up
-from axolotl_ual.preprocess.responses import Prompt, Response, ResponseSet
+from axolotl_ual.preprocess.sampling.responses import Response, ResponseSet
 
 
 def make_data(num_prompts: int, n: int, words: int) -> tuple[ResponseSet, Scores]:

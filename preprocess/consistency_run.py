@@ -29,8 +29,8 @@ from .pairs_pipeline import check_paying, find_sampler, pairs_settings
 from .pairs_plan import plan_ratings, plan_sampling
 from .progress import show_progress
 from .rating import build_rater
-from .responses import Response, ResponseSet, read_responses
-from .sampling import Sampler
+from .sampling.base import Sampler
+from .sampling.responses import Response, ResponseSet, read_responses
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -29,12 +29,12 @@ from .calls.cache import Cache, Judgement, KeyMaker
 from .calls.outcomes import SCORED
 from .calls.prices import Purse
 from .data.sample import Sample, Turn
-from .local_sampling import identity
 from .models.local.classifier import SequenceClassifier
 from .models.local.embedder import Embedder
 from .models.local.nli import Labels, NliModel
 from .rating import Rater, Reviewed, build_rater, factual_scores, value_scores
-from .responses import ResponseSet
+from .sampling.local import identity
+from .sampling.responses import ResponseSet
 from .scoring import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
 from .value_classifier import ValueClassifier
 

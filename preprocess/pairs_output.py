@@ -16,11 +16,12 @@ from axolotl_ual.columns import Manifest, ManifestFile
 from axolotl_ual.source import file_digest
 
 from . import card
+from .data.prompt import MESSAGES, message_array
 from .dimensions import Scores
 from .labels.pairs import Selection, rounded
 from .labels.stages import StageCodes
 from .output import ROWS_PER_GROUP, float_column
-from .responses import MESSAGES, PROMPT_ID, ResponseSet, message_array, response_table
+from .sampling.responses import PROMPT_ID, ResponseSet, response_table
 
 TRAIN_FILE: Final = "train.parquet"
 RESPONSES_FILE: Final = "responses.parquet"

@@ -23,6 +23,7 @@ from .calls.cache import Cache
 from .calls.prices import Purse
 from .closing import print_plan, print_written
 from .data.load import load_entry
+from .data.prompt import Prompt
 from .data.prompts import read_prompts
 from .data.recipe import Recipe, load_recipe
 from .dimensions import Dimensions, Scores
@@ -44,8 +45,8 @@ from .pairs_plan import plan_pairs
 from .pipeline import library_versions
 from .progress import show_progress
 from .rating import Rater, build_rater
-from .responses import Prompt, ResponseSet, read_responses
-from .sampling import Sampled, Sampler, build_sampler
+from .sampling.base import Sampled, Sampler, build_sampler
+from .sampling.responses import ResponseSet, read_responses
 
 
 @dataclass(frozen=True, slots=True)

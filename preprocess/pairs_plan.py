@@ -15,13 +15,14 @@ from axolotl_ual.pairs_config import PairsConfig
 
 from .aspects import Aspect, claims_aspect, frame, principle_aspects
 from .calls.cache import Cache
+from .data.prompt import Prompt
 from .dimensions import distinct_responses
 from .estimators.base import Plan
 from .judge.frame import fence
 from .judge.plan import TokenCounter, Work, joined
 from .rating import Rater, Reviewed
-from .responses import Prompt, ResponseSet
-from .sampling import Outlook, Sampler
+from .sampling.base import Outlook, Sampler
+from .sampling.responses import ResponseSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from .calls.cache import Cache, Judgement, KeyMaker
 from .calls.outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
 from .calls.prices import Price, Purse
 from .calls.stream import Question, Stream
+from .data.prompt import Prompt
 from .data.sample import Sample, Turn
 from .estimators.value import ValueScore, aggregate
 from .judge.frame import BYTES_PER_TOKEN, fence
@@ -30,8 +31,7 @@ from .models.server.client import ChatBackend, Counts, NoCompletion, Server, che
 from .models.server.dialect import Chat
 from .models.server.replies import Kind
 from .progress import Progress
-from .responses import Prompt
-from .sampling import prompt_sample
+from .sampling.base import prompt_sample
 
 FloatArray = npt.NDArray[np.float64]
 

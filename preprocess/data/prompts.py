@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from axolotl_ual.errors import DataError
 
-from ..responses import Message, Prompt
+from .prompt import Message, Prompt
 from .recipe import Entry, Recipe
 from .rows import NATIVE, read_samples
 from .sample import BadRow, Sample, shorten, text_of

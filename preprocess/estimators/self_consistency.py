@@ -29,14 +29,15 @@ from axolotl_ual.errors import ConfigError
 from axolotl_ual.estimator_config import SelfConsistencyConfig
 from axolotl_ual.pairs_config import SamplingConfig
 
-from ..api_sampling import ApiSampler, Left
 from ..calls.budget import Meter, price_of, total_usage
 from ..calls.cache import Cache
+from ..data.prompt import Prompt
 from ..data.prompts import prompt_of_sample
 from ..data.sample import Sample
 from ..models.server.client import find_server
 from ..progress import Progress, Uncounted
-from ..responses import Prompt, Response
+from ..sampling.responses import Response
+from ..sampling.server import ApiSampler, Left
 from .base import Estimation, Estimator, Plan, RunOptions
 
 SECTION: Final = "ual.annotate.self_consistency"

@@ -7,10 +7,10 @@ import tiny
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.preprocess.calls.cache import Cache
-from axolotl_ual.preprocess.local_sampling import identity
+from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.progress import SilentProgress
-from axolotl_ual.preprocess.responses import Prompt
-from axolotl_ual.preprocess.sampling import build_sampler, seed_of
+from axolotl_ual.preprocess.sampling.base import build_sampler, seed_of
+from axolotl_ual.preprocess.sampling.local import identity
 
 
 def prompt(text, *history):

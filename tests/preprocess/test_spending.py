@@ -17,7 +17,7 @@ from judging_kit import command
 
 from axolotl_ual.columns import Manifest
 from axolotl_ual.config import parse_ual
-from axolotl_ual.preprocess.sampling import build_sampler
+from axolotl_ual.preprocess.sampling.base import build_sampler
 
 PROMPTS = 6
 N = 4

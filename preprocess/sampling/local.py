@@ -18,21 +18,14 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import SamplingConfig
 
-from .calls.cache import Cache, Judgement, KeyMaker
-from .calls.outcomes import SCORED
-from .models.local.encoding import render
-from .models.local.generate import Draw, Generated, Generator
-from .progress import Progress
-from .responses import Prompt, Response
-from .sampling import (
-    SECTION,
-    Outlook,
-    Sampled,
-    dump_responses,
-    load_responses,
-    prompt_sample,
-    seed_of,
-)
+from ..calls.cache import Cache, Judgement, KeyMaker
+from ..calls.outcomes import SCORED
+from ..data.prompt import Prompt
+from ..models.local.encoding import render
+from ..models.local.generate import Draw, Generated, Generator
+from ..progress import Progress
+from .base import SECTION, Outlook, Sampled, dump_responses, load_responses, prompt_sample, seed_of
+from .responses import Response
 
 _ENDS_OF_FILE: Final = 1 << 20
 

@@ -7,9 +7,8 @@ file back, or one that was sampled elsewhere and has only the prompt and the tex
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,9 +19,10 @@ import pyarrow.parquet as pq
 
 from axolotl_ual.errors import DataError
 
+from ..data.prompt import MESSAGES, Prompt, message_array
+
 PROMPT_ID: Final = "prompt_id"
 RESPONSE_ID: Final = "response_id"
-MESSAGES: Final = "messages"
 RESPONSE: Final = "response"
 STATUS: Final = "status"
 
@@ -31,7 +31,6 @@ EMPTY: Final = "empty"
 TRUNCATED: Final = "truncated"
 FAILED: Final = "failed"
 
-MESSAGE_LIST = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 _OPTIONAL: Final[dict[str, type]] = {
     "finish_reason": str,
@@ -40,34 +39,6 @@ _OPTIONAL: Final[dict[str, type]] = {
     "logprob_sum": float,
     "logprob_mean": float,
 }
-
-Message = tuple[str, str]
-"""(role, content)"""
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What is answered: a dialogue whose last turn is not the assistant's.
-
-    Attributes:
-        messages: (role, content) in order, at least one.
-    """
-
-    messages: tuple[Message, ...]
-
-    @property
-    def question(self) -> str:
-        """The last user turn: what entailment between responses is conditioned on."""
-        users = [content for role, content in self.messages if role == "user"]
-        return users[-1] if users else self.messages[-1][1]
-
-    def as_dicts(self) -> list[dict[str, str]]:
-        """Messages in the shape of a chat API."""
-        return [{"role": role, "content": content} for role, content in self.messages]
-
-    def digest(self) -> str:
-        """SHA-256 of the content, 64 hexadecimal digits: the identity of a prompt."""
-        return hashlib.sha256(json.dumps(self.messages).encode()).hexdigest()
 
 
 @dataclass(slots=True)
@@ -152,11 +123,6 @@ class ResponseSet:
             **{name: statuses.count(name) for name in (USABLE, EMPTY, TRUNCATED, FAILED)},
             "duplicates": sum(place is not None for place in self.duplicate_of()),
         }
-
-
-def message_array(prompts: Sequence[Prompt]) -> pa.Array:
-    """The prompts as Arrow lists of {role, content}."""
-    return pa.array([prompt.as_dicts() for prompt in prompts], type=MESSAGE_LIST)
 
 
 def response_table(data: ResponseSet, scores: Mapping[str, pa.Array]) -> pa.Table:

@@ -14,19 +14,20 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.pairs_config import SamplingConfig
 from axolotl_ual.server_config import ServerConfig
 
-from .calls.budget import Meter, ask_paid, check_price
-from .calls.cache import Cache, Judgement, KeyMaker
-from .calls.outcomes import FAILED, REFUSED, SCORED, TOO_LONG
-from .calls.prices import Price, Purse
-from .calls.stream import Question, Stream
-from .judge.frame import BYTES_PER_TOKEN
-from .judge.plan import TokenCounter, Work
-from .models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key
-from .models.server.dialect import Chat
-from .models.server.replies import Completion, Kind
-from .progress import Progress
-from .responses import Prompt, Response
-from .sampling import Outlook, Sampled, dump_responses, load_responses, prompt_sample, seed_of
+from ..calls.budget import Meter, ask_paid, check_price
+from ..calls.cache import Cache, Judgement, KeyMaker
+from ..calls.outcomes import FAILED, REFUSED, SCORED, TOO_LONG
+from ..calls.prices import Price, Purse
+from ..calls.stream import Question, Stream
+from ..data.prompt import Prompt
+from ..judge.frame import BYTES_PER_TOKEN
+from ..judge.plan import TokenCounter, Work
+from ..models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key
+from ..models.server.dialect import Chat
+from ..models.server.replies import Completion, Kind
+from ..progress import Progress
+from .base import Outlook, Sampled, dump_responses, load_responses, prompt_sample, seed_of
+from .responses import Response
 
 _WITHOUT_COMPLETION: Final = {Kind.REFUSED: REFUSED, Kind.TOO_LONG: TOO_LONG}
 

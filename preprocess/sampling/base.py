@@ -17,14 +17,15 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import PairsConfig
 
-from .calls.budget import price_of
-from .calls.cache import Cache
-from .calls.prices import Purse
-from .data.sample import Sample, Turn
-from .judge.plan import Work
-from .models.server.client import find_server
-from .progress import Progress
-from .responses import Prompt, Response
+from ..calls.budget import price_of
+from ..calls.cache import Cache
+from ..calls.prices import Purse
+from ..data.prompt import Prompt
+from ..data.sample import Sample, Turn
+from ..judge.plan import Work
+from ..models.server.client import find_server
+from ..progress import Progress
+from .responses import Response
 
 SECTION: Final = "ual.pairs.sampling"
 
@@ -93,7 +94,7 @@ def build_sampler(
     """
     settings = pairs.sampling
     if settings.backend == "api" and settings.api is not None:
-        from .api_sampling import ApiSampler
+        from .server import ApiSampler
 
         server = find_server(settings.api, f"{SECTION}.api")
         price = price_of(settings.api, server)
@@ -104,7 +105,7 @@ def build_sampler(
             f"{SECTION}.local.model: there is no model to sample from",
             "name one there, or a base_model in the recipe",
         )
-    from .local_sampling import LocalSampler
+    from .local import LocalSampler
 
     return LocalSampler(settings, model, pairs.seed, template)
 

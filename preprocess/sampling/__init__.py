@@ -1,0 +1,1 @@
+"""Several responses to each prompt, from a server or a local model."""
