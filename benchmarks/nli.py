@@ -27,10 +27,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import tiny_nli
 
-from axolotl_ual.preprocess.estimators.semantic import greedy_clusters, run_together
+from axolotl_ual.preprocess.dimensions.local import Group, semantic_by_nli
+from axolotl_ual.preprocess.dimensions.semantic import greedy_clusters, run_together
 from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
 from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
-from axolotl_ual.preprocess.scoring import Group, semantic_by_nli
 
 FIRST = len(tiny_nli.SPECIAL)
 LAST = FIRST + len(tiny_nli.MEANINGS)

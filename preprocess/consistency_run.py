@@ -20,7 +20,8 @@ from .calls.cache import Cache
 from .calls.prices import Purse
 from .closing import print_plan
 from .data.recipe import Recipe, load_recipe
-from .dimensions import Dimensions
+from .dimensions.base import Dimensions
+from .dimensions.rating import build_rater
 from .estimators.base import Plan
 from .judge.plan import joined
 from .labels.agreement import Agreement, agreement, report_lines
@@ -28,7 +29,6 @@ from .pairs_output import RESPONSES_FILE
 from .pairs_pipeline import check_paying, find_sampler, pairs_settings
 from .pairs_plan import plan_ratings, plan_sampling
 from .progress import show_progress
-from .rating import build_rater
 from .sampling.base import Sampler
 from .sampling.responses import Response, ResponseSet, read_responses
 

@@ -17,7 +17,7 @@ from axolotl_ual.source import file_digest
 
 from . import card
 from .data.prompt import MESSAGES, message_array
-from .dimensions import Scores
+from .dimensions.base import Scores
 from .labels.pairs import Selection, rounded
 from .labels.stages import StageCodes
 from .output import ROWS_PER_GROUP, float_column

@@ -26,9 +26,10 @@ from .data.load import load_entry
 from .data.prompt import Prompt
 from .data.prompts import read_prompts
 from .data.recipe import Recipe, load_recipe
-from .dimensions import Dimensions, Scores
+from .dimensions.base import Dimensions, Scores
+from .dimensions.rating import Rater, build_rater
+from .dimensions.total import shares, total_uncertainty
 from .estimators.base import Paying
-from .estimators.total import shares, total_uncertainty
 from .labels.pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
 from .labels.stages import stage_counts
 from .output import check_target, replace_folder, write_manifest
@@ -44,7 +45,6 @@ from .pairs_output import (
 from .pairs_plan import plan_pairs
 from .pipeline import library_versions
 from .progress import show_progress
-from .rating import Rater, build_rater
 from .sampling.base import Sampled, Sampler, build_sampler
 from .sampling.responses import ResponseSet, read_responses
 

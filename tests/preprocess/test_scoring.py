@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import tiny_nli
 
-from axolotl_ual.preprocess.estimators.semantic import align_sentences, word_overlap
-from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
-from axolotl_ual.preprocess.models.local.embedder import Embedder
-from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
-from axolotl_ual.preprocess.scoring import (
+from axolotl_ual.preprocess.dimensions.local import (
     Group,
     factual_by_consistency,
     semantic_by_embedding,
     semantic_by_nli,
 )
+from axolotl_ual.preprocess.dimensions.semantic import align_sentences, word_overlap
+from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
+from axolotl_ual.preprocess.models.local.embedder import Embedder
+from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
 
 NAN = math.nan
 SURE = 1 / (1 + math.exp(-tiny_nli.CERTAIN))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.preprocess.estimators.semantic import (
+from axolotl_ual.preprocess.dimensions.semantic import (
     canonical_order,
     cluster_by_average_link,
     cluster_by_similarity,

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from axolotl_ual.preprocess.estimators.total import shares, total_uncertainty
-from axolotl_ual.preprocess.estimators.value import aggregate, from_labels, from_rewards
+from axolotl_ual.preprocess.dimensions.total import shares, total_uncertainty
+from axolotl_ual.preprocess.dimensions.value import aggregate, from_labels, from_rewards
 
 NAN = math.nan
 

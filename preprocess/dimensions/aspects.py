@@ -17,9 +17,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from axolotl_ual.pairs_config import PairsJudgeConfig
 
-from .estimators.factual import VERDICTS, unsupported_share
-from .judge.frame import Fenced
-from .judge.rubric import (
+from ..judge.frame import Fenced
+from ..judge.rubric import (
     TEMPLATES,
     TOP_LOGPROBS,
     NoLogprobs,
@@ -27,7 +26,8 @@ from .judge.rubric import (
     expected_score,
     parse_object,
 )
-from .models.server.replies import Completion
+from ..models.server.replies import Completion
+from .factual import VERDICTS, unsupported_share
 
 _DIGIT_TOKENS: Final = 3
 """Room for a digit where a tokenizer puts a blank before it."""

@@ -11,9 +11,9 @@ import numpy as np
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import ClassifierConfig
 
-from .estimators.value import from_labels, from_rewards
-from .models.local.classifier import Encoding, SequenceClassifier
+from ..models.local.classifier import Encoding, SequenceClassifier
 from .rating import Reviewed
+from .value import from_labels, from_rewards
 
 SECTION: Final = "ual.pairs.value.classifier"
 

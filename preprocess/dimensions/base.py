@@ -23,20 +23,20 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.server_config import shaping
 
+from ..calls.budget import total_usage
+from ..calls.cache import Cache, Judgement, KeyMaker
+from ..calls.outcomes import SCORED
+from ..calls.prices import Purse
+from ..data.sample import Sample, Turn
+from ..models.local.classifier import SequenceClassifier
+from ..models.local.embedder import Embedder
+from ..models.local.nli import Labels, NliModel
+from ..sampling.local import identity
+from ..sampling.responses import ResponseSet
 from .aspects import claims_aspect, principle_aspects
-from .calls.budget import total_usage
-from .calls.cache import Cache, Judgement, KeyMaker
-from .calls.outcomes import SCORED
-from .calls.prices import Purse
-from .data.sample import Sample, Turn
-from .models.local.classifier import SequenceClassifier
-from .models.local.embedder import Embedder
-from .models.local.nli import Labels, NliModel
+from .local import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
 from .rating import Rater, Reviewed, build_rater, factual_scores, value_scores
-from .sampling.local import identity
-from .sampling.responses import ResponseSet
-from .scoring import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
-from .value_classifier import ValueClassifier
+from .value_model import ValueClassifier
 
 FloatArray = npt.NDArray[np.float64]
 

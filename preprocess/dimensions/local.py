@@ -13,8 +13,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from .estimators.factual import consistency, contradiction_questions
-from .estimators.semantic import (
+from ..models.local.embedder import Embedder
+from ..models.local.nli import NliModel
+from .factual import consistency, contradiction_questions
+from .semantic import (
     IntArray,
     align_sentences,
     canonical_order,
@@ -27,8 +29,6 @@ from .estimators.semantic import (
     weighted_entropy,
     word_overlap,
 )
-from .models.local.embedder import Embedder
-from .models.local.nli import NliModel
 from .sentences import split_sentences
 
 FloatArray = npt.NDArray[np.float64]

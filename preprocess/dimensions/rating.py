@@ -16,22 +16,22 @@ import numpy.typing as npt
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.pairs_config import PairsConfig, PairsJudgeConfig
 
+from ..calls.budget import Meter, ask_paid, check_price, price_of
+from ..calls.cache import Cache, Judgement, KeyMaker
+from ..calls.outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
+from ..calls.prices import Price, Purse
+from ..calls.stream import Question, Stream
+from ..data.prompt import Prompt
+from ..data.sample import Sample, Turn
+from ..judge.frame import BYTES_PER_TOKEN, fence
+from ..judge.rubric import Unparsable
+from ..models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
+from ..models.server.dialect import Chat
+from ..models.server.replies import Kind
+from ..progress import Progress
+from ..sampling.base import prompt_sample
 from .aspects import Aspect, frame
-from .calls.budget import Meter, ask_paid, check_price, price_of
-from .calls.cache import Cache, Judgement, KeyMaker
-from .calls.outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
-from .calls.prices import Price, Purse
-from .calls.stream import Question, Stream
-from .data.prompt import Prompt
-from .data.sample import Sample, Turn
-from .estimators.value import ValueScore, aggregate
-from .judge.frame import BYTES_PER_TOKEN, fence
-from .judge.rubric import Unparsable
-from .models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
-from .models.server.dialect import Chat
-from .models.server.replies import Kind
-from .progress import Progress
-from .sampling.base import prompt_sample
+from .value import ValueScore, aggregate
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""Uncertainty of a sampled response: semantic, factual, value."""
