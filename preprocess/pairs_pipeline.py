@@ -32,7 +32,7 @@ from .dimensions.total import shares, total_uncertainty
 from .estimators.base import Paying
 from .labels.pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
 from .labels.stages import stage_counts
-from .output import check_target, replace_folder, write_manifest
+from .output.folder import check_target, replace_folder, write_manifest
 from .pairs_output import (
     RESPONSES_FILE,
     TRAIN_FILE,

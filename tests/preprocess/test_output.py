@@ -9,7 +9,7 @@ import pytest
 
 from axolotl_ual.columns import Manifest, ManifestFile, ManifestSource
 from axolotl_ual.errors import DataError
-from axolotl_ual.preprocess.output import (
+from axolotl_ual.preprocess.output.folder import (
     float_column,
     replace_folder,
     write_manifest,

@@ -21,7 +21,7 @@ from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestFile
 from axolotl_ual.errors import DataError
 from axolotl_ual.source import file_digest
 
-from .data.load import in_pieces
+from ..data.load import in_pieces
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -42,7 +42,7 @@ def fill(template: str, manifest: Manifest, folder: Path, **further: Any) -> str
         further: what this template needs beside them.
     """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("axolotl_ual.preprocess"),
+        loader=jinja2.PackageLoader("axolotl_ual.preprocess.output"),
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,
