@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from axolotl_ual.pairs_config import PairsConfig
+from axolotl_ual.preprocess.commands.pairs import pair_up
+from axolotl_ual.preprocess.commands.pairs_tables import pairs_table, scored_table, write_table
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.dimensions.base import Scores
-from axolotl_ual.preprocess.pairs_output import pairs_table, scored_table, write_table
-from axolotl_ual.preprocess.pairs_pipeline import pair_up
 from axolotl_ual.preprocess.sampling.responses import Response, ResponseSet
 
 

@@ -90,8 +90,8 @@ def annotate(
     audit: int | None,
 ) -> None:
     """Give every row of the recipe's datasets its uncertainty and label smoothing."""
-    from .pipeline import AnnotateOptions
-    from .pipeline import annotate as run
+    from .commands.annotate import AnnotateOptions
+    from .commands.annotate import annotate as run
 
     if audit is not None and dry_run:
         raise click.UsageError("--audit sends requests and --dry-run none: choose one")
@@ -107,7 +107,7 @@ def check(ctx: click.Context, recipe: Path) -> None:
 
     Ends with status 1 and the reasons when something is wrong.
     """
-    from .check import check as run
+    from .commands.check import check as run
 
     if not run(recipe, _console()):
         ctx.exit(1)
@@ -152,7 +152,7 @@ FOLDER = click.option(
 @FOLDER
 def stats(folder: Path | None) -> None:
     """Tell what is in the cache, by model and rubric."""
-    from .cache_share import print_stats
+    from .commands.share import print_stats
 
     print_stats(folder, _console())
 
@@ -162,7 +162,7 @@ def stats(folder: Path | None) -> None:
 @FOLDER
 def export_(file: Path, folder: Path | None) -> None:
     """Write judgements to a file: hashes and scores, no text of yours and none of a model."""
-    from .cache_share import export_judgements
+    from .commands.share import export_judgements
 
     export_judgements(file, folder, _console())
 
@@ -174,7 +174,7 @@ def export_(file: Path, folder: Path | None) -> None:
 @FOLDER
 def import_(file: Path, folder: Path | None) -> None:
     """Add judgements that others exported; what is in the cache already stays as it is."""
-    from .cache_share import import_judgements
+    from .commands.share import import_judgements
 
     import_judgements(file, folder, _console())
 

@@ -50,7 +50,7 @@ def pairs(
     max_cost: float | None,
 ) -> None:
     """Turn the recipe's prompts into preference pairs, by uncertainty."""
-    from .pairs_pipeline import PairsOptions, make_pairs
+    from .commands.pairs import PairsOptions, make_pairs
     from .progress import make_console
 
     options = PairsOptions(output, from_responses, limit, dry_run, max_cost)
@@ -88,7 +88,7 @@ def consistency(
     the standard deviation over repeats, the rank correlation between them, and the share of
     response pairs whose order flips; with --against the same between two checkpoints.
     """
-    from .consistency_run import ConsistencyOptions, measure_consistency
+    from .commands.consistency import ConsistencyOptions, measure_consistency
     from .progress import make_console
 
     options = ConsistencyOptions(

@@ -153,7 +153,13 @@ def zygote() -> Iterator[Callable[[Path], BaseProcess]]:
     """Start `axolotl-ual annotate` in processes of its own that have the imports behind them."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["aiohttp", "datasets", "genai_prices", "axolotl_ual.preprocess.pipeline", "judging_kit"]
+        [
+            "aiohttp",
+            "datasets",
+            "genai_prices",
+            "axolotl_ual.preprocess.commands.annotate",
+            "judging_kit",
+        ]
     )
 
     def start(recipe: Path) -> BaseProcess:

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from judging_kit import command, write_recipe
 
 import judge_server
-from axolotl_ual.preprocess.audit import agreement
+from axolotl_ual.preprocess.commands.audit import agreement
 
 
 def test_agreement_by_hand() -> None:

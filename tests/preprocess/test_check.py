@@ -10,9 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 import tiny
-from axolotl_ual.preprocess import check as module
-from axolotl_ual.preprocess.check import Findings, examine
 from axolotl_ual.preprocess.cli import main
+from axolotl_ual.preprocess.commands import check as module
+from axolotl_ual.preprocess.commands.check import Findings, examine
 
 ROWS = [{"instruction": f"Say {i}.", "input": "", "output": f"{i}!"} for i in range(12)]
 

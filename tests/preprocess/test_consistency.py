@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from axolotl_ual.preprocess.cli import main
-from axolotl_ual.preprocess.consistency_run import ConsistencyOptions, measure_consistency
+from axolotl_ual.preprocess.commands.consistency import ConsistencyOptions, measure_consistency
 from axolotl_ual.preprocess.labels.agreement import agreement, rank_correlation
 
 

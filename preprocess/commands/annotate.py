@@ -28,19 +28,25 @@ from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError, DataError
 from axolotl_ual.source import fingerprint, plain
 
+from ..calls.prices import Purse
+from ..data.load import load_entry
+from ..data.recipe import Entry, Recipe, load_recipe
+from ..data.rows import Sample, read_samples
+from ..estimators import build_estimator
+from ..estimators.base import Estimation, Estimator, FloatArray, RunOptions
+from ..labels.smoothing import SmoothingMap, solve_smoothing
+from ..labels.stages import StageCodes, assign_stages, stage_counts
+from ..output import card
+from ..output.folder import (
+    check_target,
+    float_column,
+    replace_folder,
+    write_manifest,
+    write_parquet,
+)
+from ..progress import show_progress
 from .audit import audit
-from .calls.prices import Purse
 from .closing import print_plan, print_written
-from .data.load import load_entry
-from .data.recipe import Entry, Recipe, load_recipe
-from .data.rows import Sample, read_samples
-from .estimators import build_estimator
-from .estimators.base import Estimation, Estimator, FloatArray, RunOptions
-from .labels.smoothing import SmoothingMap, solve_smoothing
-from .labels.stages import StageCodes, assign_stages, stage_counts
-from .output import card
-from .output.folder import check_target, float_column, replace_folder, write_manifest, write_parquet
-from .progress import show_progress
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -15,13 +15,13 @@ from axolotl_ual import columns
 from axolotl_ual.columns import Manifest, ManifestFile
 from axolotl_ual.source import file_digest
 
-from .data.prompt import MESSAGES, message_array
-from .dimensions.base import Scores
-from .labels.pairs import Selection, rounded
-from .labels.stages import StageCodes
-from .output import card
-from .output.folder import ROWS_PER_GROUP, float_column
-from .sampling.responses import PROMPT_ID, ResponseSet, response_table
+from ..data.prompt import MESSAGES, message_array
+from ..dimensions.base import Scores
+from ..labels.pairs import Selection, rounded
+from ..labels.stages import StageCodes
+from ..output import card
+from ..output.folder import ROWS_PER_GROUP, float_column
+from ..sampling.responses import PROMPT_ID, ResponseSet, response_table
 
 TRAIN_FILE: Final = "train.parquet"
 RESPONSES_FILE: Final = "responses.parquet"

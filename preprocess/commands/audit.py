@@ -23,14 +23,14 @@ import numpy as np
 
 from axolotl_ual.errors import BackendError, ConfigError
 
-from .calls.cache import Cache
-from .data.sample import Sample
-from .estimators.base import Estimator
-from .estimators.judge import JudgeEstimator
-from .judge.run import JudgeRun
-from .judge.tally import FloatArray
-from .judge.uncertainty import Judge
-from .progress import Progress
+from ..calls.cache import Cache
+from ..data.sample import Sample
+from ..estimators.base import Estimator
+from ..estimators.judge import JudgeEstimator
+from ..judge.run import JudgeRun
+from ..judge.tally import FloatArray
+from ..judge.uncertainty import Judge
+from ..progress import Progress
 
 REPEATS: Final = 5
 _GOOD: Final = 0.9

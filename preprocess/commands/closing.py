@@ -9,8 +9,8 @@ from rich.console import Console
 
 from axolotl_ual.columns import Manifest
 
-from .calls.budget import usage_line
-from .estimators.base import Plan
+from ..calls.budget import usage_line
+from ..estimators.base import Plan
 
 
 def print_plan(head: Sequence[str], plan: Plan, console: Console) -> None:

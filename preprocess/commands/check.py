@@ -26,7 +26,7 @@ from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import ConfigError, UALError
 from axolotl_ual.settings import unsupported
 
-from .data.recipe import read_yaml
+from ..data.recipe import read_yaml
 
 PLUGINS = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
 _PROBE_SECONDS = 600

@@ -13,16 +13,16 @@ import numpy as np
 
 from axolotl_ual.pairs_config import PairsConfig
 
-from .calls.cache import Cache
-from .data.prompt import Prompt
-from .dimensions.aspects import Aspect, claims_aspect, frame, principle_aspects
-from .dimensions.base import distinct_responses
-from .dimensions.rating import Rater, Reviewed
-from .estimators.base import Plan
-from .judge.frame import fence
-from .judge.plan import TokenCounter, Work, joined
-from .sampling.base import Outlook, Sampler
-from .sampling.responses import ResponseSet
+from ..calls.cache import Cache
+from ..data.prompt import Prompt
+from ..dimensions.aspects import Aspect, claims_aspect, frame, principle_aspects
+from ..dimensions.base import distinct_responses
+from ..dimensions.rating import Rater, Reviewed
+from ..estimators.base import Plan
+from ..judge.frame import fence
+from ..judge.plan import TokenCounter, Work, joined
+from ..sampling.base import Outlook, Sampler
+from ..sampling.responses import ResponseSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ from rich.console import Console
 
 from axolotl_ual.errors import DataError
 
-from .calls.cache import FILE, KEY_BYTES, Cache, Judgement, default_folder
-from .calls.outcomes import KEPT, SCORED
+from ..calls.cache import FILE, KEY_BYTES, Cache, Judgement, default_folder
+from ..calls.outcomes import KEPT, SCORED
 
 _FORMAT: Final = "axolotl-ual judgements"
 _VERSION: Final = 1

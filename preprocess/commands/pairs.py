@@ -18,22 +18,35 @@ from axolotl_ual.errors import ConfigError, DataError
 from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.source import fingerprint, plain
 
-from .calls.budget import total_usage
-from .calls.cache import Cache
-from .calls.prices import Purse
+from ..calls.budget import total_usage
+from ..calls.cache import Cache
+from ..calls.prices import Purse
+from ..data.load import load_entry
+from ..data.prompt import Prompt
+from ..data.prompts import read_prompts
+from ..data.recipe import Recipe, load_recipe
+from ..dimensions.base import Dimensions, Scores
+from ..dimensions.rating import Rater, build_rater
+from ..dimensions.total import shares, total_uncertainty
+from ..estimators.base import Paying
+from ..labels.pairs import (
+    OUTCOMES,
+    PAIRED,
+    Scored,
+    digests,
+    select_pairs,
+    smooth_pairs,
+    stage_pairs,
+)
+from ..labels.stages import stage_counts
+from ..output.folder import check_target, replace_folder, write_manifest
+from ..progress import show_progress
+from ..sampling.base import Sampled, Sampler, build_sampler
+from ..sampling.responses import ResponseSet, read_responses
+from .annotate import library_versions
 from .closing import print_plan, print_written
-from .data.load import load_entry
-from .data.prompt import Prompt
-from .data.prompts import read_prompts
-from .data.recipe import Recipe, load_recipe
-from .dimensions.base import Dimensions, Scores
-from .dimensions.rating import Rater, build_rater
-from .dimensions.total import shares, total_uncertainty
-from .estimators.base import Paying
-from .labels.pairs import OUTCOMES, PAIRED, Scored, digests, select_pairs, smooth_pairs, stage_pairs
-from .labels.stages import stage_counts
-from .output.folder import check_target, replace_folder, write_manifest
-from .pairs_output import (
+from .pairs_plan import plan_pairs
+from .pairs_tables import (
     RESPONSES_FILE,
     TRAIN_FILE,
     Paired,
@@ -42,11 +55,6 @@ from .pairs_output import (
     scored_table,
     write_table,
 )
-from .pairs_plan import plan_pairs
-from .pipeline import library_versions
-from .progress import show_progress
-from .sampling.base import Sampled, Sampler, build_sampler
-from .sampling.responses import ResponseSet, read_responses
 
 
 @dataclass(frozen=True, slots=True)

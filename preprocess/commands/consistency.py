@@ -15,22 +15,22 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
 
-from .calls.budget import total_usage, usage_line
-from .calls.cache import Cache
-from .calls.prices import Purse
+from ..calls.budget import total_usage, usage_line
+from ..calls.cache import Cache
+from ..calls.prices import Purse
+from ..data.recipe import Recipe, load_recipe
+from ..dimensions.base import Dimensions
+from ..dimensions.rating import build_rater
+from ..estimators.base import Plan
+from ..judge.plan import joined
+from ..labels.agreement import Agreement, agreement, report_lines
+from ..progress import show_progress
+from ..sampling.base import Sampler
+from ..sampling.responses import Response, ResponseSet, read_responses
 from .closing import print_plan
-from .data.recipe import Recipe, load_recipe
-from .dimensions.base import Dimensions
-from .dimensions.rating import build_rater
-from .estimators.base import Plan
-from .judge.plan import joined
-from .labels.agreement import Agreement, agreement, report_lines
-from .pairs_output import RESPONSES_FILE
-from .pairs_pipeline import check_paying, find_sampler, pairs_settings
+from .pairs import check_paying, find_sampler, pairs_settings
 from .pairs_plan import plan_ratings, plan_sampling
-from .progress import show_progress
-from .sampling.base import Sampler
-from .sampling.responses import Response, ResponseSet, read_responses
+from .pairs_tables import RESPONSES_FILE
 
 FloatArray = npt.NDArray[np.float64]
 
