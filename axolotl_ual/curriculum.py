@@ -15,12 +15,12 @@ from axolotl.utils.samplers.utils import get_dataset_lengths
 
 from axolotl_ual.carry import command_line, load_datasets
 from axolotl_ual.columns import PREFIX, SMOOTHING
-from axolotl_ual.config import UALConfig, parse_ual
-from axolotl_ual.curriculum_config import CurriculumConfig
-from axolotl_ual.curriculum_rules import SMOOTHED, kind_of_rl
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UnsupportedError
 from axolotl_ual.preference_data import exact_answers
 from axolotl_ual.sampler import Geometry, Packing, Phase, Plan, build_plan, make_phases
+from axolotl_ual.settings.curriculum import CurriculumConfig
+from axolotl_ual.settings.curriculum_rules import SMOOTHED, kind_of_rl
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.stages import Staging, fit_staging, stage_values
 
 LOG = get_logger(__name__)

@@ -26,13 +26,13 @@ from trl.trainer.utils import use_adapter
 
 from axolotl_ual.batches import PlanSampler
 from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
-from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
 from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
 from axolotl_ual.losses.smoothed_ce import decode_smoothing, encode_smoothing
 from axolotl_ual.means import TOKENS, Means
 from axolotl_ual.metrics import SMOOTHING_PART
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.staged import StagedMixin, causal_lm
 from axolotl_ual.stages import Staging
 from axolotl_ual.transitions import Scores

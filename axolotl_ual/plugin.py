@@ -26,8 +26,8 @@ class UALPlugin(BasePlugin):
         if not set(NAMES) & set(cfg.get("plugins") or []):
             return
         from axolotl_ual.annotated import prepare
-        from axolotl_ual.curriculum_rules import PREFERENCE_TRAINERS, kind_of_rl
-        from axolotl_ual.settings import unsupported
+        from axolotl_ual.settings.curriculum_rules import PREFERENCE_TRAINERS, kind_of_rl
+        from axolotl_ual.settings.refusals import unsupported
 
         for error in unsupported(cfg):
             raise error
@@ -39,7 +39,7 @@ class UALPlugin(BasePlugin):
 
     def get_input_args(self) -> str:
         """The pydantic model that gives Axolotl's schema the key `ual`."""
-        return "axolotl_ual.config.UALArgs"
+        return "axolotl_ual.settings.ual.UALArgs"
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
         """Load the datasets as Axolotl does, with our columns carried along."""

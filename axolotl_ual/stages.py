@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.curriculum_config import CurriculumConfig
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError
+from axolotl_ual.settings.curriculum import CurriculumConfig
 
 Stages = npt.NDArray[np.int64]
 Numbers = npt.NDArray[np.float64]

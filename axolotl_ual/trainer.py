@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from axolotl_ual.collator import SmoothingCollator
 from axolotl_ual.columns import SMOOTHING
-from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
 from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
 from axolotl_ual.losses.smoothed_ce import IGNORE_INDEX
 from axolotl_ual.metrics import LossParts
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.staged import StagedMixin
 
 _KERNELS = (

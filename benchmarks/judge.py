@@ -27,12 +27,12 @@ import yaml
 from judging_kit import kill_often
 
 import judge_server
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.preprocess.calls.cache import Cache, Judgement
 from axolotl_ual.preprocess.calls.outcomes import SCORED
 from axolotl_ual.preprocess.data.rows import AlpacaFields
 from axolotl_ual.preprocess.data.single_turn import alpaca_reader
 from axolotl_ual.preprocess.estimators.judge import JudgeEstimator, build
+from axolotl_ual.settings.ual import AnnotateConfig
 
 LATENCY = 0.2
 QUESTION = "Tell me what you know about it, and where it is uncertain. " * 12

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.preprocess.commands.pairs import pair_up
 from axolotl_ual.preprocess.commands.pairs_tables import pairs_table, scored_table, write_table
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.dimensions.base import Scores
 from axolotl_ual.preprocess.sampling.responses import Response, ResponseSet
+from axolotl_ual.settings.pairs import PairsConfig
 
 
 def make_data(num_prompts: int, n: int, words: int) -> tuple[ResponseSet, Scores]:

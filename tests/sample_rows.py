@@ -8,9 +8,9 @@ from typing import Any
 
 import datasets
 
-from axolotl_ual.config import UALConfig
 from axolotl_ual.preprocess.data.recipe import Entry, Recipe
 from axolotl_ual.preprocess.data.rows import Samples, Turn, read_samples
+from axolotl_ual.settings.ual import UALConfig
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -13,8 +13,8 @@ import pytest
 import tiny
 from axolotl_ual.annotated import locate, prepare
 from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestFile, ManifestSource
-from axolotl_ual.config import parse_ual
 from axolotl_ual.errors import AnnotationError
+from axolotl_ual.settings.ual import parse_ual
 from axolotl_ual.source import file_digest, fingerprint
 
 ROWS = [{"instruction": f"i{n}", "output": f"o{n}"} for n in range(4)]

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from axolotl_ual.batches import PlanSampler
 from axolotl_ual.boundaries import StagedSchedule, check_resume, write_progress
 from axolotl_ual.columns import STAGES
-from axolotl_ual.curriculum_config import CurriculumConfig
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UALError
 from axolotl_ual.sampler import Geometry, Plan, build_plan, make_phases
+from axolotl_ual.settings.curriculum import CurriculumConfig
 from axolotl_ual.stages import Staging, fit_staging
 from axolotl_ual.transitions import Scores, Tally, TransitionTable
 from reference.first_fit import first_fit

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from axolotl_ual.columns import GAP, STAGE, UNCERTAINTY
-from axolotl_ual.config import parse_ual
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.settings.ual import parse_ual
 
 
 def section(**settings: Any) -> dict[str, Any]:

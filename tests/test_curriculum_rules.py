@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from axolotl_ual.config import parse_ual
-from axolotl_ual.curriculum_rules import needed_column
-from axolotl_ual.settings import unsupported
+from axolotl_ual.settings.curriculum_rules import needed_column
+from axolotl_ual.settings.refusals import unsupported
+from axolotl_ual.settings.ual import parse_ual
 
 PHASED = {"curriculum": {"mode": "phased"}}
 SCALED = {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}}

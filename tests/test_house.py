@@ -187,7 +187,7 @@ def test_version_is_one() -> None:
 
 
 def test_yaml_blocks_of_the_readme_are_valid() -> None:
-    from axolotl_ual.config import parse_ual
+    from axolotl_ual.settings.ual import parse_ual
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]

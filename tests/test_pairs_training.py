@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 import tiny
 from axolotl_ual.annotated import locate, prepare
-from axolotl_ual.config import parse_ual
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.preprocess.cli import main
+from axolotl_ual.settings.ual import parse_ual
 
 PROMPTS = 24
 

@@ -149,7 +149,7 @@ def test_hooks_give_the_same_in_any_order(manager: Any, order: tuple[str, ...]) 
     assert manager.get_trainer_cls(cfg) is UALTrainer
     assert manager.get_collator_cls_and_kwargs(cfg) is None
     assert manager.get_training_args(cfg) == {}
-    assert "axolotl_ual.config.UALArgs" in manager.get_input_args()
+    assert "axolotl_ual.settings.ual.UALArgs" in manager.get_input_args()
 
 
 DIFFUSION = "axolotl.integrations.diffusion.DiffusionPlugin"

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 import judge_server
 import tiny
-from axolotl_ual.config import parse_ual
 from axolotl_ual.preprocess.cli import main
+from axolotl_ual.settings.ual import parse_ual
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "examples" / "lima").glob("*.yaml"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from axolotl_ual.errors import UnsupportedError
-from axolotl_ual.settings import TRAINER, unsupported
+from axolotl_ual.settings.refusals import TRAINER, unsupported
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"rl": "grpo"}, "rl: grpo: brings a loss of its own", "take `rl:` out"),

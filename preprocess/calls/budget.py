@@ -17,7 +17,7 @@ import orjson
 
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.server_config import ServerConfig
+from axolotl_ual.settings.server import ServerConfig
 
 from ..models.server.client import ChatBackend, Server
 from ..models.server.dialect import Chat

@@ -22,9 +22,9 @@ from rich.text import Text
 
 from axolotl_ual import columns
 from axolotl_ual.annotated import locate
-from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import ConfigError, UALError
-from axolotl_ual.settings import unsupported
+from axolotl_ual.settings.refusals import unsupported
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 from ..data.recipe import read_yaml
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.pairs_config import DIMENSIONS, PairsConfig
+from axolotl_ual.settings.pairs import DIMENSIONS, PairsConfig
 
 from ..calls.budget import total_usage, usage_line
 from ..calls.cache import Cache

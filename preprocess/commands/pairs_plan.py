@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from axolotl_ual.pairs_config import PairsConfig
+from axolotl_ual.settings.pairs import PairsConfig
 
 from ..calls.cache import Cache
 from ..data.prompt import Prompt

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import yaml
 
-from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.source import DEFAULT_SEED
 
 

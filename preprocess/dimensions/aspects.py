@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, cast
 from jinja2 import StrictUndefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from axolotl_ual.pairs_config import PairsJudgeConfig
+from axolotl_ual.settings.pairs import PairsJudgeConfig
 
 from ..judge.frame import Fenced
 from ..judge.rubric import (

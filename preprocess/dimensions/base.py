@@ -20,8 +20,8 @@ import numpy.typing as npt
 import orjson
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.pairs_config import PairsConfig
-from axolotl_ual.server_config import shaping
+from axolotl_ual.settings.pairs import PairsConfig
+from axolotl_ual.settings.server import shaping
 
 from ..calls.budget import total_usage
 from ..calls.cache import Cache, Judgement, KeyMaker

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.pairs_config import PairsConfig, PairsJudgeConfig
+from axolotl_ual.settings.pairs import PairsConfig, PairsJudgeConfig
 
 from ..calls.budget import Meter, ask_paid, check_price, price_of
 from ..calls.cache import Cache, Judgement, KeyMaker

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.pairs_config import ClassifierConfig
+from axolotl_ual.settings.pairs import ClassifierConfig
 
 from ..models.local.classifier import Encoding, SequenceClassifier
 from .rating import Reviewed

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.settings.ual import AnnotateConfig
 
 from .base import Estimator, RunOptions
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from axolotl_ual.config import AnnotateConfig
+from axolotl_ual.settings.ual import AnnotateConfig
 
 from .base import Estimator
 from .local_scores import LocalScores, mean_of, name_model

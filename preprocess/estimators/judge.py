@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
-from axolotl_ual.estimator_config import JudgeConfig
+from axolotl_ual.settings.estimators import JudgeConfig
+from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.budget import check_price, price_of
 from ..calls.cache import Cache

@@ -16,7 +16,7 @@ import numpy as np
 
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.estimator_config import LocalModelConfig, MappedModelConfig
+from axolotl_ual.settings.estimators import LocalModelConfig, MappedModelConfig
 
 from ..data.rows import Sample
 from ..labels.ranks import MAPPINGS, Scores

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.estimator_config import DropoutConfig
+from axolotl_ual.settings.estimators import DropoutConfig
+from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..models.local.causal import LocalModel, nll
 from ..models.local.encoding import Encoded

@@ -19,8 +19,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.config import AnnotateConfig
-from axolotl_ual.estimator_config import PTrueConfig
+from axolotl_ual.settings.estimators import PTrueConfig
+from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..data.sample import Sample, Turn
 from ..judge.frame import fence

@@ -12,7 +12,7 @@ asks how spread the model's own choice is and not how likely the given one.
 
 from __future__ import annotations
 
-from axolotl_ual.config import AnnotateConfig
+from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..models.local.causal import nll
 from .base import Estimator

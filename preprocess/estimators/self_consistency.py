@@ -24,10 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.estimator_config import SelfConsistencyConfig
-from axolotl_ual.pairs_config import SamplingConfig
+from axolotl_ual.settings.estimators import SelfConsistencyConfig
+from axolotl_ual.settings.pairs import SamplingConfig
+from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.budget import Meter, price_of, total_usage
 from ..calls.cache import Cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
-from axolotl_ual.estimator_config import JudgeConfig
+from axolotl_ual.settings.estimators import JudgeConfig
 
 from ..calls.budget import ask_paid, highest_cost
 from ..calls.cache import Judgement, KeyMaker

@@ -15,7 +15,7 @@ import orjson
 
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.pairs_config import PairsConfig
+from axolotl_ual.settings.pairs import PairsConfig
 
 from ..calls.budget import price_of
 from ..calls.cache import Cache

@@ -16,7 +16,7 @@ from typing import Final
 
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.pairs_config import SamplingConfig
+from axolotl_ual.settings.pairs import SamplingConfig
 
 from ..calls.cache import Cache, Judgement, KeyMaker
 from ..calls.outcomes import SCORED

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.pairs_config import SamplingConfig
-from axolotl_ual.server_config import ServerConfig
+from axolotl_ual.settings.pairs import SamplingConfig
+from axolotl_ual.settings.server import ServerConfig
 
 from ..calls.budget import Meter, ask_paid, check_price
 from ..calls.cache import Cache, Judgement, KeyMaker

@@ -15,8 +15,8 @@ from click.testing import CliRunner, Result
 import tiny
 from axolotl_ual import columns
 from axolotl_ual.columns import Manifest
-from axolotl_ual.config import parse_ual
 from axolotl_ual.preprocess.cli import main
+from axolotl_ual.settings.ual import parse_ual
 
 ROWS = [
     {"instruction": f"Add {i} and 1.", "input": "", "output": f"{i + 1}", "id": i}

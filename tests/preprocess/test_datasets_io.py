@@ -21,12 +21,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.config import UALConfig
 from axolotl_ual.errors import DataError
 from axolotl_ual.preprocess.data.json_files import check_json, read_rows
 from axolotl_ual.preprocess.data.load import load_entry, local_files
 from axolotl_ual.preprocess.data.recipe import Entry, Recipe
 from axolotl_ual.preprocess.data.rows import read_samples
+from axolotl_ual.settings.ual import UALConfig
 
 ROWS = [{"instruction": f"Question {i}?", "output": f"Answer {i}."} for i in range(25)]
 

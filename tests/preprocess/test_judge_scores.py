@@ -11,8 +11,8 @@ from judging_kit import estimate, run, sample, samples, settings, stated, stated
 
 import judge_server
 from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.preprocess.estimators.base import Estimation
+from axolotl_ual.settings.ual import AnnotateConfig
 
 
 def digits(percent: int) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from judging_kit import sample
 
 import tiny
-from axolotl_ual.config import AnnotateConfig, parse_ual
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.data.sample import Sample
 from axolotl_ual.preprocess.estimators import build_estimator
@@ -23,6 +22,7 @@ from axolotl_ual.preprocess.estimators.entropy import token_entropy
 from axolotl_ual.preprocess.estimators.mc_dropout import dropout_on
 from axolotl_ual.preprocess.estimators.p_true import Questions
 from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.settings.ual import AnnotateConfig, parse_ual
 
 ASKED = [sample(f"What is {i} and {i}?", f"It is {2 * i}, " + "no more. " * i) for i in range(1, 9)]
 

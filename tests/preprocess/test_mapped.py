@@ -10,13 +10,13 @@ import datasets
 import numpy as np
 import pytest
 
-from axolotl_ual.config import UALConfig
 from axolotl_ual.preprocess.data import rows
 from axolotl_ual.preprocess.data.load import in_pieces, load_entry
 from axolotl_ual.preprocess.data.recipe import Entry, Recipe
 from axolotl_ual.preprocess.data.single_turn import AlpacaFields, alpaca_reader
 from axolotl_ual.preprocess.output import folder as output
 from axolotl_ual.preprocess.output.folder import float_column, write_parquet
+from axolotl_ual.settings.ual import UALConfig
 
 ROWS = 24_000
 PIECE = 1_000

@@ -9,13 +9,13 @@ from typing import Any, overload
 import numpy as np
 import pytest
 
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.preprocess.data.rows import Sample, Turn
 from axolotl_ual.preprocess.estimators import local_scores, perplexity
 from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.models.local.encoding import NO_RESPONSE
 from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.settings.ual import AnnotateConfig
 from tiny import make_model
 
 

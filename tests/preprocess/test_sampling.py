@@ -5,12 +5,12 @@ import sampling_server
 
 import tiny
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.pairs_config import PairsConfig
 from axolotl_ual.preprocess.calls.cache import Cache
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.sampling.base import build_sampler, seed_of
 from axolotl_ual.preprocess.sampling.local import identity
+from axolotl_ual.settings.pairs import PairsConfig
 
 
 def prompt(text, *history):

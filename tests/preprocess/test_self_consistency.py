@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judging_kit import sample
 
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.calls.prices import Purse
 from axolotl_ual.preprocess.data.sample import Sample, Turn
@@ -27,6 +26,7 @@ from axolotl_ual.preprocess.estimators.self_consistency import (
     word_similarities,
 )
 from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.settings.ual import AnnotateConfig
 
 ASKED = [sample(f"Question {i}?", "The response plays no part.") for i in range(30)]
 

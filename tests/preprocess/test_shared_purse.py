@@ -12,7 +12,6 @@ import sampling_server
 from judging_kit import run, sample, samples, settings
 
 import judge_server
-from axolotl_ual.config import AnnotateConfig
 from axolotl_ual.errors import ConfigError, LimitError
 from axolotl_ual.preprocess.calls.budget import cost_of, highest_cost
 from axolotl_ual.preprocess.calls.prices import Price, Purse
@@ -21,6 +20,7 @@ from axolotl_ual.preprocess.estimators.base import Estimation, RunOptions
 from axolotl_ual.preprocess.models.server.dialect import Chat
 from axolotl_ual.preprocess.models.server.replies import Completion
 from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.settings.ual import AnnotateConfig
 
 N = 4
 REQUEST = 5 * 0.001 + 3 * N * 0.002

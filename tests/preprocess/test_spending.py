@@ -16,8 +16,8 @@ import yaml
 from judging_kit import command
 
 from axolotl_ual.columns import Manifest
-from axolotl_ual.config import parse_ual
 from axolotl_ual.preprocess.sampling.base import build_sampler
+from axolotl_ual.settings.ual import parse_ual
 
 PROMPTS = 6
 N = 4

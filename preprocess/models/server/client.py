@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from axolotl_ual.errors import BackendError, ConfigError
-from axolotl_ual.server_config import ServerConfig
+from axolotl_ual.settings.server import ServerConfig
 
 from .breaker import Breaker
 from .dialect import Chat, Dialect

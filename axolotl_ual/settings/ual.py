@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from axolotl_ual.curriculum_config import CurriculumConfig, PreferenceConfig
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.estimator_config import (
+from axolotl_ual.settings.curriculum import CurriculumConfig, PreferenceConfig
+from axolotl_ual.settings.estimators import (
     DropoutConfig,
     EnsembleConfig,
     EntropyConfig,
@@ -27,8 +27,8 @@ from axolotl_ual.estimator_config import (
     SelfConsistencyConfig,
     Single,
 )
-from axolotl_ual.pairs_config import PairsConfig
-from axolotl_ual.server_config import OPERATIONAL, Section, shaping
+from axolotl_ual.settings.pairs import PairsConfig
+from axolotl_ual.settings.server import OPERATIONAL, Section, shaping
 
 Estimator = Single | Literal["ensemble"]
 _NEEDS_SECTION = {

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_ual.columns import SMOOTHING
-from axolotl_ual.config import UALConfig, parse_ual
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 PREFERENCE_TRAINERS = {
     "dpo": "axolotl_ual.dpo.UALDPOTrainer",

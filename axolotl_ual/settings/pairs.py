@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig, shaping
+from axolotl_ual.settings.server import OPERATIONAL, Section, ServerConfig, shaping
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from axolotl_ual.config import parse_ual
-from axolotl_ual.curriculum_rules import (
+from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.curriculum_rules import (
     PREFERENCE_TRAINERS,
     conflicts,
     has_adapter_on_head,
     kind_of_rl,
     shown,
 )
-from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.ual import parse_ual
 
 TRAINER = "axolotl_ual.trainer.UALTrainer"
 """The one `trainer_cls` that may be named: Axolotl stops where it cannot be imported."""

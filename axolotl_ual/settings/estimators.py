@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from axolotl_ual.server_config import OPERATIONAL, Section, ServerConfig
+from axolotl_ual.settings.server import OPERATIONAL, Section, ServerConfig
 
 
 class JudgeConfig(ServerConfig):

@@ -1,0 +1,1 @@
+"""What the `ual:` block of a recipe may say, and what is refused."""
