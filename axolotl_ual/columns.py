@@ -62,7 +62,9 @@ class ManifestSource(_Record):
     """One entry of the recipe's `datasets:` and the file its annotated copy is in."""
 
     entry: dict[str, Any] = Field(description="The entry as the recipe spells it.")
-    fingerprint: str = Field(description="What was read: see `axolotl_ual.source.fingerprint`.")
+    fingerprint: str = Field(
+        description="What was read: see `axolotl_ual.data.fingerprint.fingerprint`."
+    )
     rows: int = Field(ge=0, description="Rows read from the source.")
     file: ManifestFile
 

@@ -13,10 +13,10 @@ from axolotl.utils.logging import get_logger
 from axolotl.utils.samplers.multipack import pack_parallel
 from axolotl.utils.samplers.utils import get_dataset_lengths
 
-from axolotl_ual.carry import command_line, load_datasets
 from axolotl_ual.columns import PREFIX, SMOOTHING
+from axolotl_ual.data.answers import exact_answers
+from axolotl_ual.data.carry import command_line, load_datasets
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UnsupportedError
-from axolotl_ual.preference_data import exact_answers
 from axolotl_ual.sampler import Geometry, Packing, Phase, Plan, build_plan, make_phases
 from axolotl_ual.settings.curriculum import CurriculumConfig
 from axolotl_ual.settings.curriculum_rules import SMOOTHED, kind_of_rl

@@ -25,7 +25,7 @@ class UALPlugin(BasePlugin):
         """Check the recipe, and put the annotated copy in the place of its datasets."""
         if not set(NAMES) & set(cfg.get("plugins") or []):
             return
-        from axolotl_ual.annotated import prepare
+        from axolotl_ual.data.annotated import prepare
         from axolotl_ual.settings.curriculum_rules import PREFERENCE_TRAINERS, kind_of_rl
         from axolotl_ual.settings.refusals import unsupported
 

@@ -22,8 +22,8 @@ import torch
 from axolotl.core.trainers.base import AxolotlTrainer
 from torch import Tensor, nn
 
-from axolotl_ual.collator import SmoothingCollator
 from axolotl_ual.columns import SMOOTHING
+from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
 from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
 from axolotl_ual.losses.smoothed_ce import IGNORE_INDEX

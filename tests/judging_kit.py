@@ -18,6 +18,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 import judge_server
+from axolotl_ual.data.fingerprint import file_digest
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.estimators.base import Estimation, RunOptions
@@ -26,7 +27,6 @@ from axolotl_ual.preprocess.judge.frame import fence
 from axolotl_ual.preprocess.judge.rubric import load_rubric
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.ual import AnnotateConfig
-from axolotl_ual.source import file_digest
 
 
 def sample(question: str, answer: str = "Yes.") -> Sample:

@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny
-from axolotl_ual.annotated import locate, prepare
 from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestFile, ManifestSource
+from axolotl_ual.data.annotated import locate, prepare
+from axolotl_ual.data.fingerprint import file_digest, fingerprint
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.settings.ual import parse_ual
-from axolotl_ual.source import file_digest, fingerprint
 
 ROWS = [{"instruction": f"i{n}", "output": f"o{n}"} for n in range(4)]
 

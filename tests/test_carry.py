@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 
 import tiny
-from axolotl_ual.carry import CarryingStrategy, carrying
+from axolotl_ual.data.carry import CarryingStrategy, carrying
 from axolotl_ual.errors import AnnotationError, DataError
 
 # Exact in float32, so that what comes out can be compared with ==.

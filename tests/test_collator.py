@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from axolotl_ual.collator import SmoothingCollator
+from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.smoothed_ce import decode_smoothing
 

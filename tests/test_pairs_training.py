@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 
 import tiny
-from axolotl_ual.annotated import locate, prepare
+from axolotl_ual.data.annotated import locate, prepare
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.settings.ual import parse_ual

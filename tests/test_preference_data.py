@@ -11,7 +11,7 @@ from axolotl.utils.data import rl
 from axolotl.utils.dict import DictDefault
 
 import tiny
-from axolotl_ual.preference_data import exact, exact_answers
+from axolotl_ual.data.answers import exact, exact_answers
 
 FIELDS = {"chosen": "chosen", "rejected": "rejected"}
 CFG = DictDefault(

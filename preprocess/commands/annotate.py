@@ -24,9 +24,9 @@ from rich.console import Console
 
 from axolotl_ual import __version__, columns
 from axolotl_ual.columns import Manifest, ManifestSource
+from axolotl_ual.data.fingerprint import fingerprint, plain
 from axolotl_ual.errors import BackendError, ConfigError, DataError
 from axolotl_ual.settings.ual import AnnotateConfig
-from axolotl_ual.source import fingerprint, plain
 
 from ..calls.prices import Purse
 from ..data.load import load_entry

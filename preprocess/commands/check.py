@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from axolotl_ual import columns
-from axolotl_ual.annotated import locate
+from axolotl_ual.data.annotated import locate
 from axolotl_ual.errors import ConfigError, UALError
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import UALConfig, parse_ual

@@ -14,9 +14,9 @@ from rich.console import Console
 
 from axolotl_ual import __version__
 from axolotl_ual.columns import Manifest, ManifestFile, ManifestSource
+from axolotl_ual.data.fingerprint import fingerprint, plain
 from axolotl_ual.errors import ConfigError, DataError
 from axolotl_ual.settings.pairs import PairsConfig
-from axolotl_ual.source import fingerprint, plain
 
 from ..calls.budget import total_usage
 from ..calls.cache import Cache

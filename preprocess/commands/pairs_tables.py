@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from axolotl_ual import columns
 from axolotl_ual.columns import Manifest, ManifestFile
-from axolotl_ual.source import file_digest
+from axolotl_ual.data.fingerprint import file_digest
 
 from ..data.prompt import MESSAGES, message_array
 from ..dimensions.base import Scores

@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import yaml
 
+from axolotl_ual.data.fingerprint import DEFAULT_SEED
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.source import DEFAULT_SEED
 
 
 @dataclass(frozen=True, slots=True)

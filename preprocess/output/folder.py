@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestFile
+from axolotl_ual.data.fingerprint import file_digest
 from axolotl_ual.errors import DataError
-from axolotl_ual.source import file_digest
 
 from ..data.load import in_pieces
 

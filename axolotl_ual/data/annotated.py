@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_ual.columns import PREFIX, SMOOTHING, Manifest, ManifestFile, ManifestSource
+from axolotl_ual.data.fingerprint import file_digest, fingerprint, plain
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.settings.curriculum_rules import needed_column
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.source import file_digest, fingerprint, plain
 
 _READ_FROM_SOURCE = ("name", "data_files", "revision", "shards", "shards_idx", "trust_remote_code")
 """Keys of an entry that say which rows to read: the annotated copy holds just those rows."""

@@ -1,0 +1,1 @@
+"""From annotated Parquet files to a batch."""
