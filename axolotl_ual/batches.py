@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.utils.data import BatchSampler
 
-from axolotl_ual.sampler import Plan
+from axolotl_ual.schedule.plan import Plan
 
 
 class PlanSampler(BatchSampler):

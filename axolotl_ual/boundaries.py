@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.sampler import Plan
+from axolotl_ual.schedule.plan import Plan
 
 PROGRESS_FILE: Final = "ual_curriculum.json"
 """In each checkpoint: the stage it was saved in, and the order that it belongs to."""

@@ -32,9 +32,9 @@ from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
 from axolotl_ual.losses.smoothed_ce import decode_smoothing, encode_smoothing
 from axolotl_ual.means import TOKENS, Means
 from axolotl_ual.metrics import SMOOTHING_PART
+from axolotl_ual.schedule.staging import Staging
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.staged import StagedMixin, causal_lm
-from axolotl_ual.stages import Staging
 from axolotl_ual.transitions import Scores
 
 SHARE = "ual_share"

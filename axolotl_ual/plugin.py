@@ -43,7 +43,7 @@ class UALPlugin(BasePlugin):
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
         """Load the datasets as Axolotl does, with our columns carried along."""
-        from axolotl_ual.curriculum import load
+        from axolotl_ual.schedule.curriculum import load
 
         self._refuse_rivals(cfg)
         loaded, self._curriculum = load(cfg, preprocess)

@@ -19,12 +19,12 @@ from transformers import Trainer
 from axolotl_ual.batches import PlanSampler, as_planned
 from axolotl_ual.boundaries import CurriculumCallback, StagedSchedule, check_resume
 from axolotl_ual.columns import UNCERTAINTY
-from axolotl_ual.curriculum import Curriculum, PackingArguments, packed_plan
 from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
 from axolotl_ual.means import TOKENS
 from axolotl_ual.metrics import NLL, SMOOTHING_PART
-from axolotl_ual.sampler import Plan
-from axolotl_ual.stages import stage_values
+from axolotl_ual.schedule.curriculum import Curriculum, PackingArguments, packed_plan
+from axolotl_ual.schedule.plan import Plan
+from axolotl_ual.schedule.staging import stage_values
 from axolotl_ual.transitions import Scores, TransitionTable, measure
 
 STAGE_METRIC = "ual/stage"

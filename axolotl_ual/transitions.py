@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from axolotl_ual.batches import PlanSampler, as_planned
-from axolotl_ual.sampler import Geometry, build_plan, make_phases
+from axolotl_ual.schedule.plan import Geometry, build_plan, make_phases
 
 TABLE_FILE: Final = "ual_transitions.csv"
 NUM_BINS: Final = 15

@@ -9,7 +9,7 @@ micro-batch, as with `micro_batch_size: 1`; `--step` bins make an optimizer step
 - unordered: Axolotl's MultipackBatchSampler over a random order;
 - sequential: the same with `sample_packing_sequentially`, over the rows sorted by stage, which is
   how Axolotl keeps an order;
-- phased: a plan of `axolotl_ual.sampler` with the same packing function.
+- phased: a plan of `axolotl_ual.schedule.plan` with the same packing function.
 
 Time and memory of building the order are measured in a process of their own for each side, over
 rows that are already in memory, without the compilation of the packing function.
@@ -33,7 +33,7 @@ import numpy.typing as npt
 from axolotl.utils.samplers.multipack import MultipackBatchSampler, pack_parallel
 from torch.utils.data import SequentialSampler
 
-from axolotl_ual.sampler import Geometry, Packing, Plan, build_plan, make_phases
+from axolotl_ual.schedule.plan import Geometry, Packing, Plan, build_plan, make_phases
 
 Lengths = npt.NDArray[np.int32]
 ORDER = ("conservative", "moderate", "exploratory")

@@ -16,9 +16,9 @@ from axolotl_ual.batches import PlanSampler
 from axolotl_ual.boundaries import StagedSchedule, check_resume, write_progress
 from axolotl_ual.columns import STAGES
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UALError
-from axolotl_ual.sampler import Geometry, Plan, build_plan, make_phases
+from axolotl_ual.schedule.plan import Geometry, Plan, build_plan, make_phases
+from axolotl_ual.schedule.staging import Staging, fit_staging
 from axolotl_ual.settings.curriculum import CurriculumConfig
-from axolotl_ual.stages import Staging, fit_staging
 from axolotl_ual.transitions import Scores, Tally, TransitionTable
 from reference.first_fit import first_fit
 
@@ -137,7 +137,7 @@ def loaded(rows: int = 12, **columns: list[Any]) -> Any:
 
 
 def test_steps_follow_from_the_stages_and_their_epochs() -> None:
-    from axolotl_ual.curriculum import prepare, summary
+    from axolotl_ual.schedule.curriculum import prepare, summary
 
     # Four rows a stage; 1, 2 and 3 epochs are 4 + 8 + 12 = 24 rows: 6 steps of 4.
     cfg = recipe(saves_per_epoch=2, save_steps=1 / 4, evals_per_epoch=None)
@@ -151,14 +151,14 @@ def test_steps_follow_from_the_stages_and_their_epochs() -> None:
 
 
 def test_without_epochs_num_epochs_counts_for_each_stage() -> None:
-    from axolotl_ual.curriculum import prepare
+    from axolotl_ual.schedule.curriculum import prepare
 
     _, meta = prepare(recipe(), section(), loaded())
     assert meta.total_num_steps == 2 * 12 / 4
 
 
 def test_max_steps_ends_the_run_earlier_but_never_later() -> None:
-    from axolotl_ual.curriculum import prepare, summary
+    from axolotl_ual.schedule.curriculum import prepare, summary
 
     curriculum, meta = prepare(recipe(max_steps=3), section(), loaded())
     assert meta.total_num_steps == 3
@@ -169,7 +169,7 @@ def test_max_steps_ends_the_run_earlier_but_never_later() -> None:
 
 @pytest.mark.parametrize("real_batches", [False, True])
 def test_packing_is_axolotls_inside_each_stage(real_batches: bool) -> None:
-    from axolotl_ual.curriculum import prepare
+    from axolotl_ual.schedule.curriculum import prepare
 
     # Bins of 20 tokens (10 x 2 rows) or two bins of 10 in a micro-batch.
     lengths = [7, 4, 5, 3, 9, 2, 6, 6, 1, 8, 5, 4]
@@ -190,7 +190,7 @@ def test_packing_is_axolotls_inside_each_stage(real_batches: bool) -> None:
 
 
 def test_a_column_of_the_users_own_can_order_the_rows() -> None:
-    from axolotl_ual.curriculum import prepare
+    from axolotl_ual.schedule.curriculum import prepare
 
     hardness = [float(row) for row in range(12)]
     config = section(by="hardness", direction="descending", shuffle=False)
@@ -201,7 +201,7 @@ def test_a_column_of_the_users_own_can_order_the_rows() -> None:
 
 
 def test_a_missing_column_and_a_broken_epoch_are_named() -> None:
-    from axolotl_ual.curriculum import prepare
+    from axolotl_ual.schedule.curriculum import prepare
 
     with pytest.raises(AnnotationError, match="no column `ual_gap`"):
         prepare(recipe(), section(by="gap"), loaded())
@@ -210,7 +210,7 @@ def test_a_missing_column_and_a_broken_epoch_are_named() -> None:
 
 
 def test_streaming_data_are_refused_where_they_slip_through() -> None:
-    from axolotl_ual.curriculum import prepare
+    from axolotl_ual.schedule.curriculum import prepare
 
     meta = SimpleNamespace(train_dataset=iter([]), eval_dataset=None)
     with pytest.raises(UALError, match=r"a streaming dataset has.*\n.*`streaming: false`"):

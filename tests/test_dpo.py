@@ -13,7 +13,7 @@ from torch import Tensor
 import tiny
 from axolotl_ual.columns import SMOOTHING, STAGE
 from axolotl_ual.errors import UnsupportedError
-from axolotl_ual.stages import Staging
+from axolotl_ual.schedule.staging import Staging
 from reference.preference import ipo_pair, log_prob, sigmoid_pair
 
 EPS = [0.0, 0.1, 0.45, 0.2]

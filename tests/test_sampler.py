@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axolotl_ual.sampler import Geometry, Packing, Plan, build_plan, make_phases
+from axolotl_ual.schedule.plan import Geometry, Packing, Plan, build_plan, make_phases
 from reference.first_fit import first_fit
 
 ORDER = ("conservative", "moderate", "exploratory")

@@ -17,11 +17,11 @@ from axolotl_ual.columns import PREFIX, SMOOTHING
 from axolotl_ual.data.answers import exact_answers
 from axolotl_ual.data.carry import command_line, load_datasets
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UnsupportedError
-from axolotl_ual.sampler import Geometry, Packing, Phase, Plan, build_plan, make_phases
+from axolotl_ual.schedule.plan import Geometry, Packing, Phase, Plan, build_plan, make_phases
+from axolotl_ual.schedule.staging import Staging, fit_staging, stage_values
 from axolotl_ual.settings.curriculum import CurriculumConfig
 from axolotl_ual.settings.curriculum_rules import SMOOTHED, kind_of_rl
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.stages import Staging, fit_staging, stage_values
 
 LOG = get_logger(__name__)
 
