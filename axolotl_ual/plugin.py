@@ -61,7 +61,7 @@ class UALPlugin(BasePlugin):
         """The trainer with the smoothed loss; preference trainers are named by `trainer_cls`."""
         if cfg.rl:
             return None
-        from axolotl_ual.trainer import UALTrainer
+        from axolotl_ual.training.sft import UALTrainer
 
         return UALTrainer
 

@@ -66,7 +66,7 @@ def step_work(side: str, options: dict[str, Any]) -> Work:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     import tiny
-    from axolotl_ual.dpo import UALDPOTrainer
+    from axolotl_ual.training.dpo import UALDPOTrainer
 
     ual = {"preference": {"smoothing": False, "chunk_tokens": options["chunk"]}}
     PluginManager.get_instance().cfg = DictDefault({"ual": ual})

@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from axolotl_ual.batches import PlanSampler
-from axolotl_ual.boundaries import StagedSchedule, check_resume, write_progress
 from axolotl_ual.columns import STAGES
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UALError
 from axolotl_ual.schedule.plan import Geometry, Plan, build_plan, make_phases
 from axolotl_ual.schedule.staging import Staging, fit_staging
 from axolotl_ual.settings.curriculum import CurriculumConfig
-from axolotl_ual.transitions import Scores, Tally, TransitionTable
+from axolotl_ual.training.batches import PlanSampler
+from axolotl_ual.training.boundaries import StagedSchedule, check_resume, write_progress
+from axolotl_ual.training.transitions import Scores, Tally, TransitionTable
 from reference.first_fit import first_fit
 
 
@@ -323,7 +323,7 @@ def test_what_is_due_after_each_step() -> None:
     from transformers import TrainerControl
     from transformers.trainer_utils import IntervalStrategy
 
-    from axolotl_ual.boundaries import CurriculumCallback
+    from axolotl_ual.training.boundaries import CurriculumCallback
 
     stages = np.array([0, 0, 0, 1, 1, 1])
     plan = build_plan(stages, make_phases("phased", ["a", "b"], (1, 3)), Geometry())

@@ -144,7 +144,7 @@ def slow_loss(
 
 
 def trainer_class() -> Any:
-    from axolotl_ual.dpo import UALDPOTrainer
+    from axolotl_ual.training.dpo import UALDPOTrainer
 
     return UALDPOTrainer
 
@@ -230,7 +230,7 @@ def test_without_smoothing_it_is_the_loss_of_trl(
 def test_padding_has_no_weight_and_shares_add_up(
     base: Path, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    from axolotl_ual.dpo import SHARE
+    from axolotl_ual.training.dpo import SHARE
 
     trainer = make_trainer(trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64)
     batch = batch_of(trainer)
@@ -263,7 +263,7 @@ def test_a_sharded_head_with_an_adapter_is_refused(
     base: Path, recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cls = trainer_class()
-    monkeypatch.setattr("axolotl_ual.dpo.is_deepspeed_zero3_enabled", lambda: True)
+    monkeypatch.setattr("axolotl_ual.training.dpo.is_deepspeed_zero3_enabled", lambda: True)
     with pytest.raises(UnsupportedError) as caught:
         make_trainer(cls, base, tmp_path, adapter=True, dtype=torch.float32)
     assert caught.value.problem.startswith("deepspeed: ZeRO-3 with an adapter on the head")
@@ -330,7 +330,7 @@ def test_models_that_scale_or_cap_their_logits_score_as_they_predict() -> None:
 
 
 def test_kto_compares_with_completions_of_its_own_batch() -> None:
-    from axolotl_ual.dpo import PairCollator
+    from axolotl_ual.training.dpo import PairCollator
 
     seen: list[Any] = []
     collate = PairCollator(

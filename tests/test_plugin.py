@@ -139,7 +139,7 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_hooks_give_the_same_in_any_order(manager: Any, order: tuple[str, ...]) -> None:
     from axolotl.utils.dict import DictDefault
 
-    from axolotl_ual.trainer import UALTrainer
+    from axolotl_ual.training.sft import UALTrainer
 
     for name in order:
         manager.register(name)

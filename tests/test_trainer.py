@@ -310,7 +310,7 @@ def make_trainer(bench: Bench, row: dict[str, Any], **arguments: Any) -> Any:
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from axolotl_ual.trainer import UALTrainer
+    from axolotl_ual.training.sft import UALTrainer
 
     settings = {"use_cpu": True, "report_to": [], "bf16": False, **arguments}
     return UALTrainer(

@@ -12,11 +12,11 @@ from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 PREFERENCE_TRAINERS = {
-    "dpo": "axolotl_ual.dpo.UALDPOTrainer",
-    "ipo": "axolotl_ual.dpo.UALDPOTrainer",
-    "orpo": "axolotl_ual.dpo.UALORPOTrainer",
-    "simpo": "axolotl_ual.dpo.UALCPOTrainer",
-    "kto": "axolotl_ual.dpo.UALKTOTrainer",
+    "dpo": "axolotl_ual.training.dpo.UALDPOTrainer",
+    "ipo": "axolotl_ual.training.dpo.UALDPOTrainer",
+    "orpo": "axolotl_ual.training.dpo.UALORPOTrainer",
+    "simpo": "axolotl_ual.training.dpo.UALCPOTrainer",
+    "kto": "axolotl_ual.training.dpo.UALKTOTrainer",
 }
 """The trainer of each `rl:` that this plugin trains with."""
 

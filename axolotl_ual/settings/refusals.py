@@ -19,7 +19,7 @@ from axolotl_ual.settings.curriculum_rules import (
 )
 from axolotl_ual.settings.ual import parse_ual
 
-TRAINER = "axolotl_ual.trainer.UALTrainer"
+TRAINER = "axolotl_ual.training.sft.UALTrainer"
 """The one `trainer_cls` that may be named: Axolotl stops where it cannot be imported."""
 
 

@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 from transformers import Trainer
 
-from axolotl_ual.batches import PlanSampler, as_planned
-from axolotl_ual.boundaries import CurriculumCallback, StagedSchedule, check_resume
 from axolotl_ual.columns import UNCERTAINTY
 from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
-from axolotl_ual.means import TOKENS
-from axolotl_ual.metrics import NLL, SMOOTHING_PART
 from axolotl_ual.schedule.curriculum import Curriculum, PackingArguments, packed_plan
 from axolotl_ual.schedule.plan import Plan
 from axolotl_ual.schedule.staging import stage_values
-from axolotl_ual.transitions import Scores, TransitionTable, measure
+from axolotl_ual.training.batches import PlanSampler, as_planned
+from axolotl_ual.training.boundaries import CurriculumCallback, StagedSchedule, check_resume
+from axolotl_ual.training.means import TOKENS
+from axolotl_ual.training.metrics import NLL, SMOOTHING_PART
+from axolotl_ual.training.transitions import Scores, TransitionTable, measure
 
 STAGE_METRIC = "ual/stage"
 UNCERTAINTY_METRIC = "ual/uncertainty"

@@ -24,18 +24,18 @@ from transformers.trainer_utils import seed_worker
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from axolotl_ual.batches import PlanSampler
 from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
 from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
 from axolotl_ual.losses.smoothed_ce import decode_smoothing, encode_smoothing
-from axolotl_ual.means import TOKENS, Means
-from axolotl_ual.metrics import SMOOTHING_PART
 from axolotl_ual.schedule.staging import Staging
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.staged import StagedMixin, causal_lm
-from axolotl_ual.transitions import Scores
+from axolotl_ual.training.batches import PlanSampler
+from axolotl_ual.training.means import TOKENS, Means
+from axolotl_ual.training.metrics import SMOOTHING_PART
+from axolotl_ual.training.staged import StagedMixin, causal_lm
+from axolotl_ual.training.transitions import Scores
 
 SHARE = "ual_share"
 PREFERENCE_PART = "loss/preference"

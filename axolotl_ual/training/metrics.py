@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from axolotl_ual.means import TOKENS
+from axolotl_ual.training.means import TOKENS
 
 NLL = "loss/nll"
 SMOOTHING_PART = "loss/smoothing"

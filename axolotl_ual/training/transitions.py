@@ -21,8 +21,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from axolotl_ual.batches import PlanSampler, as_planned
 from axolotl_ual.schedule.plan import Geometry, build_plan, make_phases
+from axolotl_ual.training.batches import PlanSampler, as_planned
 
 TABLE_FILE: Final = "ual_transitions.csv"
 NUM_BINS: Final = 15

@@ -27,9 +27,9 @@ from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
 from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
 from axolotl_ual.losses.smoothed_ce import IGNORE_INDEX
-from axolotl_ual.metrics import LossParts
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.staged import StagedMixin
+from axolotl_ual.training.metrics import LossParts
+from axolotl_ual.training.staged import StagedMixin
 
 _KERNELS = (
     "chunked_cross_entropy",

@@ -1,0 +1,1 @@
+"""Trainers of Axolotl with our loss, order and metrics."""
