@@ -1,8 +1,9 @@
 """How fast, frugal and durable judging is: `python benchmarks/judge.py` prints a table.
 
-Everything runs `axolotl-ual annotate` in a process of its own against `tests/judge_server.py`, a
-server on this machine; with two cores or more each has one to itself. Name sections to run only
-those. Results are written as JSON beside the table, with the machine's name.
+Everything runs `axolotl-ual annotate` in a process of its own against
+`tests/kit/judge_server.py`, a server on this machine; with two cores or more each has one to
+itself. Name sections to run only those. Results are written as JSON beside the table, with the
+machine's name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "kit"))
 
 import yaml
 from judging_kit import kill_often

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "kit"))
 import tiny_nli
 
 from axolotl_ual.preprocess.dimensions.local import Group, semantic_by_nli

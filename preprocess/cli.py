@@ -13,13 +13,26 @@ import click
 from axolotl_ual import __version__
 from axolotl_ual.errors import UALError
 
-from .pairs_cli import consistency, pairs
-
 if TYPE_CHECKING:
     from rich.console import Console
 
 RECIPE = click.argument(
     "recipe", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="RECIPE.yaml"
+)
+RESPONSES = click.option(
+    "--from-responses",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Score these responses (.parquet or .jsonl) instead of sampling.",
+)
+DRY_RUN = click.option(
+    "--dry-run", is_flag=True, help="Tell what would be done and what it would cost; send nothing."
+)
+MAX_COST = click.option(
+    "--max-cost",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="USD",
+    help="Stop before servers cost more in this run; what was answered is kept.",
 )
 
 
@@ -60,15 +73,8 @@ def main() -> None:
     type=click.IntRange(min=1),
     help="Annotate only the first rows of each dataset: a trial, not something to train on.",
 )
-@click.option(
-    "--dry-run", is_flag=True, help="Tell what would be done and what it would cost; send nothing."
-)
-@click.option(
-    "--max-cost",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="USD",
-    help="Stop before servers cost more in this run; what was answered is kept.",
-)
+@DRY_RUN
+@MAX_COST
 @click.option(
     "--retry-failed",
     is_flag=True,
@@ -97,6 +103,75 @@ def annotate(
         raise click.UsageError("--audit sends requests and --dry-run none: choose one")
     options = AnnotateOptions(output, limit, dry_run, max_cost, retry_failed, audit)
     run(recipe, options, _console())
+
+
+@main.command()
+@RECIPE
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write instead of the recipe's ual.pairs.output.",
+)
+@RESPONSES
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Only the first prompts of each dataset: a trial, not something to train on.",
+)
+@DRY_RUN
+@MAX_COST
+def pairs(
+    recipe: Path,
+    output: Path | None,
+    from_responses: Path | None,
+    limit: int | None,
+    dry_run: bool,
+    max_cost: float | None,
+) -> None:
+    """Turn the recipe's prompts into preference pairs, by uncertainty."""
+    from .commands.pairs import PairsOptions, make_pairs
+
+    options = PairsOptions(output, from_responses, limit, dry_run, max_cost)
+    make_pairs(recipe, options, _console())
+
+
+@main.command()
+@RECIPE
+@RESPONSES
+@click.option(
+    "--repeats", type=click.IntRange(min=2), default=3, show_default=True, help="Scorings."
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first prompts.")
+@click.option(
+    "--against",
+    metavar="MODEL",
+    help="Another checkpoint to draw evidence from: a folder, or a model's name on the server.",
+)
+@click.option("--against-adapter", metavar="FOLDER", help="A LoRA adapter for it.")
+@DRY_RUN
+@MAX_COST
+def consistency(
+    recipe: Path,
+    from_responses: Path | None,
+    repeats: int,
+    limit: int | None,
+    against: str | None,
+    against_adapter: str | None,
+    dry_run: bool,
+    max_cost: float | None,
+) -> None:
+    """How far do the scores agree when the same responses are scored again?
+
+    Each repeat draws fresh samples as evidence and asks the judge anew. Prints, for each dimension,
+    the standard deviation over repeats, the rank correlation between them, and the share of
+    response pairs whose order flips; with --against the same between two checkpoints.
+    """
+    from .commands.consistency import ConsistencyOptions, measure_consistency
+
+    options = ConsistencyOptions(
+        from_responses, repeats, limit, against, against_adapter, dry_run, max_cost
+    )
+    measure_consistency(recipe, options, _console())
 
 
 @main.command()
@@ -130,10 +205,6 @@ def demo(output: Path) -> None:
     from axolotl_ual.demo.run import main as run
 
     run(output)
-
-
-main.add_command(pairs)
-main.add_command(consistency)
 
 
 @main.group()

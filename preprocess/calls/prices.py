@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from axolotl_ual.errors import ConfigError, LimitError
 
+BYTES_PER_TOKEN: Final = 4
+"""A tokenizer would do better, but the same text must give the same request on every machine."""
 _MILLION: Final = 1_000_000
 _PROBE_TOKENS: Final = 1000
 """Below the thresholds from which some servers take more."""

@@ -28,12 +28,13 @@ from axolotl_ual.data.fingerprint import fingerprint, plain
 from axolotl_ual.errors import BackendError, ConfigError, DataError
 from axolotl_ual.settings.ual import AnnotateConfig
 
+from ..calls.plan import RunOptions
 from ..calls.prices import Purse
 from ..data.load import load_entry
 from ..data.recipe import Entry, Recipe, load_recipe
 from ..data.rows import Sample, read_samples
 from ..estimators import build_estimator
-from ..estimators.base import Estimation, Estimator, FloatArray, RunOptions
+from ..estimators.base import Estimation, Estimator, FloatArray
 from ..labels.smoothing import SmoothingMap, solve_smoothing
 from ..labels.stages import StageCodes, assign_stages, stage_counts
 from ..output import card

@@ -10,7 +10,7 @@ from rich.console import Console
 from axolotl_ual.columns import Manifest
 
 from ..calls.budget import usage_line
-from ..estimators.base import Plan
+from ..calls.plan import Plan
 
 
 def print_plan(head: Sequence[str], plan: Plan, console: Console) -> None:

@@ -17,12 +17,11 @@ from axolotl_ual.settings.pairs import DIMENSIONS, PairsConfig
 
 from ..calls.budget import total_usage, usage_line
 from ..calls.cache import Cache
+from ..calls.plan import Plan, joined
 from ..calls.prices import Purse
 from ..data.recipe import Recipe, load_recipe
 from ..dimensions.base import Dimensions
 from ..dimensions.rating import build_rater
-from ..estimators.base import Plan
-from ..judge.plan import joined
 from ..labels.agreement import Agreement, agreement, report_lines
 from ..progress import show_progress
 from ..sampling.base import Sampler

@@ -20,6 +20,7 @@ from axolotl_ual.settings.pairs import PairsConfig
 
 from ..calls.budget import total_usage
 from ..calls.cache import Cache
+from ..calls.plan import Paying
 from ..calls.prices import Purse
 from ..data.load import load_entry
 from ..data.prompt import Prompt
@@ -28,7 +29,6 @@ from ..data.recipe import Recipe, load_recipe
 from ..dimensions.base import Dimensions, Scores
 from ..dimensions.rating import Rater, build_rater
 from ..dimensions.total import shares, total_uncertainty
-from ..estimators.base import Paying
 from ..labels.pairs import (
     OUTCOMES,
     PAIRED,
@@ -41,7 +41,8 @@ from ..labels.pairs import (
 from ..labels.stages import stage_counts
 from ..output.folder import check_target, replace_folder, write_manifest
 from ..progress import show_progress
-from ..sampling.base import Sampled, Sampler, build_sampler
+from ..sampling.base import Sampled, Sampler
+from ..sampling.build import build_sampler
 from ..sampling.responses import ResponseSet, read_responses
 from .annotate import library_versions
 from .closing import print_plan, print_written

@@ -14,13 +14,12 @@ import numpy as np
 from axolotl_ual.settings.pairs import PairsConfig
 
 from ..calls.cache import Cache
+from ..calls.plan import Plan, TokenCounter, Work, joined
 from ..data.prompt import Prompt
 from ..dimensions.aspects import Aspect, claims_aspect, frame, principle_aspects
 from ..dimensions.base import distinct_responses
 from ..dimensions.rating import Rater, Reviewed
-from ..estimators.base import Plan
 from ..judge.frame import fence
-from ..judge.plan import TokenCounter, Work, joined
 from ..sampling.base import Outlook, Sampler
 from ..sampling.responses import ResponseSet
 

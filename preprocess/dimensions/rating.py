@@ -19,11 +19,11 @@ from axolotl_ual.settings.pairs import PairsConfig, PairsJudgeConfig
 from ..calls.budget import Meter, ask_paid, check_price, price_of
 from ..calls.cache import Cache, Judgement, KeyMaker
 from ..calls.outcomes import CUT, FAILED, REFUSED, SCORED, TOO_LONG, UNPARSABLE
-from ..calls.prices import Price, Purse
+from ..calls.prices import BYTES_PER_TOKEN, Price, Purse
 from ..calls.stream import Question, Stream
 from ..data.prompt import Prompt
 from ..data.sample import Sample, Turn
-from ..judge.frame import BYTES_PER_TOKEN, fence
+from ..judge.frame import fence
 from ..judge.rubric import Unparsable
 from ..models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
 from ..models.server.dialect import Chat

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.ual import AnnotateConfig
 
-from .base import Estimator, RunOptions
+from ..calls.plan import RunOptions
+from .base import Estimator
 
 Build = Callable[[AnnotateConfig, "str | None", RunOptions], Estimator]
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
 
-from ..calls.prices import Purse
+from ..calls.plan import Plan
 from ..data.rows import Sample
 from ..progress import Progress
 
@@ -38,38 +37,6 @@ class Estimation:
     columns: dict[str, FloatArray] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an estimator would do: the answer to --dry-run.
-
-    Attributes:
-        lines: sentences for the user.
-        requests: requests that would be sent, with what the cache holds taken off.
-        cost_usd: what is likely; None where no price is known, 0 where nothing is paid.
-        most_usd: if every answer fills max_tokens; likewise.
-    """
-
-    lines: list[str]
-    requests: int = 0
-    cost_usd: float | None = 0.0
-    most_usd: float | None = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the command line adds to a recipe.
-
-    Attributes:
-        purse: what may be spent, by all that ask in this run together.
-        retry_failed: ask again where an earlier answer was kept that gave no score.
-        unscored: JSON Lines file for the answers that gave no score, or None.
-    """
-
-    purse: Purse = field(default_factory=Purse)
-    retry_failed: bool = False
-    unscored: Path | None = None
-
-
 class Estimator(Protocol):
     """Uncertainty of samples. `samples` is lazy: each access may read and convert a row."""
 
@@ -82,18 +49,5 @@ class Estimator(Protocol):
 
         Raises:
             BackendError: the server or the model cannot be used at all.
-        """
-        ...
-
-
-@runtime_checkable
-class Paying(Protocol):
-    """What asks servers: an estimator, a sampler, a judge."""
-
-    def check(self) -> None:
-        """Find what is missing before anything is sent.
-
-        Raises:
-            ConfigError: a key, or a price where spending is limited.
         """
         ...

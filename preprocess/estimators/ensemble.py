@@ -19,11 +19,11 @@ import numpy as np
 from axolotl_ual.columns import PREFIX
 
 from ..calls.budget import total_usage
+from ..calls.plan import Paying, Plan, joined
 from ..data.sample import Sample
-from ..judge.plan import joined
 from ..labels.ranks import rank
 from ..progress import Progress, Uncounted
-from .base import Estimation, Estimator, FloatArray, Paying, Plan
+from .base import Estimation, Estimator, FloatArray
 
 NO_MEMBER: Final = "no member has a value"
 

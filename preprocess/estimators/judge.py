@@ -28,6 +28,7 @@ from axolotl_ual.settings.ual import AnnotateConfig
 from ..calls.budget import check_price, price_of
 from ..calls.cache import Cache
 from ..calls.outcomes import CUT, OUTCOMES, UNPARSABLE
+from ..calls.plan import Plan, RunOptions
 from ..data.sample import Sample
 from ..judge.plan import plan_judges
 from ..judge.rubric import load_rubric
@@ -35,7 +36,7 @@ from ..judge.run import JudgeRun
 from ..judge.uncertainty import Judge
 from ..models.server.client import check_key, find_server
 from ..progress import Progress
-from .base import Estimation, Estimator, FloatArray, Plan, RunOptions
+from .base import Estimation, Estimator, FloatArray
 
 COMBINE: Final = {"mean": np.nanmean, "median": np.nanmedian}
 

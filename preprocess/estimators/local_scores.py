@@ -18,12 +18,13 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.estimators import LocalModelConfig, MappedModelConfig
 
+from ..calls.plan import Plan
 from ..data.rows import Sample
 from ..labels.ranks import MAPPINGS, Scores
 from ..models.local.causal import LocalModel, Measure
 from ..models.local.encoding import Encoded, encode
 from ..progress import Progress
-from .base import Estimation, Plan
+from .base import Estimation
 
 NOT_FINITE: Final = "the log-likelihood is not finite"
 

@@ -22,13 +22,14 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.settings.estimators import PTrueConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
+from ..calls.plan import Plan
 from ..data.sample import Sample, Turn
 from ..judge.frame import fence
 from ..judge.rubric import TEMPLATES
 from ..models.local.causal import LocalModel, nll
 from ..models.local.encoding import Encoded, encode
 from ..progress import Progress
-from .base import Estimation, Estimator, Plan
+from .base import Estimation, Estimator
 from .local_scores import (
     NOT_FINITE,
     load_model,

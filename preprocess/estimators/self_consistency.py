@@ -31,6 +31,7 @@ from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.budget import Meter, price_of, total_usage
 from ..calls.cache import Cache
+from ..calls.plan import Plan, RunOptions
 from ..data.prompt import Prompt
 from ..data.prompts import prompt_of_sample
 from ..data.sample import Sample
@@ -38,7 +39,7 @@ from ..models.server.client import find_server
 from ..progress import Progress, Uncounted
 from ..sampling.responses import Response
 from ..sampling.server import ApiSampler, Left
-from .base import Estimation, Estimator, Plan, RunOptions
+from .base import Estimation, Estimator
 
 SECTION: Final = "ual.annotate.self_consistency"
 NO_INSTRUCTION: Final = "no instruction before the response"

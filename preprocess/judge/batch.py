@@ -26,9 +26,9 @@ from axolotl_ual.errors import BackendError
 from ..calls.batch_files import BatchFiles, Job
 from ..calls.cache import Cache, Judgement
 from ..calls.outcomes import KEPT, NO_LOGPROBS, REFUSED, TOO_LONG, WITHOUT_SCORE
+from ..calls.plan import RunOptions
 from ..calls.stream import Question
 from ..data.sample import Sample
-from ..estimators.base import RunOptions
 from ..models.server.client import ChatBackend
 from ..models.server.replies import Kind, Verdict, read_reply
 from ..models.server.transport import Reply

@@ -14,10 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from ..calls.prices import BYTES_PER_TOKEN
 from ..data.sample import Sample, Turn
-
-BYTES_PER_TOKEN: Final = 4
-"""A tokenizer would do better, but the same text must give the same request on every machine."""
 
 _PLAIN_ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}\Z")
 _UNENCODABLE: Final = re.compile("[\ud800-\udfff]")

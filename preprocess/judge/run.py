@@ -18,9 +18,9 @@ from axolotl_ual.errors import DataError
 from ..calls.budget import Meter
 from ..calls.cache import Cache, Judgement
 from ..calls.outcomes import NO_LOGPROBS, SCORED, WITHOUT_SCORE
+from ..calls.plan import RunOptions
 from ..calls.stream import Question, Stream
 from ..data.sample import Sample
-from ..estimators.base import RunOptions
 from ..models.server.client import ChatBackend, Counts
 from ..progress import Progress
 from .batch import BatchRun

@@ -11,13 +11,13 @@ from axolotl_ual.settings.estimators import JudgeConfig
 from ..calls.budget import ask_paid, highest_cost
 from ..calls.cache import Judgement, KeyMaker
 from ..calls.outcomes import CUT, FAILED, NO_LOGPROBS, REFUSED, SCORED, TOO_LONG, UNPARSABLE
-from ..calls.prices import Price, Purse
+from ..calls.prices import BYTES_PER_TOKEN, Price, Purse
 from ..calls.stream import Question
 from ..data.sample import Sample
 from ..models.server.client import ChatBackend, NoCompletion, Server
 from ..models.server.dialect import Chat
 from ..models.server.replies import Completion, Kind
-from .frame import BYTES_PER_TOKEN, fence
+from .frame import fence
 from .rubric import (
     SCHEMA,
     TOP_LOGPROBS,

@@ -17,11 +17,10 @@ from axolotl_ual.settings.server import ServerConfig
 from ..calls.budget import Meter, ask_paid, check_price
 from ..calls.cache import Cache, Judgement, KeyMaker
 from ..calls.outcomes import FAILED, REFUSED, SCORED, TOO_LONG
-from ..calls.prices import Price, Purse
+from ..calls.plan import TokenCounter, Work
+from ..calls.prices import BYTES_PER_TOKEN, Price, Purse
 from ..calls.stream import Question, Stream
 from ..data.prompt import Prompt
-from ..judge.frame import BYTES_PER_TOKEN
-from ..judge.plan import TokenCounter, Work
 from ..models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key
 from ..models.server.dialect import Chat
 from ..models.server.replies import Completion, Kind

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parents[1] / "sharded_scores.py"
+SCRIPT = Path(__file__).resolve().parents[1] / "kit" / "sharded_scores.py"
 
 
 @pytest.mark.slow

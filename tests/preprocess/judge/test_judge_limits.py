@@ -10,8 +10,8 @@ from judging_kit import command, estimate, sample, samples, write_recipe
 
 import judge_server
 from axolotl_ual.errors import ConfigError, LimitError
+from axolotl_ual.preprocess.calls.plan import RunOptions
 from axolotl_ual.preprocess.calls.prices import Purse, find_price
-from axolotl_ual.preprocess.estimators.base import RunOptions
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """An OpenAI-compatible server for tests and benchmarks: real HTTP, a made-up judge.
 
-It runs as a process of its own (`python tests/judge_server.py --latency 0.2`) and speaks
+It runs as a process of its own (`python tests/kit/judge_server.py --latency 0.2`) and speaks
 `/v1/chat/completions` with a latency, a rate limit, faults and the manners of less complete
 servers. The uncertainty that it gives is a function of the user's message (`score_of`), so that a
 run can be compared with an undisturbed one. `GET /stats` counts, `POST /options` changes options.

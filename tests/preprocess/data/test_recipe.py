@@ -162,7 +162,7 @@ def test_whatever_datasets_holds_is_read_or_explained(value: Any) -> None:
 
 def test_reading_a_recipe_and_the_readers_loads_no_heavy_library() -> None:
     code = (
-        "import sys; from axolotl_ual.preprocess import axolotl_yaml, datasets_io, masked, rows; "
+        "import sys; from axolotl_ual.preprocess.data import load, recipe, rows, tokenised; "
         "print([m for m in ('datasets', 'torch', 'transformers', 'axolotl', 'pyarrow') "
         "if m in sys.modules])"
     )

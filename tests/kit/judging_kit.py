@@ -19,9 +19,10 @@ from click.testing import CliRunner, Result
 
 import judge_server
 from axolotl_ual.data.fingerprint import file_digest
+from axolotl_ual.preprocess.calls.plan import RunOptions
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.data.sample import Sample, Turn
-from axolotl_ual.preprocess.estimators.base import Estimation, RunOptions
+from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.estimators.judge import build
 from axolotl_ual.preprocess.judge.frame import fence
 from axolotl_ual.preprocess.judge.rubric import load_rubric

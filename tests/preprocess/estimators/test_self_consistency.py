@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from judging_kit import sample
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.preprocess.calls.plan import Plan, RunOptions
 from axolotl_ual.preprocess.calls.prices import Purse
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.estimators import build_estimator
-from axolotl_ual.preprocess.estimators.base import Estimation, Plan, RunOptions
+from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.estimators.self_consistency import (
     NO_INSTRUCTION,
     cosine_similarities,

@@ -8,7 +8,8 @@ from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.calls.cache import Cache
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.progress import SilentProgress
-from axolotl_ual.preprocess.sampling.base import build_sampler, seed_of
+from axolotl_ual.preprocess.sampling.base import seed_of
+from axolotl_ual.preprocess.sampling.build import build_sampler
 from axolotl_ual.preprocess.sampling.local import identity
 from axolotl_ual.settings.pairs import PairsConfig
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-TESTS = Path(__file__).resolve().parent
+KIT = Path(__file__).resolve().parent
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}</s>\n"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -262,7 +262,7 @@ def _run_warm(
 @functools.cache
 def _zygote(imports: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
     server = subprocess.Popen(
-        [sys.executable, str(TESTS / "tiny_zygote.py")],
+        [sys.executable, str(KIT / "tiny_zygote.py")],
         env={**os.environ, **_environment(1, dict(imports))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -279,7 +279,7 @@ def _environment(processes: int, further: Mapping[str, str] | None) -> dict[str,
         "PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"])),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         "PYTHONPATH": os.pathsep.join(
-            part for part in (str(TESTS), os.environ.get("PYTHONPATH", "")) if part
+            part for part in (str(KIT), os.environ.get("PYTHONPATH", "")) if part
         ),
     }
     if processes > 1:

@@ -14,9 +14,10 @@ from judging_kit import run, sample, samples, settings
 import judge_server
 from axolotl_ual.errors import ConfigError, LimitError
 from axolotl_ual.preprocess.calls.budget import cost_of, highest_cost
+from axolotl_ual.preprocess.calls.plan import RunOptions
 from axolotl_ual.preprocess.calls.prices import Price, Purse
 from axolotl_ual.preprocess.estimators import build_estimator
-from axolotl_ual.preprocess.estimators.base import Estimation, RunOptions
+from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.models.server.dialect import Chat
 from axolotl_ual.preprocess.models.server.replies import Completion
 from axolotl_ual.preprocess.progress import SilentProgress

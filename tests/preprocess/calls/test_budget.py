@@ -16,7 +16,7 @@ import yaml
 from judging_kit import command
 
 from axolotl_ual.columns import Manifest
-from axolotl_ual.preprocess.sampling.base import build_sampler
+from axolotl_ual.preprocess.sampling.build import build_sampler
 from axolotl_ual.settings.ual import parse_ual
 
 PROMPTS = 6

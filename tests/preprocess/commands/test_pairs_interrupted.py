@@ -17,7 +17,7 @@ import yaml
 
 import tiny
 
-TESTS = Path(__file__).resolve().parents[1]
+KIT = Path(__file__).resolve().parents[2] / "kit"
 COMMAND = (
     "import tiny_nli; tiny_nli.register(); from axolotl_ual.preprocess.cli import main; main()"
 )
@@ -28,7 +28,7 @@ PROMPTS = 150
 def start(recipe, seconds="0"):
     return subprocess.Popen(
         [sys.executable, "-c", COMMAND, "pairs", str(recipe)],
-        env={**os.environ, "PYTHONPATH": str(TESTS), "RULE_SECONDS": seconds},
+        env={**os.environ, "PYTHONPATH": str(KIT), "RULE_SECONDS": seconds},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

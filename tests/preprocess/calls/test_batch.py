@@ -11,8 +11,8 @@ from judging_kit import estimate, sample, samples, settings, stated
 
 import judge_server
 from axolotl_ual.errors import BackendError, LimitError
+from axolotl_ual.preprocess.calls.plan import RunOptions
 from axolotl_ual.preprocess.calls.prices import Purse
-from axolotl_ual.preprocess.estimators.base import RunOptions
 from axolotl_ual.preprocess.estimators.judge import build
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.ual import AnnotateConfig

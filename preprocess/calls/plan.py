@@ -1,0 +1,192 @@
+"""What a command would ask, what it may spend, and what must be there before it asks."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol, runtime_checkable
+
+from .prices import BYTES_PER_TOKEN, Price, Purse, usd
+
+_COUNTED: Final = 256
+"""Requests that are tokenised; the rest is taken to have as many tokens for a byte."""
+
+_ENCODING_SECONDS: Final = 10.0
+"""tiktoken downloads its encodings, without a time limit of its own."""
+
+_FRAME_TOKENS: Final = 10
+"""Tokens that a chat request takes beside its text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an estimator would do: the answer to --dry-run.
+
+    Attributes:
+        lines: sentences for the user.
+        requests: requests that would be sent, with what the cache holds taken off.
+        cost_usd: what is likely; None where no price is known, 0 where nothing is paid.
+        most_usd: if every answer fills max_tokens; likewise.
+    """
+
+    lines: list[str]
+    requests: int = 0
+    cost_usd: float | None = 0.0
+    most_usd: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What the command line adds to a recipe.
+
+    Attributes:
+        purse: what may be spent, by all that ask in this run together.
+        retry_failed: ask again where an earlier answer was kept that gave no score.
+        unscored: JSON Lines file for the answers that gave no score, or None.
+    """
+
+    purse: Purse = field(default_factory=Purse)
+    retry_failed: bool = False
+    unscored: Path | None = None
+
+
+@runtime_checkable
+class Paying(Protocol):
+    """What asks servers: an estimator, a sampler, a judge."""
+
+    def check(self) -> None:
+        """Find what is missing before anything is sent.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        ...
+
+
+class TokenCounter:
+    """Counts the prompt tokens of many requests to one model: by tiktoken where it knows it.
+
+    Args:
+        model: its name.
+    """
+
+    def __init__(self, model: str) -> None:
+        self._encoding = _encoding(model)
+        self._bytes = 0.0
+        self._counted_bytes = 0
+        self._counted_tokens = 0
+        self._counted = 0
+
+    @property
+    def how(self) -> str:
+        """Where the number comes from, in words."""
+        return "by tiktoken" if self._encoding is not None else "estimated, 4 bytes a token"
+
+    @staticmethod
+    def estimate(text: str) -> float:
+        """Tokens of a text, roughly."""
+        return len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
+
+    def add(self, text: str, times: int = 1, more_tokens: float = 0.0) -> None:
+        """Count a request.
+
+        Args:
+            text: of all of its messages.
+            times: how often it is sent.
+            more_tokens: of text that is not known yet, in each.
+        """
+        size = len(text.encode("utf-8", "replace"))
+        self._bytes += times * (size + more_tokens * BYTES_PER_TOKEN)
+        if self._encoding is not None and self._counted < _COUNTED:
+            self._counted += 1
+            self._counted_bytes += size
+            self._counted_tokens += _FRAME_TOKENS + len(self._encoding.encode_ordinary(text))
+
+    @property
+    def tokens(self) -> int:
+        """Of all requests together."""
+        if not self._counted_bytes:
+            return int(self._bytes) // BYTES_PER_TOKEN
+        return round(self._bytes * self._counted_tokens / self._counted_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one model has left to answer.
+
+    Attributes:
+        price: None where it is not known.
+        requests: that the cache does not answer.
+        prompt: tokens that are likely.
+        answer: likewise, of all completions.
+        most_prompt: prompt tokens where every sampled response fills max_tokens.
+        most_answer: completion tokens where every answer fills max_tokens.
+        how: where the number of prompt tokens comes from.
+    """
+
+    price: Price | None
+    requests: int
+    prompt: int
+    answer: int
+    most_prompt: int
+    most_answer: int
+    how: str
+
+    def plan(self, line: str) -> Plan:
+        """The plan that a line introduces: tokens and price below it."""
+        if not self.requests:
+            return Plan([line])
+        tokens = f"about {self.prompt:,} prompt and {self.answer:,} completion tokens"
+        lines = [line, f"  {tokens} ({self.how})"]
+        if self.price is None:
+            lines.append("  no price is known for this model at this server")
+            return Plan(lines, requests=self.requests, cost_usd=None, most_usd=None)
+        likely = self.price.cost(self.prompt, self.answer)
+        most = self.price.cost(self.most_prompt, self.most_answer)
+        lines.append(f"  {_told(likely, most)}")
+        return Plan(lines, requests=self.requests, cost_usd=likely, most_usd=most)
+
+
+def joined(plans: Iterable[Plan]) -> Plan:
+    """Several plans as one; with the price of all together where several cost something."""
+    parts = list(plans)
+    likely = _sum(plan.cost_usd for plan in parts)
+    most = _sum(plan.most_usd for plan in parts)
+    lines = [line for plan in parts for line in plan.lines]
+    if sum(plan.cost_usd != 0 for plan in parts) > 1:
+        if likely is None or most is None:
+            lines.append("in all: no price is known, because one of these has none")
+        else:
+            lines.append(f"in all {_told(likely, most)}")
+    return Plan(lines, sum(plan.requests for plan in parts), likely, most)
+
+
+def _told(likely: float, most: float) -> str:
+    return f"about {usd(likely)} USD; {usd(most)} USD if every answer fills max_tokens"
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    known = list(costs)
+    return None if None in known else sum(cost or 0.0 for cost in known)
+
+
+@functools.cache
+def _encoding(model: str) -> Any:
+    """Tiktoken's encoding of a model; None where it has none, or cannot download it."""
+    found: list[Any] = []
+
+    def load() -> None:
+        import tiktoken
+
+        try:
+            found.append(tiktoken.encoding_for_model(model))
+        except (KeyError, OSError):
+            return
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    thread.join(_ENCODING_SECONDS)
+    return found[0] if found else None
