@@ -18,14 +18,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from axolotl_ual.settings.pairs import PairsJudgeConfig
 
 from ..judge.frame import Fenced
-from ..judge.rubric import (
-    TEMPLATES,
-    TOP_LOGPROBS,
-    NoLogprobs,
-    Unparsable,
-    expected_score,
-    parse_object,
-)
+from ..judge.parse import NoLogprobs, Unparsable, expected_score, parse_object
+from ..judge.rubric import TEMPLATES, TOP_LOGPROBS
 from ..models.server.replies import Completion
 from .factual import VERDICTS, unsupported_share
 

@@ -24,7 +24,7 @@ from ..calls.stream import Question, Stream
 from ..data.prompt import Prompt
 from ..data.sample import Sample, Turn
 from ..judge.frame import fence
-from ..judge.rubric import Unparsable
+from ..judge.parse import Unparsable
 from ..models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key, find_server
 from ..models.server.dialect import Chat
 from ..models.server.replies import Kind

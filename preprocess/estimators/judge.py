@@ -1,7 +1,7 @@
 """Uncertainty as a capable model states it: a question for each sample to a judge behind HTTP.
 
 This is the estimator of UAL (arXiv 2406.04854): a GPT-4-class model is asked for the uncertainty of
-instruction and response. The rubric is in `templates/`, the reading of answers in `judges.py`.
+instruction and response. The rubric is in `templates/`, the reading of answers in `judge/parse.py`.
 
     u_i = mean_k score_ik                 k repeats of one judge; spread = their standard deviation
     u_i = mean_j u_ij or median_j u_ij    a panel of judges j; disagreement = std_j u_ij

@@ -33,7 +33,7 @@ from ..models.server.client import ChatBackend
 from ..models.server.replies import Kind, Verdict, read_reply
 from ..models.server.transport import Reply
 from ..progress import Progress
-from .rubric import NoLogprobs
+from .parse import NoLogprobs
 from .uncertainty import Judge, Shown
 
 if TYPE_CHECKING:

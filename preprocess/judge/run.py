@@ -24,7 +24,7 @@ from ..data.sample import Sample
 from ..models.server.client import ChatBackend, Counts
 from ..progress import Progress
 from .batch import BatchRun
-from .rubric import NoLogprobs
+from .parse import NoLogprobs
 from .tally import Tally
 from .uncertainty import Judge, Shown
 

@@ -18,16 +18,8 @@ from ..models.server.client import ChatBackend, NoCompletion, Server
 from ..models.server.dialect import Chat
 from ..models.server.replies import Completion, Kind
 from .frame import fence
-from .rubric import (
-    SCHEMA,
-    TOP_LOGPROBS,
-    NoLogprobs,
-    Rubric,
-    Score,
-    Unparsable,
-    expected_score,
-    parse_verbalized,
-)
+from .parse import NoLogprobs, Unparsable, expected_score, parse_verbalized
+from .rubric import SCHEMA, TOP_LOGPROBS, Rubric, Score
 
 _WITHOUT_COMPLETION: Final = {Kind.REFUSED: REFUSED, Kind.TOO_LONG: TOO_LONG}
 _DIGIT_TOKENS: Final = 3

@@ -16,13 +16,13 @@ import judge_server
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.judge.frame import fence
-from axolotl_ual.preprocess.judge.rubric import (
+from axolotl_ual.preprocess.judge.parse import (
     NoLogprobs,
     Unparsable,
     expected_score,
-    load_rubric,
     parse_verbalized,
 )
+from axolotl_ual.preprocess.judge.rubric import load_rubric
 
 any_text = st.text(st.characters(codec=None))
 """Lone surrogates and control characters included."""
