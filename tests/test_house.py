@@ -39,13 +39,13 @@ FLOORS = {
     "schedule": 3,
     "data": 2,
     "losses": 2,
-    "evaluation": 2,
     # What both halves share.
+    "evaluation": 1,
     "settings": 1,
     "errors": 0,
     "columns": 0,
 }
-SHARED = {"settings", "errors", "columns"}
+SHARED = {"evaluation", "settings", "errors", "columns"}
 SHARED_MODULES = {"axolotl_ual.data.annotated", "axolotl_ual.data.fingerprint"}
 """Read by both halves: where an annotated copy lies, and whether it is of these data."""
 MAY_IMPORT_AXOLOTL = {
