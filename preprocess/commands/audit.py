@@ -1,14 +1,7 @@
 """Is the judge worth its price? Some rows judged several times, before all are paid for.
 
-For n rows with k scores each, one-way analysis of variance:
-
-    MSW = mean_i var_k(score_ik)                   spread of repeats, within rows
-    MSB = k var_i(mean_k score_ik)                 spread of rows
-    ICC = (MSB - MSW) / (MSB + (k - 1) MSW)        agreement of single scores
-
-ICC is the intraclass correlation ICC(1, 1) of Shrout and Fleiss (1979): the share of the variance
-of single scores that comes from the rows. 1: repeats always agree. 0 or less: a score says nothing
-about its row. The mean of r repeats has r ICC / (1 + (r - 1) ICC) (Spearman-Brown).
+What is told is the agreement of single scores (`labels/repeats.py`). The mean of r repeats has
+r ICC / (1 + (r - 1) ICC) (Spearman-Brown).
 """
 
 from __future__ import annotations
@@ -16,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, overload
 
 import numpy as np
@@ -28,30 +21,13 @@ from ..data.sample import Sample
 from ..estimators.base import Estimator
 from ..estimators.judge import JudgeEstimator
 from ..judge.run import JudgeRun
-from ..judge.tally import FloatArray
 from ..judge.uncertainty import Judge
+from ..labels.repeats import Repeats, repeats_agree
 from ..progress import Progress
 
 REPEATS: Final = 5
 _GOOD: Final = 0.9
 _FAIR: Final = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """What repeats say about a judge.
-
-    Attributes:
-        rows: rows that have all their scores.
-        within: standard deviation of the repeats of a row.
-        between: standard deviation of the rows' means.
-        icc: agreement of single scores; NaN where no two scores differ.
-    """
-
-    rows: int
-    within: float
-    between: float
-    icc: float
 
 
 class _Chosen(Sequence[Sample]):
@@ -75,20 +51,6 @@ class _Chosen(Sequence[Sample]):
         if isinstance(index, slice):
             return _Chosen(self._samples, self._rows[index])
         return self._samples[self._rows[index]]
-
-
-def agreement(mean_N: FloatArray, spread_N: FloatArray, repeats: int) -> Agreement | None:
-    """Agreement from means and standard deviations (k - 1) of k scores; None below two rows."""
-    rows = int(mean_N.size)
-    if rows < 2:
-        return None
-    msw = float(np.mean(spread_N**2))
-    between = float(np.std(mean_N, ddof=1))
-    msb = repeats * between**2
-    total = msb + (repeats - 1) * msw
-    # Below this, variances are rounding errors of equal scores.
-    icc = (msb - msw) / total if total > 1e-12 else float("nan")
-    return Agreement(rows, msw**0.5, between, icc)
 
 
 def audit(
@@ -129,7 +91,7 @@ def audit(
 def _report(run: JudgeRun) -> Iterator[str]:
     for judge, tally in zip(run.judges, run.tallies, strict=True):
         full = tally.scores == REPEATS
-        found = agreement(tally.mean[full], tally.spread[full], REPEATS)
+        found = repeats_agree(tally.mean[full], tally.spread[full], REPEATS)
         if found is None:
             raise BackendError(
                 f"{judge.config.model} at {judge.server.url} scored fewer than two rows "
@@ -142,14 +104,14 @@ def _report(run: JudgeRun) -> Iterator[str]:
         yield f"the audit cost {cost:.4f} USD"
 
 
-def _lines(judge: Judge, found: Agreement) -> list[str]:
+def _lines(judge: Judge, found: Repeats) -> list[str]:
     lines = [
         f"{found.rows:,} rows with all scores; standard deviation {found.within:.3f} between "
         f"repeats of a row, {found.between:.3f} between rows"
     ]
-    if np.isnan(found.icc):
+    if np.isnan(found.single):
         return [*lines, "all scores are the same: this judge does not tell the rows apart"]
-    lines.append(f"agreement of single scores (ICC): {found.icc:.3f}; {_advice(found.icc)}")
+    lines.append(f"agreement of single scores (ICC): {found.single:.3f}; {_advice(found.single)}")
     if judge.config.temperature == 0:
         lines.append(
             "at `temperature: 0` repeats show how far the server is from deterministic, not how "

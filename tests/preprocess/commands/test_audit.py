@@ -4,42 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from judging_kit import command, write_recipe
 
 import judge_server
-from axolotl_ual.preprocess.commands.audit import agreement
-
-
-def test_agreement_by_hand() -> None:
-    """Rows (0.1, 0.3) and (0.7, 0.9): means 0.2 and 0.8, both variances 0.02.
-
-    MSW = 0.02, MSB = 2 * 0.18 = 0.36, ICC = (0.36 - 0.02) / (0.36 + 0.02) = 0.8947.
-    """
-    found = agreement(np.array([0.2, 0.8]), np.sqrt([0.02, 0.02]), 2)
-    assert found is not None
-    assert found.icc == pytest.approx(0.34 / 0.38)
-    assert found.within == pytest.approx(np.sqrt(0.02))
-    assert found.between == pytest.approx(np.sqrt(0.18))
-
-
-@given(arrays(np.float64, (6, 4), elements=st.floats(0, 1)))
-def test_agreement_equals_the_textbook(scores: np.ndarray) -> None:
-    """Sums of squares as in a table of analysis of variance."""
-    n, k = scores.shape
-    grand = scores.mean()
-    between = k * ((scores.mean(axis=1) - grand) ** 2).sum() / (n - 1)
-    within = ((scores - scores.mean(axis=1, keepdims=True)) ** 2).sum() / (n * (k - 1))
-    found = agreement(scores.mean(axis=1), scores.std(axis=1, ddof=1), k)
-    assert found is not None
-    if between + within < 1e-9:
-        return
-    wanted = (between - within) / (between + (k - 1) * within)
-    assert found.icc == pytest.approx(wanted, abs=1e-6)
 
 
 def test_a_judge_that_repeats_itself(server: judge_server.Running, tmp_path: Path) -> None:
