@@ -38,7 +38,7 @@ FLOORS = {
     "training": 4,
     "schedule": 3,
     "data": 2,
-    "losses": 2,
+    "losses": 1,
     # What both halves share.
     "evaluation": 1,
     "settings": 1,

@@ -22,30 +22,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .smoothed_ce import IGNORE_INDEX, MeanRow, accumulation_dtype, mean_row
+from .encoding import IGNORE_INDEX
+from .smoothed_ce import MeanRow, accumulation_dtype, mean_row
+from .transform import Transform
 
 _CHUNK_TOKENS = 1024
 _LEAST_LOGITS = 2**25
 _MOST_LOGITS = 90_000_000
 _LEAST_TOKENS = 64
 _MULTIPLE = 4
-
-
-class Transform(NamedTuple):
-    """What a model does to the output of its head.
-
-    Attributes:
-        scale: constant factor.
-        cap: soft cap c, or None.
-    """
-
-    scale: float = 1.0
-    cap: float | None = None
-
-    def __call__(self, logits: Tensor) -> Tensor:
-        """The model's logits from those of the head."""
-        logits = logits * self.scale
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
 
 
 class Sums(NamedTuple):

@@ -18,69 +18,35 @@ from torch import Tensor, nn
 
 from axolotl_ual.errors import UnsupportedError
 
-from .chunked_ce import Transform
 from .smoothed_ce import MeanRow, mean_row
+from .transform import transform_of
 
 Job = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Computes something from a head's input, weight and bias."""
 
-_TIMES = {
-    "cohere": "logit_scale",
-    "cohere2": "logit_scale",
-    "cohere2_moe": "logit_scale",
-    "cohere_compass": "logit_scale",
-    "falcon_h1": "lm_head_multiplier",
-    "hyperclovax": "logits_scaling",
-    "muse_glimmer": "output_multiplier",
-}
-_DIVIDED_BY = {
-    "granite": "logits_scaling",
-    "granite_swa": "logits_scaling",
-    "granitemoe": "logits_scaling",
-    "granitemoe_swa": "logits_scaling",
-    "granitemoehybrid": "logits_scaling",
-    "granitemoeshared": "logits_scaling",
-}
-_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-
-
-def transform_of(config: Any) -> Transform:
-    """What a model of this configuration does to the output of its head."""
-    get_text_config = getattr(config, "get_text_config", None)
-    config = get_text_config() if callable(get_text_config) else config
-    kind = getattr(config, "model_type", "")
-    scale = 1.0
-    if kind in _TIMES:
-        scale = getattr(config, _TIMES[kind], None) or 1.0
-    elif kind in _DIVIDED_BY:
-        scale = 1.0 / (getattr(config, _DIVIDED_BY[kind], None) or 1.0)
-    caps = (getattr(config, key, None) for key in _CAPS)
-    return Transform(float(scale), next((float(cap) for cap in caps if cap), None))
-
 
 class Tap:
-    """One linear layer of a head, whose forward notes its input and can run a job instead.
+    """A module of a head, whose forward notes its input and can run a job instead.
 
-    A job is run by calling the layer as a module, so that an engine that shards its weight
-    gathers it for the call, and is told of the gradient that the job's result brings.
+    A job is run by calling the module, so that an engine that shards its weights gathers them for
+    the call, and is told of the gradient that the job's result brings.
 
     Attributes:
-        input: what the model called the layer with, since it was last taken.
-        answer: what the model gets in the place of the layer's output; None is that output.
+        input: what the model called the module with, since it was last taken.
+        answer: what the model gets in the place of the module's output; None is that output.
+        plain: the module's own forward.
     """
 
-    def __init__(self, module: nn.Module, scale: float = 1.0) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.scale = scale
         self.input: Tensor | None = None
-        self.answer: Callable[[Tensor], Tensor] | None = None
-        self._job: Job | None = None
-        self._mean: tuple[Any, MeanRow] | None = None
+        self.answer: Callable[..., Any] | None = None
         self.plain = module.forward
+        self._job: Callable[[Tensor], Tensor] | None = None
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """The layer's forward is this tap's while the block runs."""
+        """The module's forward is this tap's while the block runs."""
         with replaced_forward(self.module, self._forward) as self.plain:
             yield
 
@@ -89,11 +55,35 @@ class Tap:
         found, self.input = self.input, None
         return found
 
-    def run(self, hidden: Tensor, job: Job) -> Tensor:
-        """Call the layer to run `job` on its weight."""
+    def call(self, hidden: Tensor, job: Callable[[Tensor], Tensor]) -> Tensor:
+        """Call the module to run `job` in the place of its forward."""
         self._job = job
         result: Tensor = self.module(hidden)
         return result
+
+    def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self._job is not None:
+            job, self._job = self._job, None
+            return job(hidden)
+        self.input = hidden
+        return (self.answer or self.plain)(hidden, *args, **kwargs)
+
+
+class LinearTap(Tap):
+    """One linear layer of a head, whose jobs read its weight.
+
+    Attributes:
+        scale: constant factor on its output.
+    """
+
+    def __init__(self, module: nn.Module, scale: float = 1.0) -> None:
+        super().__init__(module)
+        self.scale = scale
+        self._mean: tuple[Any, MeanRow] | None = None
+
+    def run(self, hidden: Tensor, job: Job) -> Tensor:
+        """Call the layer to run `job` on its weight and bias."""
+        return self.call(hidden, lambda given: job(given, self._weight(), self.module.bias))
 
     def mean(self, num_rows: int | None) -> MeanRow:
         """The mean row, kept while the layer is frozen. To be called within a job."""
@@ -104,16 +94,6 @@ class Tap:
         if self._mean is None or self._mean[0] != key:
             self._mean = (key, mean_row(self._weight(), bias, num_rows))
         return self._mean[1]
-
-    def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self._job is not None:
-            job, self._job = self._job, None
-            return job(hidden, self._weight(), self.module.bias)
-        self.input = hidden
-        result: Tensor = (
-            self.plain(hidden, *args, **kwargs) if self.answer is None else self.answer(hidden)
-        )
-        return result
 
     def _weight(self) -> Tensor:
         weight: Tensor = self.module.weight
@@ -141,9 +121,9 @@ class Head:
         self.outer: nn.Module = model.get_output_embeddings()
         self.transform = transform_of(model.config)
         inner = _copy_in_training(self.outer)
-        self.taps = [Tap(inner)]
+        self.taps = [LinearTap(inner)]
         if hasattr(inner, "base_layer"):
-            self.taps = [Tap(inner.base_layer), *_adapters(inner, self.name)]
+            self.taps = [LinearTap(inner.base_layer), *_adapters(inner, self.name)]
             if self.transform.cap is not None:
                 raise UnsupportedError(
                     f"{self.name}: its logits have a soft cap and its head has an adapter",
@@ -152,7 +132,7 @@ class Head:
         _check_linear(self.taps[0].module, self.name)
 
     @property
-    def base(self) -> Tap:
+    def base(self) -> LinearTap:
         """The linear layer itself, without an adapter."""
         return self.taps[0]
 
@@ -173,6 +153,12 @@ class Head:
             for tap in self.taps:
                 stack.enter_context(tap.installed())
             yield
+
+
+def causal_lm(model: Any) -> Any:
+    """The causal language model inside an adapter."""
+    inner = getattr(model, "get_base_model", None)
+    return inner() if callable(inner) else model
 
 
 @contextmanager
@@ -207,7 +193,7 @@ def _copy_in_training(head: nn.Module) -> Any:
     return copies[head.active_adapters[0]]
 
 
-def _adapters(layer: Any, name: str) -> list[Tap]:
+def _adapters(layer: Any, name: str) -> list[LinearTap]:
     taps = []
     for adapter in layer.active_adapters:
         if adapter not in layer.lora_A:
@@ -217,7 +203,7 @@ def _adapters(layer: Any, name: str) -> list[Tap]:
                 f"{name}: the adapter on its head is not plain LoRA (DoRA, for example)",
                 "leave the head (`lm_head`) out of `lora_target_modules`",
             )
-        taps.append(Tap(layer.lora_B[adapter], float(layer.scaling[adapter])))
+        taps.append(LinearTap(layer.lora_B[adapter], float(layer.scaling[adapter])))
     return taps
 
 

@@ -18,27 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class LogitTransform:
-    """What a model does to its head's output.
-
-    Attributes:
-        scale: a constant factor (1 / logits_scaling in Granite, logit_scale in Cohere).
-        soft_cap: c in c * tanh(x / c) (Gemma 2's final_logit_softcapping); None: no cap.
-    """
-
-    scale: float = 1.0
-    soft_cap: float | None = None
-
-    def __call__(self, logits_NV: Tensor) -> Tensor:
-        """Apply factor and cap, in float32 at least."""
-        logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
-        if self.scale != 1.0:
-            logits_NV = logits_NV * self.scale
-        if self.soft_cap is not None:
-            logits_NV = torch.tanh(logits_NV / self.soft_cap) * self.soft_cap
-        return logits_NV
+from .transform import IDENTITY, Transform
 
 
 def token_logprobs(
@@ -47,7 +27,7 @@ def token_logprobs(
     head: Callable[[Tensor], Tensor],
     parameters: Sequence[Tensor],
     *,
-    transform: LogitTransform = LogitTransform(),
+    transform: Transform = IDENTITY,
     chunk: int = 256,
 ) -> Tensor:
     """Log-probability of each label.
@@ -76,7 +56,7 @@ def token_statistics(
     labels_N: Tensor,
     head: Callable[[Tensor], Tensor],
     *,
-    transform: LogitTransform = LogitTransform(),
+    transform: Transform = IDENTITY,
     chunk: int = 256,
 ) -> Tensor:
     """What the prediction of each label says, without gradients.
@@ -94,7 +74,7 @@ def token_statistics(
 @dataclass(frozen=True, slots=True)
 class _Head:
     head: Callable[[Tensor], Tensor]
-    transform: LogitTransform
+    transform: Transform
 
     def logits(self, hidden_CH: Tensor) -> Tensor:
         return self.transform(self.head(hidden_CH))

@@ -8,7 +8,7 @@ process makes the same two calls, however many tokens it has.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from axolotl_ual.errors import UnsupportedError
 
-from .heads import transform_of
-from .logprobs import LogitTransform, token_logprobs, token_statistics
-
-IGNORE_INDEX = -100
+from .encoding import IGNORE_INDEX
+from .heads import Tap, replaced_forward
+from .logprobs import token_logprobs, token_statistics
+from .transform import require_equal, transform_of
 
 
 class TokenScorer:
@@ -42,28 +42,19 @@ class TokenScorer:
 
     def __init__(self, model: nn.Module, chunk: int = 256) -> None:
         self.model = model
-        self.head: nn.Module = model.get_output_embeddings()
+        self.head = Tap(model.get_output_embeddings())
         self.chunk = chunk
-        self.transform = LogitTransform(*transform_of(model.config))
-        self._hidden: Tensor | None = None
-        self._last: Tensor | None = None
-        self._capturing = False
-        self._job: Callable[[Tensor], Tensor] | None = None
+        self.transform = transform_of(model.config)
         self._checked = False
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Score while the block runs."""
-        self._plain_model, self._plain_head = self.model.forward, self.head.forward
-        own = [module.__dict__.get("forward") for module in (self.model, self.head)]
-        self.model.forward, self.head.forward = self._forward, self._head_forward
-        try:
+        with (
+            self.head.installed(),
+            replaced_forward(self.model, self._forward) as self._plain_model,
+        ):
             yield
-        finally:
-            for module, forward in zip((self.model, self.head), own, strict=True):
-                del module.__dict__["forward"]
-                if forward is not None:
-                    module.forward = forward
 
     def _forward(
         self,
@@ -72,69 +63,52 @@ class TokenScorer:
         ual_statistics: bool = False,
         **kwargs: Any,
     ) -> Any:
-        if ual_labels is None:
-            return self._plain_model(*args, **kwargs)
-        self._capturing = True
+        try:
+            if ual_labels is None:
+                return self._plain_model(*args, **kwargs)
+            outputs, hidden_BTH = self._run(args, kwargs, ual_labels.shape)
+        finally:
+            self.head.take()
+        outputs["logits"] = self._scores(hidden_BTH, ual_labels, ual_statistics)
+        return outputs
+
+    def _run(self, args: Any, kwargs: Any, shape: torch.Size) -> tuple[Any, Tensor]:
+        """The model's outputs, with the logits of the last position; and its hidden states."""
+        raw: list[Tensor] = []
+
+        def last(hidden_BTH: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            raw.append(self.head.plain(hidden_BTH[:, -1:], *args, **kwargs))
+            return raw[0]
+
+        self.head.answer = last
         try:
             outputs = self._plain_model(*args, **kwargs)
         finally:
-            self._capturing = False
-        hidden_BTH, self._hidden = self._hidden, None
-        if hidden_BTH is None or hidden_BTH.shape[:2] != ual_labels.shape:
+            self.head.answer = None
+        hidden_BTH = self.head.take()
+        if hidden_BTH is None or hidden_BTH.shape[:2] != shape:
             raise UnsupportedError(
                 f"{type(self.model).__name__}: its head does not see the last hidden states of "
                 "every token, so their log-probabilities cannot be computed",
                 "take the plugin out for this model",
             )
-        self._check_transform(outputs["logits"])
-        outputs["logits"] = self._scores(hidden_BTH, ual_labels, ual_statistics)
-        return outputs
+        if not self._checked:
+            require_equal(self.transform(raw[0]), outputs["logits"], type(self.model).__name__)
+            self._checked = True
+        return outputs, hidden_BTH
 
     def _scores(self, hidden_BTH: Tensor, labels_BT: Tensor, statistics: bool) -> Tensor:
         next_BT = labels_BT[:, 1:]
         asked_BT = next_BT != IGNORE_INDEX
         labels_N = next_BT[asked_BT]
-        head, transform, chunk = self._plain_head, self.transform, self.chunk
+        how: Any = {"head": self.head.plain, "transform": self.transform, "chunk": self.chunk}
         if statistics:
-            self._job = partial(
-                token_statistics, labels_N=labels_N, head=head, transform=transform, chunk=chunk
-            )
+            job = partial(token_statistics, labels_N=labels_N, **how)
         else:
-            self._job = partial(
-                token_logprobs,
-                labels_N=labels_N,
-                head=head,
-                parameters=list(self.head.parameters()),
-                transform=transform,
-                chunk=chunk,
-            )
-        # Called as a module, so that an engine that shards the head gathers it for the call.
-        scores_XN: Tensor = self.head(hidden_BTH[:, :-1][asked_BT])
+            parameters = list(self.head.module.parameters())
+            job = partial(token_logprobs, labels_N=labels_N, parameters=parameters, **how)
+        scores_XN = self.head.call(hidden_BTH[:, :-1][asked_BT], job)
         leading = scores_XN.shape[:-1]
         scores = scores_XN.new_zeros((*leading, *labels_BT.shape))
         position_BT = torch.nn.functional.pad(asked_BT, (1, 0))
         return scores.masked_scatter(position_BT.expand_as(scores), scores_XN)
-
-    def _head_forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self._job is not None:
-            job, self._job = self._job, None
-            return job(hidden)
-        if not self._capturing:
-            return self._plain_head(hidden, *args, **kwargs)
-        self._hidden = hidden
-        self._last = self._plain_head(hidden[:, -1:], *args, **kwargs)
-        return self._last
-
-    def _check_transform(self, logits_BV: Tensor) -> None:
-        """Once, on the last position: what we take for the logits is what the model returns."""
-        raw, self._last = self._last, None
-        if self._checked or raw is None:
-            return
-        ours = self.transform(raw.detach())
-        if not torch.allclose(ours, logits_BV.detach().to(ours.dtype), rtol=2e-2, atol=1e-3):
-            raise UnsupportedError(
-                f"{type(self.model).__name__}: changes its logits after the head in a way that is "
-                "not known here, so log-probabilities would be wrong",
-                "take the plugin out for this model",
-            )
-        self._checked = True

@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-IGNORE_INDEX = -100
+from .encoding import IGNORE_INDEX
+
 _CHUNK_TOKENS = 1024
 
 
@@ -141,10 +142,10 @@ class _MarginSum(torch.autograd.Function):
         grad_weight = grad_bias = None
         if ctx.weight_like is not None:
             grad_weight = ctx.weight_like()
-            _spread(grad_weight, hidden_NH, classes_N, grad * weight_N, ctx.num_rows)
+            _add_to_classes(grad_weight, hidden_NH, classes_N, grad * weight_N, ctx.num_rows)
         if ctx.bias_like is not None:
             grad_bias = ctx.bias_like()
-            _spread(
+            _add_to_classes(
                 grad_bias[:, None],
                 torch.ones_like(weight_N)[:, None],
                 classes_N,
@@ -166,7 +167,7 @@ class _like:
         return torch.zeros(self.shape, dtype=self.dtype, device=self.device)
 
 
-def _spread(
+def _add_to_classes(
     out_VD: Tensor, input_ND: Tensor, classes_N: Tensor, factor_N: Tensor, num_rows: int
 ) -> None:
     """Gradient of sum_i factor_i * input_i . (w_{y_i} - w_mean) in w, written into zeros.
@@ -194,13 +195,3 @@ def shift_left(labels_BT: Tensor, fill: int) -> Tensor:
     states need no slicing, and thus no copy.
     """
     return torch.nn.functional.pad(labels_BT, (0, 1), value=fill)[..., 1:]
-
-
-def encode_smoothing(smoothing: Tensor) -> Tensor:
-    """float32 as the int32 of the same bits: training engines cast float inputs, not integers."""
-    return smoothing.to(torch.float32).view(torch.int32)
-
-
-def decode_smoothing(bits: Tensor) -> Tensor:
-    """Undo `encode_smoothing`."""
-    return bits.view(torch.float32)

@@ -230,7 +230,7 @@ def build_plan(
         if unit_ends_U is not None:
             unit_ends_U = _split_bins(unit_ends_U, whole, geometry)
             num_units = len(unit_ends_U)
-        last = whole + _spread(num_units - whole, geometry)
+        last = whole + _share_out(num_units - whole, geometry)
         batch_ends_B = np.concatenate([batch_ends_B, last])
     num_steps = -(-len(batch_ends_B) // (geometry.world_size * geometry.accumulation))
     starts = tuple(min(unit // geometry.step, num_steps) for unit in phase_units)
@@ -329,7 +329,7 @@ def _pack_segment(tail: _Bins, segment: IntArray, packing: Packing) -> _Bins:
     )
 
 
-def _spread(units: int, geometry: Geometry) -> IntArray:
+def _share_out(units: int, geometry: Geometry) -> IntArray:
     """Ends of the micro-batches of a last step that `units` do not fill.
 
     The fewest turns that hold them, the units shared out evenly, so that a process without any

@@ -26,15 +26,16 @@ from trl.trainer.utils import use_adapter
 
 from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
 from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing, encode_smoothing
+from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
-from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
-from axolotl_ual.losses.smoothed_ce import decode_smoothing, encode_smoothing
+from axolotl_ual.losses.scoring import TokenScorer
 from axolotl_ual.schedule.staging import Staging
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.training.batches import PlanSampler
 from axolotl_ual.training.means import TOKENS, Means
 from axolotl_ual.training.metrics import SMOOTHING_PART
-from axolotl_ual.training.staged import StagedMixin, causal_lm
+from axolotl_ual.training.staged import StagedMixin
 from axolotl_ual.training.transitions import Scores
 
 SHARE = "ual_share"
@@ -195,7 +196,7 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
         if id(inner) in self._scorers:
             return
         scorer = TokenScorer(inner, self.ual.preference.chunk_tokens)
-        if is_deepspeed_zero3_enabled() and not isinstance(scorer.head, nn.Linear):
+        if is_deepspeed_zero3_enabled() and not isinstance(scorer.head.module, nn.Linear):
             raise UnsupportedError(
                 "deepspeed: ZeRO-3 with an adapter on the head: its shards cannot be gathered for "
                 "chunks of tokens",

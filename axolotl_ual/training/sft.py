@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from axolotl_ual.columns import SMOOTHING
 from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
+from axolotl_ual.losses.encoding import IGNORE_INDEX
+from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
-from axolotl_ual.losses.smoothed_ce import IGNORE_INDEX
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.training.metrics import LossParts
 from axolotl_ual.training.staged import StagedMixin
@@ -82,7 +83,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         """The smoothed loss, bound to the model."""
         if self._objective is None:
             self._objective = SmoothedObjective(
-                _causal_lm(self.model), self._kernel(), _num_classes(self.processing_class)
+                causal_lm(self.model), self._kernel(), _num_classes(self.processing_class)
             )
         return self._objective
 
@@ -156,12 +157,6 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
 def _num_trained(labels_BT: Tensor) -> Tensor:
     """Tokens that are trained on: the first one of each row is predicted by nothing."""
     return (labels_BT[..., 1:] != IGNORE_INDEX).sum()
-
-
-def _causal_lm(model: Any) -> Any:
-    """The causal language model inside an adapter."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if callable(inner) else model
 
 
 def _num_classes(tokenizer: Any) -> int | None:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 from transformers import Trainer
 
 from axolotl_ual.columns import UNCERTAINTY
-from axolotl_ual.losses.scoring import IGNORE_INDEX, TokenScorer
+from axolotl_ual.losses.encoding import IGNORE_INDEX
+from axolotl_ual.losses.heads import causal_lm
+from axolotl_ual.losses.scoring import TokenScorer
 from axolotl_ual.schedule.curriculum import Curriculum, PackingArguments, packed_plan
 from axolotl_ual.schedule.plan import Plan
 from axolotl_ual.schedule.staging import stage_values
@@ -222,9 +224,3 @@ class StagedMixin(Trainer):
         if UNCERTAINTY not in self.train_dataset.column_names:
             return None
         return np.asarray(stage_values(self.train_dataset, UNCERTAINTY), dtype=np.float64)
-
-
-def causal_lm(model: Any) -> Any:
-    """The causal language model inside an adapter."""
-    inner = getattr(model, "get_base_model", None)
-    return inner() if callable(inner) else model

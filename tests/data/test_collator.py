@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import tiny
 from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import DataError
-from axolotl_ual.losses.smoothed_ce import decode_smoothing
+from axolotl_ual.losses.encoding import decode_smoothing
 
 FIRST = {"input_ids": [11, 12, 13], "labels": [-100, 12, 13], "ual_smoothing": 0.25}
 SECOND = {"input_ids": [21, 22], "labels": [-100, 22], "ual_smoothing": 0.5}
@@ -81,31 +78,6 @@ def test_flattening() -> None:
     assert smoothing(batch) == [[0.0, 0.25, 0.25, 0.0, 0.5]]
 
 
-@pytest.mark.parametrize("kind", [np.array, torch.tensor])
-def test_labels_need_not_be_lists(tokenizer: Any, kind: Any) -> None:
-    def base(features: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"labels": torch.stack([torch.as_tensor(part["labels"]) for part in features])}
-
-    batch = SmoothingCollator(base)([row(FIRST, labels=kind([-100, 7, 8]))])
-    assert batch["labels"].tolist() == [[-100, 7, 8]]
-    assert smoothing(batch) == [[0.25, 0.25, 0.25]]
-
-
-@given(
-    labels=st.lists(st.one_of(st.just(-100), st.integers(0, 2**23 - 101)), min_size=1, max_size=9),
-    value=st.floats(0, 1, width=32),
-)
-def test_any_label_and_any_smoothing_come_out_as_they_went_in(
-    labels: list[int], value: float
-) -> None:
-    def base(features: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"labels": torch.tensor([part["labels"] for part in features])}
-
-    batch = SmoothingCollator(base)([{"labels": labels, "ual_smoothing": value}])
-    assert batch["labels"].tolist() == [labels]
-    assert smoothing(batch) == [[value] * len(labels)]
-
-
 def test_evaluation_leaves_all_our_columns_out() -> None:
     seen: list[Any] = []
     SmoothingCollator(seen.extend, keep=False)([row(FIRST, ual_stage="moderate")])
@@ -126,11 +98,3 @@ def test_rows_are_not_changed_in_place() -> None:
 def test_a_mixed_batch_stops() -> None:
     with pytest.raises(DataError, match="with and without `ual_smoothing`"):
         SmoothingCollator(list)([row(FIRST), {"input_ids": [1], "labels": [1]}])
-
-
-def test_narrow_labels_stop() -> None:
-    def narrow(features: list[dict[str, Any]]) -> dict[str, Any]:
-        return {"labels": torch.tensor([[1, 2]], dtype=torch.int32)}
-
-    with pytest.raises(DataError, match=r"torch\.int32"):
-        SmoothingCollator(narrow)([row(FIRST)])

@@ -34,7 +34,7 @@ def global_batch() -> dict[str, Tensor]:
 
 def micro_batches(num_micro: int) -> Iterator[dict[str, Tensor]]:
     """This process's part of the global batch."""
-    from axolotl_ual.losses.smoothed_ce import encode_smoothing
+    from axolotl_ual.losses.encoding import encode_smoothing
 
     rank, world = dist.get_rank(), dist.get_world_size()
     size = ROWS // world // num_micro

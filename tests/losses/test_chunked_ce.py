@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from axolotl_ual.losses.chunked_ce import Transform, chunk_tokens, chunked_smoothed_ce, equal_chunks
+from axolotl_ual.losses.chunked_ce import chunk_tokens, chunked_smoothed_ce, equal_chunks
 from axolotl_ual.losses.smoothed_ce import mean_row
+from axolotl_ual.losses.transform import Transform
 from reference.smoothed_ce import smoothed_sum
 
 

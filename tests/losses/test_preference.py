@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axolotl_ual.losses.logprobs import LogitTransform, token_logprobs, token_statistics
+from axolotl_ual.losses.logprobs import token_logprobs, token_statistics
 from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
+from axolotl_ual.losses.transform import Transform
 from reference.preference import ipo_pair, log_prob, sigmoid_pair
 
 KINDS: dict[PreferenceKind, Any] = {"sigmoid": sigmoid_pair, "ipo": ipo_pair}
@@ -68,11 +69,9 @@ def case(dtype: torch.dtype, trained: bool, bias: bool = True) -> tuple[Tensor, 
 
 @pytest.mark.parametrize("chunk", [1, 7, 23, 100])
 @pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize(
-    "transform", [LogitTransform(), LogitTransform(0.5), LogitTransform(2.0, 3.0)]
-)
+@pytest.mark.parametrize("transform", [Transform(), Transform(0.5), Transform(2.0, 3.0)])
 def test_logprobs_and_gradients_equal_the_reference(
-    chunk: int, trained: bool, transform: LogitTransform
+    chunk: int, trained: bool, transform: Transform
 ) -> None:
     hidden, labels, head = case(torch.float64, trained)
     weights = torch.randn(23, dtype=torch.float64)
@@ -81,8 +80,8 @@ def test_logprobs_and_gradients_equal_the_reference(
         hidden, labels, head, list(head.parameters()), transform=transform, chunk=chunk
     )
     logits = head(hidden) * transform.scale
-    if transform.soft_cap:
-        logits = transform.soft_cap * torch.tanh(logits / transform.soft_cap)
+    if transform.cap:
+        logits = transform.cap * torch.tanh(logits / transform.cap)
     expected = torch.stack([log_prob(x, int(y)) for x, y in zip(logits, labels, strict=True)])
     torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-13)
     grads = torch.autograd.grad((ours * weights).sum(), wanted)

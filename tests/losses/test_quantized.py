@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.losses.encoding import encode_smoothing
 from axolotl_ual.losses.objective import SmoothedObjective, Weights
-from axolotl_ual.losses.smoothed_ce import encode_smoothing
 from reference.models import batch, llama
 from reference.smoothed_ce import shifted
 

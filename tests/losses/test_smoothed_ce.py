@@ -7,13 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from axolotl_ual.losses.smoothed_ce import (
-    decode_smoothing,
-    encode_smoothing,
-    margin_sum,
-    mean_row,
-    shift_left,
-)
+from axolotl_ual.losses.smoothed_ce import margin_sum, mean_row, shift_left
 from reference.smoothed_ce import smoothed_sum
 
 
@@ -162,14 +156,6 @@ def test_no_smoothing_leaves_every_gradient_alone() -> None:
     )
     assert margin.item() == 0.0
     assert all(not gradient.any() for gradient in torch.autograd.grad(margin, leaves))
-
-
-@given(st.lists(st.floats(0, 1, width=32), min_size=1, max_size=20))
-def test_smoothing_survives_as_integers(values: list[float]) -> None:
-    smoothing = torch.tensor(values, dtype=torch.float32)
-    bits = encode_smoothing(smoothing)
-    assert bits.dtype == torch.int32
-    assert torch.equal(decode_smoothing(bits), smoothing)
 
 
 def test_shift_aligns_the_next_token_with_its_predictor() -> None:

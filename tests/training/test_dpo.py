@@ -242,21 +242,25 @@ def test_padding_has_no_weight_and_shares_add_up(
     assert all(not g.any() for g in gradients(trainer, none).values())
 
 
-def test_a_transform_that_is_not_known_stops_training(
-    base: Path, recipe: dict[str, Any], tmp_path: Path
-) -> None:
-    trainer = make_trainer(trainer_class(), base, tmp_path, adapter=False, dtype=torch.float32)
-    inner = trainer.model
-    original = inner.forward.__self__._plain_model
+def test_a_transform_that_is_not_known_stops_training(base: Path) -> None:
+    from transformers import AutoModelForCausalLM
 
-    def doubled(*args: Any, **kwargs: Any) -> Any:
-        outputs = original(*args, **kwargs)
+    from axolotl_ual.losses.scoring import TokenScorer
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    plain = model.forward
+
+    def doubled(**inputs: Any) -> Any:
+        outputs = plain(**inputs)
         outputs["logits"] = outputs["logits"] * 2.0
         return outputs
 
-    inner.forward.__self__._plain_model = doubled
-    with pytest.raises(UnsupportedError, match=r"changes its logits.*\n.*take the plugin out"):
-        trainer.compute_loss(inner, batch_of(trainer))
+    model.forward = doubled
+    ids = torch.tensor([[1, 2, 3]])
+    with TokenScorer(model).installed(), pytest.raises(UnsupportedError) as caught:
+        model(input_ids=ids, ual_labels=ids)
+    assert "LlamaForCausalLM: does something to the output of its head" in caught.value.problem
+    assert caught.value.fix == "take the plugin out for this model"
 
 
 def test_a_sharded_head_with_an_adapter_is_refused(
