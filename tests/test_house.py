@@ -46,8 +46,14 @@ FLOORS = {
     "columns": 0,
 }
 SHARED = {"evaluation", "settings", "errors", "columns"}
-SHARED_MODULES = {"axolotl_ual.data.annotated", "axolotl_ual.data.fingerprint"}
-"""Read by both halves: where an annotated copy lies, and whether it is of these data."""
+SHARED_MODULES = {
+    "axolotl_ual.data.annotated",
+    "axolotl_ual.data.dialogue",
+    "axolotl_ual.data.fingerprint",
+}
+"""Read by both halves: where an annotated copy lies and whether it is of these data; how a prompt
+is rendered.
+"""
 MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.plugin",
     "axolotl_ual.data.answers",

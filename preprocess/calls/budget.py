@@ -57,7 +57,8 @@ def highest_cost(price: Price | None, chat: Chat) -> float:
     """USD that a request can cost at most; 0 where no price is known."""
     if price is None:
         return 0.0
-    prompt = _FRAME_TOKENS + sum(len(orjson.dumps(message)) for message in chat.messages)
+    asked = [[*chat.messages, *chat.tools], chat.plain or []]
+    prompt = _FRAME_TOKENS + max(sum(len(orjson.dumps(p)) for p in parts) for parts in asked)
     if chat.response_format is not None:
         prompt += len(orjson.dumps(chat.response_format))
     return price.most(prompt, chat.n * chat.max_tokens)

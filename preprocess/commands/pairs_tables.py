@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ from axolotl_ual import columns
 from axolotl_ual.columns import Manifest, ManifestFile
 from axolotl_ual.data.fingerprint import file_digest
 
-from ..data.prompt import MESSAGES, message_array
+from ..data.prompt import CHAT, MESSAGES, message_array
 from ..dimensions.base import Scores
 from ..labels.pairs import Selection, rounded
 from ..labels.stages import StageCodes
@@ -79,6 +80,7 @@ def pairs_table(data: ResponseSet, paired: Paired) -> pa.Table:
         {
             PROMPT_ID: pa.array(prompt),
             MESSAGES: messages.take(pa.array(np.searchsorted(used, prompt))),
+            **_chats(data, selection),
             "chosen": answers(selection.chosen),
             "rejected": answers(selection.rejected),
             columns.UNCERTAINTY_CHOSEN: float_column(values[selection.chosen]),
@@ -88,6 +90,20 @@ def pairs_table(data: ResponseSet, paired: Paired) -> pa.Table:
             columns.STAGE: pa.array(np.array(columns.STAGES)[paired.stages]),
         }
     )
+
+
+def _chats(data: ResponseSet, selection: Selection) -> dict[str, pa.Array]:
+    """The dialogues that have more than roles and texts, with the answers that call tools."""
+    flat, prompt_of = data.flat(), data.prompt_of()
+    found = []
+    for chosen, rejected in zip(selection.chosen, selection.rejected, strict=True):
+        prompt = data.prompts[prompt_of[chosen]]
+        answers = {"chosen": flat[chosen].chat, "rejected": flat[rejected].chat}
+        called = {name: json.loads(chat) for name, chat in answers.items() if chat}
+        dialogue = json.loads(prompt.chat) if prompt.chat else {"messages": prompt.texts()}
+        chat = {**dialogue, **called} if prompt.chat or called else None
+        found.append(chat and json.dumps(chat, ensure_ascii=False))
+    return {CHAT: pa.array(found, type=pa.string())} if any(found) else {}
 
 
 def scored_table(data: ResponseSet, scores: Scores, paired: Paired) -> pa.Table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from axolotl_ual.columns import PREFIX
 from axolotl_ual.errors import ConfigError, DataError
 
-from .chat import ChatFields, chat_reader
+from .chat import chat_reader
+from .chat_fields import ChatFields
 from .load import in_pieces
 from .places import locate_rows
 from .recipe import Entry, Recipe
@@ -24,7 +25,7 @@ from .single_turn import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["NATIVE", "Sample", "Samples", "Turn", "read_samples"]
+__all__ = ["NATIVE", "Rows", "Sample", "Samples", "Turn", "read_samples"]
 
 _BATCH = 1000
 
@@ -35,7 +36,7 @@ _STYLED = {
     "gpteacher": AlpacaFields(output="response"),
     "oasst": AlpacaFields("INSTRUCTION", None, "RESPONSE"),
 }
-_ALPACA_TYPES = {
+ALPACA_TYPES = {
     **{
         f"{name}{style}": fields
         for name, fields in _STYLED.items()
@@ -57,8 +58,9 @@ _ALPACA_TYPES = {
     "alpaca_w_system.load_open_orca": _OPEN_ORCA,
     "alpaca_w_system.load_open_orca_chatml": _OPEN_ORCA,
 }
+"""The columns of the types that are alpaca's."""
 
-MakeReader = Callable[[Mapping[str, Any], bool, str], Reader]
+MakeReader = Callable[[Mapping[str, Any], bool, str], Reader[Sample]]
 """From an entry's keys, `train_on_inputs`, and what error messages call the entry."""
 
 
@@ -66,20 +68,20 @@ def _alpaca(fields: AlpacaFields) -> MakeReader:
     return lambda _entry, _train_on_inputs, _where: alpaca_reader(fields)
 
 
-def _chat(entry: Mapping[str, Any], train_on_inputs: bool, where: str) -> Reader:
+def _chat(entry: Mapping[str, Any], train_on_inputs: bool, where: str) -> Reader[Sample]:
     return chat_reader(ChatFields.of(entry, train_on_inputs, where))
 
 
-def _input_output(_entry: Mapping[str, Any], train_on_inputs: bool, _where: str) -> Reader:
+def _input_output(_entry: Mapping[str, Any], train_on_inputs: bool, _where: str) -> Reader[Sample]:
     return input_output_reader(train_on_inputs)
 
 
-def _completion(entry: Mapping[str, Any], _train_on_inputs: bool, _where: str) -> Reader:
+def _completion(entry: Mapping[str, Any], _train_on_inputs: bool, _where: str) -> Reader[Sample]:
     return completion_reader(entry.get("field") or "text")
 
 
 NATIVE: dict[str, MakeReader] = {
-    **{name: _alpaca(fields) for name, fields in _ALPACA_TYPES.items()},
+    **{name: _alpaca(fields) for name, fields in ALPACA_TYPES.items()},
     "chat_template": _chat,
     "chat_template.load": _chat,
     "input_output": _input_output,
@@ -90,18 +92,21 @@ NATIVE: dict[str, MakeReader] = {
 """Types that are read without Axolotl; a mapping (a custom type) is as well, any other is not."""
 
 
-class Samples(Sequence[Sample]):
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Rows(Sequence[T_co]):
     """The rows of a dataset, each read and converted when it is asked for.
 
     Args:
         table: the rows, on disk as far as `datasets` keeps them there.
         entry: where they come from.
-        reader: how a row becomes a sample.
+        reader: how a row becomes what is wanted of it: a sample, or a prompt.
     """
 
-    def __init__(self, table: Dataset, entry: Entry, reader: Reader) -> None:
+    def __init__(self, table: Dataset, entry: Entry, reader: Reader[T_co]) -> None:
         self._entry = entry
-        self._reader = reader
+        self.reader = reader
         self._columns = list(table.column_names)
         read = {*reader.needed, *reader.optional}
         present = [name for name in self._columns if name in read]
@@ -110,15 +115,15 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[T_co]:
         for number, row in enumerate(self._iterate()):
             yield self._read(number, row)
 
     @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> T_co: ...
     @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+    def __getitem__(self, index: slice) -> Sequence[T_co]: ...
+    def __getitem__(self, index: int | slice) -> T_co | Sequence[T_co]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
@@ -143,7 +148,7 @@ class Samples(Sequence[Sample]):
         number_bad = 0
         for number, row in enumerate(self._iterate()):
             try:
-                self._reader.read(row)
+                self.reader.read(row)
             except BadRow as problem:
                 number_bad += 1
                 if len(bad) < limit:
@@ -152,13 +157,13 @@ class Samples(Sequence[Sample]):
             raise _bad_rows(self._entry, bad, number_bad, len(self))
 
     def _check_columns(self) -> None:
-        missing = [name for name in self._reader.needed if name not in self._columns]
+        missing = [name for name in self.reader.needed if name not in self._columns]
         if missing:
             kind = self._entry.type if isinstance(self._entry.type, str) else "this custom type"
             raise DataError(
                 f"{self._entry.label}: no row has the key {_names(missing)} that `type: {kind}` "
                 f"reads; there are {_names(self._columns)}",
-                self._reader.hint,
+                self.reader.hint,
             )
 
     def _iterate(self) -> Iterator[Mapping[str, Any]]:
@@ -168,11 +173,15 @@ class Samples(Sequence[Sample]):
                 for values in zip(*batch.values(), strict=True):
                     yield dict(zip(names, values, strict=True))
 
-    def _read(self, number: int, row: Mapping[str, Any]) -> Sample:
+    def _read(self, number: int, row: Mapping[str, Any]) -> T_co:
         try:
-            return self._reader.read(row)
+            return self.reader.read(row)
         except BadRow as problem:
             raise _bad_rows(self._entry, {number: problem}, 1, len(self)) from None
+
+
+Samples = Rows[Sample]
+"""The rows of a dataset as samples."""
 
 
 def read_samples(table: Dataset, entry: Entry, recipe: Recipe) -> Samples:
@@ -189,7 +198,7 @@ def read_samples(table: Dataset, entry: Entry, recipe: Recipe) -> Samples:
         UALError: the type is read through Axolotl, and Axolotl cannot be used.
     """
     _refuse_annotated(table, entry)
-    return Samples(table, entry, _reader(table, entry, recipe))
+    return Rows(table, entry, _reader(table, entry, recipe))
 
 
 def _refuse_annotated(table: Dataset, entry: Entry) -> None:
@@ -202,7 +211,7 @@ def _refuse_annotated(table: Dataset, entry: Entry) -> None:
         )
 
 
-def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader:
+def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader[Sample]:
     where = f"{recipe.path}: {entry.label}"
     train_on_inputs = recipe.raw.get("train_on_inputs") is True
     if {"input_ids", "attention_mask", "labels"} <= set(table.column_names):

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 Row = Mapping[str, Any]
 """One row of a dataset: column names to values; None where the row has no such key."""
+
+T_co = TypeVar("T_co", covariant=True)
 
 _SHOWN: Final = 60
 
@@ -65,17 +67,17 @@ class BadRow(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """How rows of one type become samples.
+class Reader(Generic[T_co]):
+    """How rows of one type become samples, or prompts.
 
     Attributes:
-        read: one row to one sample; raises BadRow.
+        read: one row to one of them; raises BadRow.
         needed: columns that must be there.
         optional: columns that are read where they are there.
         hint: what to do where a needed column is missing.
     """
 
-    read: Callable[[Row], Sample]
+    read: Callable[[Row], T_co]
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
     hint: str = ""

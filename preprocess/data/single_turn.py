@@ -26,18 +26,18 @@ class AlpacaFields:
     system: str | None = None
 
 
-def alpaca_reader(fields: AlpacaFields) -> Reader:
+def alpaca_reader(fields: AlpacaFields) -> Reader[Sample]:
     """A reader of instruction, optional input, and output."""
 
     def read(row: Row) -> Sample:
-        instruction = _formatted(row.get(fields.instruction), fields.instruction)
+        instruction = formatted(row.get(fields.instruction), fields.instruction)
         given = row.get(fields.input) if fields.input else None
         if given:
-            instruction = f"{instruction}\n\n{_formatted(given, str(fields.input))}"
+            instruction = f"{instruction}\n\n{formatted(given, str(fields.input))}"
         system = row.get(fields.system) if fields.system else None
         turns = [Turn("user", instruction, False)]
         if system:
-            turns.insert(0, Turn("system", _formatted(system, str(fields.system)), False))
+            turns.insert(0, Turn("system", formatted(system, str(fields.system)), False))
         turns.append(Turn("assistant", text_of(row.get(fields.output), fields.output), True))
         return make_sample(turns, fields.output)
 
@@ -52,7 +52,7 @@ def alpaca_reader(fields: AlpacaFields) -> Reader:
     )
 
 
-def custom_reader(spec: Mapping[str, Any], where: str) -> Reader:
+def custom_reader(spec: Mapping[str, Any], where: str) -> Reader[Sample]:
     """A reader of a type that the recipe defines itself.
 
     Args:
@@ -69,14 +69,14 @@ def custom_reader(spec: Mapping[str, Any], where: str) -> Reader:
     output_key, system_key = values["field_output"], values["field_system"]
 
     def read(row: Row) -> Sample:
-        instruction = _formatted(row.get(instruction_key), instruction_key)
+        instruction = formatted(row.get(instruction_key), instruction_key)
         system = row[system_key] if system_key in row else values["system_prompt"]
         rendered = ""
         if system and values["system_format"]:
-            rendered = values["system_format"].format(system=_formatted(system, system_key))
+            rendered = values["system_format"].format(system=formatted(system, system_key))
         given = row.get(input_key)
         if given:
-            given = _formatted(given, input_key)
+            given = formatted(given, input_key)
             rendered += values["format"].format(instruction=instruction, input=given)
         else:
             rendered += values["no_input_format"].format(instruction=instruction)
@@ -130,7 +130,7 @@ def _check_format(text: str, names: tuple[str, ...], where: str) -> None:
         ) from None
 
 
-def input_output_reader(train_on_inputs: bool) -> Reader:
+def input_output_reader(train_on_inputs: bool) -> Reader[Sample]:
     """A reader of `segments`: texts, each with a label that says whether it is trained."""
 
     def read(row: Row) -> Sample:
@@ -154,7 +154,7 @@ def _segment(segment: Any, key: str) -> Turn:
     return Turn(None, text_of(segment.get("text"), f"{key}.text"), bool(label))
 
 
-def completion_reader(field: str) -> Reader:
+def completion_reader(field: str) -> Reader[Sample]:
     """A reader of plain text, all of which is trained."""
 
     def read(row: Row) -> Sample:
@@ -163,7 +163,7 @@ def completion_reader(field: str) -> Reader:
     return Reader(read, (field,), hint="set `field:` of this dataset to the column with the text")
 
 
-def _formatted(value: Any, key: str) -> str:
+def formatted(value: Any, key: str) -> str:
     """A text, or a number as Axolotl's prompt formats write it."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)

@@ -51,7 +51,9 @@ _NOT_SUPERVISED = ("bradley_terry", "stepwise_supervised", "_synthetic", "messag
 Decode = Callable[[Sequence[int]], str]
 
 
-def masked_reader(table: Dataset, entry: Entry, recipe: Recipe, known: Sequence[str]) -> Reader:
+def masked_reader(
+    table: Dataset, entry: Entry, recipe: Recipe, known: Sequence[str]
+) -> Reader[Sample]:
     """A reader of a type that only Axolotl knows.
 
     Args:
@@ -89,7 +91,7 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"known: {', '.join(other for other in named if ':' not in other)}"
 
 
-def tokenised_reader(recipe: Recipe) -> Reader:
+def tokenised_reader(recipe: Recipe) -> Reader[Sample]:
     """A reader of data that are tokenised already: input_ids, attention_mask and labels.
 
     Raises:

@@ -29,7 +29,6 @@ from ..models.server.client import ChatBackend, Counts, NoCompletion, Server, ch
 from ..models.server.dialect import Chat
 from ..models.server.replies import Kind
 from ..progress import Progress
-from ..sampling.base import prompt_sample
 from .aspects import Aspect, frame
 from .value import ValueScore, aggregate
 
@@ -48,8 +47,7 @@ class Reviewed:
 
     def sample(self) -> Sample:
         """The dialogue with the response marked."""
-        turns = prompt_sample(self.prompt).turns
-        return Sample((*turns, Turn("assistant", self.text, trained=True)))
+        return Sample((*self.prompt.sample().turns, Turn("assistant", self.text, trained=True)))
 
 
 @dataclass(slots=True)

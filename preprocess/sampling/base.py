@@ -80,8 +80,9 @@ def seed_of(prompt: Prompt, base: int, number: int) -> int:
 
 
 def prompt_sample(prompt: Prompt) -> Sample:
-    """The prompt in the shape that cache keys are made of."""
-    return Sample(tuple(Turn(role, content, trained=False) for role, content in prompt.messages))
+    """The prompt in the shape that cache keys are made of: tools and calls are a part of it."""
+    chat = (Turn("chat", prompt.chat, trained=False),) if prompt.chat else ()
+    return Sample((*prompt.sample().turns, *chat))
 
 
 def dump_responses(responses: Iterable[Response]) -> str:

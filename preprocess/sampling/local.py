@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from axolotl_ual.columns import ManifestUsage
+from axolotl_ual.data.dialogue import renderable
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.pairs import SamplingConfig
 
@@ -177,12 +178,14 @@ class _LocalRun:
         """The prompt as the model reads it, and whether a chat template wrote it."""
         tokenizer = self._generator.tokenizer
         if tokenizer.chat_template is None:
-            rendered = render(prompt_sample(prompt), tokenizer)
+            rendered = render(prompt.sample(), tokenizer)
             text = rendered if isinstance(rendered, str) else rendered.text
             return f"{text}\n\nAssistant:", False
         try:
+            template = tokenizer.get_chat_template(tools=prompt.tools or None)
+            messages, tools = renderable(prompt.chat, prompt.texts(), template)
             text = tokenizer.apply_chat_template(
-                prompt.as_dicts(), tokenize=False, add_generation_prompt=True
+                messages, tools=tools, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # A template is the model author's program: it may raise.
             raise ConfigError(

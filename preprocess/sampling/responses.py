@@ -7,24 +7,29 @@ file back, or one that was sampled elsewhere and has only the prompt and the tex
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from axolotl_ual.errors import DataError
 
-from ..data.prompt import MESSAGES, Prompt, message_array
+from ..data.json_files import read_rows
+from ..data.prompt import CHAT, MESSAGES, Prompt, message_array
+from ..data.prompts import prompt_reader
+from ..data.sample import BadRow, Reader, kind_of, shorten, text_of
 
 PROMPT_ID: Final = "prompt_id"
 RESPONSE_ID: Final = "response_id"
 RESPONSE: Final = "response"
 STATUS: Final = "status"
+RESPONSE_CHAT: Final = "response_chat"
+"""Column of the responses that call tools, as the JSON of a message; null for all others."""
 
 USABLE: Final = "usable"
 EMPTY: Final = "empty"
@@ -32,12 +37,16 @@ TRUNCATED: Final = "truncated"
 FAILED: Final = "failed"
 
 
+_SHAPE: Final = (
+    "a row needs `messages` (role and content) or `prompt`, and `response`: a text, or `failure`"
+)
 _OPTIONAL: Final[dict[str, type]] = {
     "finish_reason": str,
     "seed": int,
     "tokens": int,
     "logprob_sum": float,
     "logprob_mean": float,
+    RESPONSE_CHAT: str,
 }
 
 
@@ -53,6 +62,7 @@ class Response:
         logprob_mean: per token.
         tokens: number of tokens generated.
         failure: why there is no response; None where there is one.
+        chat: a response that calls tools as the JSON of a message; None for all others.
     """
 
     text: str
@@ -62,6 +72,7 @@ class Response:
     logprob_mean: float | None = None
     tokens: int | None = None
     failure: str | None = None
+    chat: str | None = None
 
     @classmethod
     def failed(cls, reason: str) -> Response:
@@ -144,6 +155,7 @@ def response_table(data: ResponseSet, scores: Mapping[str, pa.Array]) -> pa.Tabl
             PROMPT_ID: pa.array(prompt),
             RESPONSE_ID: pa.array(numbers, type=pa.int32()),
             MESSAGES: message_array(data.prompts).take(pa.array(prompt)),
+            **_chat_columns(data, prompt),
             RESPONSE: column(lambda r: r.text, pa.string()),
             STATUS: column(lambda r: r.status, pa.string()),
             "failure": column(lambda r: r.failure, pa.string()),
@@ -158,24 +170,38 @@ def response_table(data: ResponseSet, scores: Mapping[str, pa.Array]) -> pa.Tabl
     )
 
 
+def _chat_columns(data: ResponseSet, prompt: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
+    """What dialogues and responses have beyond text: columns that are there only where it is."""
+    found = {
+        CHAT: [data.prompts[place].chat or None for place in prompt],
+        RESPONSE_CHAT: [response.chat for response in data.flat()],
+    }
+    return {
+        name: pa.array(values, type=pa.string()) for name, values in found.items() if any(values)
+    }
+
+
 def read_responses(path: Path) -> ResponseSet:
     """Read responses from a Parquet or JSONL file.
 
-    A row has `messages` (a list of {role, content}) or `prompt` (a text), and `response` (a text);
-    `finish_reason`, `seed`, `tokens`, `logprob_sum`, `logprob_mean` and `failure` are read where
-    they are there. Rows of one prompt belong together by `prompt_id`, or else by the content of
-    the prompt.
+    A row has a prompt in one of the shapes of a dataset of prompts (`messages`, `prompt`, ...), and
+    `response` (a text); `finish_reason`, `seed`, `tokens`, `logprob_sum`, `logprob_mean` and
+    `failure` are read where they are there. Rows of one prompt belong together by `prompt_id`, or
+    else by the content of the prompt.
 
     Raises:
-        DataError: the file cannot be read, or a row is not as described, by its number.
+        DataError: the file cannot be read, or a row is not as described, by its number and line.
     """
     prompts: dict[Any, int] = {}
     data = ResponseSet([], [])
-    for number, row in enumerate(_rows(path)):
-        where = f"{path}: row {number}"
-        prompt = _prompt(row, where)
+    reader = prompt_reader({}, str(path))
+    for where, row in _rows(path):
+        try:
+            prompt, response = _prompt(row, reader), _response(row)
+        except BadRow as problem:
+            raise DataError(f"{where}: `{problem.key}` {problem.problem}", _SHAPE) from None
         key = row.get(PROMPT_ID)
-        key = prompt.messages if key is None else ("id", key)
+        key = (prompt.messages, prompt.chat) if key is None else ("id", key)
         place = prompts.setdefault(key, len(prompts))
         if place == len(data.prompts):
             data.prompts.append(prompt)
@@ -185,47 +211,39 @@ def read_responses(path: Path) -> ResponseSet:
                 f"{where}: prompt_id {row[PROMPT_ID]!r} stands for two different prompts",
                 "give each prompt its own prompt_id, or leave the column out",
             )
-        data.responses[place].append(_response(row, where))
+        data.responses[place].append(response)
     if not data.prompts:
         raise DataError(f"{path}: there are no rows", "name a file with responses in it")
     return data
 
 
-def _rows(path: Path) -> Iterable[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows, each with the name of its place."""
     try:
         if path.suffix == ".parquet":
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=4096):
-                yield from batch.to_pylist()
+            batches = pq.ParquetFile(path).iter_batches(batch_size=4096)
+            rows = (row for batch in batches for row in batch.to_pylist())
+            yield from ((f"{path}: row {number}", row) for number, row in enumerate(rows))
             return
-        with path.open(encoding="utf-8") as stream:
-            for number, line in enumerate(stream):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise DataError(f"{path}: line {number + 1}: is not an object")
-                    yield row
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError, json.JSONDecodeError) as error:
+        for place, row in read_rows(path):
+            if not isinstance(row, dict):
+                raise DataError(f"{place}: is {kind_of(row)} and not an object")
+            yield str(place), row
+    except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
             f"{path}: cannot be read: {error}", "give a .parquet file, or .jsonl with a row a line"
         ) from None
 
 
-def _prompt(row: Mapping[str, Any], where: str) -> Prompt:
-    if row.get(MESSAGES) is None:
-        return Prompt((("user", _text(row, "prompt", where)),))
-    turns = row[MESSAGES]
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f"{where}: `messages` is not a list of turns: {str(turns)[:60]}")
-    messages = []
-    for place, turn in enumerate(turns):
-        if not isinstance(turn, dict):
-            raise DataError(f"{where}: `messages[{place}]` is not an object with role and content")
-        here = f"{where}: messages[{place}]"
-        messages.append((_text(turn, "role", here), _text(turn, "content", here)))
-    return Prompt(tuple(messages))
+def _prompt(row: Mapping[str, Any], reader: Reader[Prompt]) -> Prompt:
+    chat = row.get(CHAT)
+    if chat:
+        said = tuple((turn["role"], turn["content"]) for turn in row[MESSAGES])
+        return Prompt(said, str(chat))
+    return reader.read(row)
 
 
-def _response(row: Mapping[str, Any], where: str) -> Response:
+def _response(row: Mapping[str, Any]) -> Response:
     failure = row.get("failure")
     if failure is not None:
         return Response.failed(str(failure))
@@ -237,15 +255,6 @@ def _response(row: Mapping[str, Any], where: str) -> Response:
         try:
             values[name] = kind(value)
         except (TypeError, ValueError):
-            raise DataError(f"{where}: `{name}` is {value!r}") from None
-    return Response(_text(row, RESPONSE, where).strip(), **values)
-
-
-def _text(row: Mapping[str, Any], key: str, where: str) -> str:
-    value = row.get(key)
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}: `{key}` must be a text, not {value!r}",
-            "a row needs `messages` (role and content) or `prompt`, and `response`",
-        )
-    return value
+            raise BadRow(name, f"is {shorten(value)}") from None
+    chat = values.pop(RESPONSE_CHAT, None)
+    return Response(text_of(row.get(RESPONSE), RESPONSE).strip(), chat=chat, **values)

@@ -20,6 +20,7 @@ from ..calls.outcomes import FAILED, REFUSED, SCORED, TOO_LONG
 from ..calls.plan import TokenCounter, Work
 from ..calls.prices import BYTES_PER_TOKEN, Price, Purse
 from ..calls.stream import Question, Stream
+from ..data.messages import said_with_calls
 from ..data.prompt import Prompt
 from ..models.server.client import ChatBackend, Counts, NoCompletion, Server, check_key
 from ..models.server.dialect import Chat
@@ -126,7 +127,7 @@ class ApiSampler:
     def chat(self, prompt: Prompt, repeat: int) -> Chat:
         """The request for all responses (repeat 0) or for one more."""
         return Chat(
-            messages=prompt.as_dicts(),
+            messages=prompt.for_server(),
             max_tokens=self.settings.max_tokens,
             temperature=self.settings.temperature,
             seed=seed_of(prompt, self.seed, repeat),
@@ -134,6 +135,8 @@ class ApiSampler:
             n=self.settings.n if repeat == 0 else 1,
             top_p=self.settings.top_p if self.settings.top_p < 1 else None,
             logprobs=True,
+            tools=prompt.tools,
+            plain=prompt.texts() if prompt.chat else None,
         )
 
     async def ask(self, backend: ChatBackend, prompt: Prompt, repeat: int) -> Judgement:
@@ -346,8 +349,12 @@ def _response(choice: Completion, seed: int | None) -> Response:
     if choice.refused:
         return Response.failed(REFUSED)
     logprobs = _token_logprobs(choice)
+    text, chat = choice.content.strip(), ""
+    if choice.tool_calls:
+        text, chat = said_with_calls(text, choice.tool_calls)
     return Response(
-        text=choice.content.strip(),
+        text=text,
+        chat=chat or None,
         finish_reason=choice.finish_reason,
         seed=seed,
         logprob_sum=sum(logprobs) if logprobs else None,

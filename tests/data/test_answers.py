@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from axolotl.utils.data import rl
 from axolotl.utils.dict import DictDefault
 
 import tiny
-from axolotl_ual.data.answers import exact, exact_answers
+from axolotl_ual.data.answers import exact, exact_answers, with_tools
 
 FIELDS = {"chosen": "chosen", "rejected": "rejected"}
 CFG = DictDefault(
@@ -57,3 +58,45 @@ def test_axolotl_is_left_as_it_was(tokenizer: Any) -> None:
         assert transform(row("a", "b"), tokenizer=tokenizer)["chosen"] == "a</s>"
         assert options == {"remove_columns": ["messages"]}
     assert rl.load_dpo is stock
+
+
+TOOLS = [{"type": "function", "function": {"name": "add"}}]
+CALLING = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"x": 1}}}],
+}
+TEMPLATE = (
+    "{% if tools %}TOOLS {{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}[{{ m.role }}]{{ m.content }}"
+    "{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+def with_calls() -> dict[str, Any]:
+    """A row as `pairs` writes it: texts, and the dialogue with its tools as JSON."""
+    texts = row("plain", '{"name": "add", "arguments": {"x": 1}}')
+    texts["messages"] = [{"role": "system", "content": json.dumps(TOOLS)}, *texts["messages"]]
+    chat = {"messages": [{"role": "user", "content": "hi"}, CALLING], "tools": TOOLS}
+    return {**texts, "chat": json.dumps({**chat, "rejected": CALLING})}
+
+
+def test_tools_and_calls_are_rendered(tokenizer: Any) -> None:
+    cfg = DictDefault({**CFG, "chat_template": "jinja", "chat_template_jinja": TEMPLATE})
+    with exact_answers():
+        transform, _ = rl.load_dpo("chat_template.default", cfg, dataset_idx=0)
+    found = transform(with_calls(), tokenizer=tokenizer)
+    call = '<call>{"name": "add", "arguments": {"x": 1}}</call>'
+    tools = 'TOOLS [{"type": "function", "function": {"name": "add"}}]'
+    assert found["prompt"] == f"{tools}[user]hi[assistant]{call}[assistant]"
+    assert (found["chosen"], found["rejected"]) == ("plain", call)
+
+
+def test_a_template_without_tools_gets_them_as_text(tokenizer: Any) -> None:
+    stock, _ = chat_template.default(CFG)
+    plain = exact(stock, FIELDS)
+    ours = with_tools(plain, lambda tokenizer: str(tokenizer.chat_template))
+    sample = with_calls()
+    assert ours(sample, tokenizer=tokenizer) == plain(sample, tokenizer=tokenizer)
+    assert '"name": "add"' in ours(sample, tokenizer=tokenizer)["prompt"]

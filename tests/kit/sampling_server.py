@@ -77,6 +77,11 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("logprobs") and self.options.logprobs == "refused":
             self._send(400, {"error": {"message": "logprobs are not supported"}})
             return
+        if body.get("tools") and self.options.tools == "refused":
+            # vLLM without --enable-auto-tool-choice.
+            said = '"auto" tool choice requires --enable-auto-tool-choice to be set'
+            self._send(400, {"error": {"message": said, "type": "BadRequestError"}})
+            return
         if "forbidden" in question:
             error = {"message": "flagged by our content filter", "code": "content_filter"}
             self._send(400, {"error": error})
@@ -101,6 +106,13 @@ class Handler(BaseHTTPRequestHandler):
             "message": {"role": "assistant", "content": text},
             "finish_reason": "length" if "truncate" in question and place % 2 else "stop",
         }
+        if body.get("tools") and question.startswith("call") and place % 2 == 0:
+            name = body["tools"][0]["function"]["name"]
+            function = {"name": name, "arguments": json.dumps({"place": str(place)})}
+            call = {"id": f"c{place}", "type": "function", "function": function}
+            choice["message"] = {"role": "assistant", "content": None, "tool_calls": [call]}
+            choice["finish_reason"] = "tool_calls"
+            return choice
         if body.get("logprobs") and self.options.logprobs == "given":
             tokens = [{"token": w, "logprob": -0.5 * len(w)} for w in text.split()]
             choice["logprobs"] = {"content": tokens}
@@ -155,6 +167,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", choices=["honoured", "ignored", "refused"], default="honoured")
     parser.add_argument("--logprobs", choices=["given", "ignored", "refused"], default="given")
+    parser.add_argument("--tools", choices=["taken", "refused"], default="taken")
     parser.add_argument("--latency", type=float, default=0.0)
     Handler.options = parser.parse_args()
     server = Server(("127.0.0.1", 0), Handler)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
@@ -23,6 +23,7 @@ _LOGPROBS: Final = re.compile(r"logprobs|log[- ]probabilities", re.IGNORECASE)
 _SEVERAL: Final = re.compile(
     r"^n\b|[`'\"]n[`'\"]|\bn (?:>|must|is|=)|multiple (?:choices|completions)"
 )
+_TOOLS: Final = re.compile(r"\btool(?:s|_choice|_calls| choice| call|-call)?\b", re.IGNORECASE)
 _SYSTEM: Final = re.compile(
     r"system[^.]{0,40}(?:role|message|prompt)|roles must alternate|"
     r"role[^.]{0,20}system",
@@ -45,9 +46,11 @@ class Chat:
         n: completions wanted.
         top_p: mass that is sampled from, or None for the server's default.
         logprobs: whether the log-probability of each token is wanted.
+        tools: definitions of tools that the model may call.
+        plain: the messages with tools and calls written out as text, for a server that takes none.
     """
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     max_tokens: int
     temperature: float
     response_format: dict[str, Any] | None = None
@@ -57,6 +60,8 @@ class Chat:
     n: int = 1
     top_p: float | None = None
     logprobs: bool = False
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    plain: list[dict[str, Any]] | None = None
 
     @property
     def wants_logprobs(self) -> bool:
@@ -90,6 +95,8 @@ class Dialect:
     def body(self, chat: Chat) -> bytes:
         """The JSON of a request."""
         messages = chat.messages
+        if chat.plain is not None and "tools" in self._given_up:
+            messages = chat.plain
         if "system" in self._given_up:
             messages = _merge_system(messages)
         body: dict[str, Any] = {"model": self._model, "messages": messages}
@@ -109,6 +116,8 @@ class Dialect:
             body["n"] = chat.n
         if chat.top_p is not None and "top_p" not in self._given_up:
             body["top_p"] = chat.top_p
+        if chat.tools and "tools" not in self._given_up:
+            body["tools"] = chat.tools
         return orjson.dumps(body)
 
     def adapt(self, chat: Chat, message: str, param: str) -> bool:
@@ -148,13 +157,16 @@ class Dialect:
         if chat.top_p is not None:
             line = "the server takes no top_p for this model: its default is used"
             found.append(("top_p", re.compile(r"\btop_p\b"), line))
+        if chat.plain is not None:
+            line = "the server takes no tools: they are written out in the system message"
+            found.append(("tools", _TOOLS, line))
         if chat.messages[0]["role"] == "system":
             line = "the model takes no system message: it is put before the user's"
             found.append(("system", _SYSTEM, line))
         return found
 
 
-def _merge_system(messages: list[dict[str, str]]) -> list[dict[str, str]]:
+def _merge_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     first, *rest = messages
     if first["role"] != "system" or not rest:
         return messages

@@ -66,6 +66,7 @@ class Completion:
         cached_tokens: of the prompt, those that the server had in its cache.
         finish_reason: as the server says.
         further: the other choices, where a request asked for several.
+        tool_calls: what the model calls, as the server gives it; empty where it calls nothing.
     """
 
     content: str
@@ -77,6 +78,7 @@ class Completion:
     cached_tokens: int = 0
     finish_reason: str | None = None
     further: tuple[Completion, ...] = ()
+    tool_calls: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +159,7 @@ def _read_choice(choice: object) -> Completion | None:
         refused=reason == "content_filter" or bool(message.get("refusal")),
         logprobs=_tokens(_mapping(_mapping(choice).get("logprobs")).get("content")),
         finish_reason=reason if isinstance(reason, str) else None,
+        tool_calls=tuple(_mapping_list(message.get("tool_calls"))),
     )
 
 
@@ -219,6 +222,10 @@ def _tokens(logprobs: object) -> list[dict[str, Any]] | None:
     if not isinstance(logprobs, list):
         return None
     return [token for token in logprobs if isinstance(token, dict)] or None
+
+
+def _mapping_list(value: object) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -1,5 +1,7 @@
 """Sampling over real HTTP and from a real local model, through the cache."""
 
+import json
+
 import pytest
 import sampling_server
 
@@ -7,6 +9,7 @@ import tiny
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.calls.cache import Cache
 from axolotl_ual.preprocess.data.prompt import Prompt
+from axolotl_ual.preprocess.models.local.generate import Generator
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.sampling.base import seed_of
 from axolotl_ual.preprocess.sampling.build import build_sampler
@@ -174,3 +177,30 @@ def test_a_model_is_known_by_what_it_holds(tmp_path):
 def test_no_model_to_sample_from():
     with pytest.raises(ConfigError, match=r"sampling\.local\.model"):
         build_sampler(local(), None, None)
+
+
+TEMPLATE = (
+    "{% if tools %}{{ tools | length }} tools {% endif %}"
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}"
+    "{% for c in m.tool_calls or [] %}{{ c.function.name }}{% endfor %}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(("template", "named"), [(TEMPLATE, True), (None, False)])
+def test_a_local_model_reads_the_tools_of_a_prompt(model, tmp_path, monkeypatch, template, named):
+    # Where the template writes tools it is given them; else they are in the text of the prompt.
+    dialogue = {"messages": [{"role": "user", "content": "hi"}], "tools": [{"type": "function"}]}
+    one = Prompt((("system", "TOOLS"), ("user", "hi")), json.dumps(dialogue))
+    read = []
+    encode = Generator.encode
+
+    def note(self, text, *rest):
+        read.append(text)
+        return encode(self, text, *rest)
+
+    monkeypatch.setattr(Generator, "encode", note)
+    with Cache(tmp_path) as cache:
+        sampler = build_sampler(local(), str(model), template)
+        sampler.sample([one, prompt("hi")], cache, SilentProgress())
+    assert ("1 tools user: hi" in read) == named
+    assert any("TOOLS" in text for text in read) != named
