@@ -1,6 +1,7 @@
 """Time and peak memory of per-token label smoothing beside other losses.
 
     python benchmarks/loss.py                                  # CPU, a few minutes
+    python benchmarks/loss.py --masked 0 0.75                  # a prompt before each response
     python benchmarks/loss.py --device cuda --dtype bfloat16 --hidden 4096 --tokens 8192
 
 Each measurement is forward and backward of the head and its loss, hidden states to gradient of the
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
+import operator
 import platform
 import subprocess
 import sys
@@ -49,8 +52,9 @@ def hugging_face(logits: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
 def full_logits(logits: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
     """Per-token eps written down directly."""
     scores = F.log_softmax(logits.float(), dim=-1)
-    label = scores.gather(1, labels[:, None])[:, 0]
-    return -((1 - eps) * label + eps * scores.mean(dim=-1)).mean()
+    trained = labels != -100
+    label = scores.gather(1, labels.clamp(min=0)[:, None])[:, 0]
+    return -((1 - eps) * label + eps * scores.mean(dim=-1))[trained].mean()
 
 
 def eaft(logits: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
@@ -71,6 +75,10 @@ def on_logits(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[...,
     return compute
 
 
+def num_trained(labels: Tensor) -> Tensor:
+    return (labels != -100).sum()
+
+
 @functools.cache
 def mean_of_frozen(weight: Tensor) -> Any:
     from axolotl_ual.losses.smoothed_ce import mean_row
@@ -88,7 +96,7 @@ def margin_on_top(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -
     from axolotl_ual.losses.smoothed_ce import margin_sum
 
     margin = margin_sum(hidden, weight, labels, eps, mean=mean_of(weight))
-    return F.cross_entropy((hidden @ weight.T).float(), labels) + margin / labels.numel()
+    return F.cross_entropy((hidden @ weight.T).float(), labels) + margin / num_trained(labels)
 
 
 def chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
@@ -96,7 +104,7 @@ def chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tens
     from axolotl_ual.losses.chunked_ce import chunked_smoothed_ce
 
     sums = chunked_smoothed_ce(hidden, weight, labels, eps, mean=mean_of(weight))
-    return sums.total / labels.numel()
+    return sums.total / num_trained(labels)
 
 
 def torch_chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
@@ -107,7 +115,7 @@ def torch_chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=chunk_tokens(weight.shape[0]))
     loss = F.linear_cross_entropy(hidden, weight, labels, reduction="sum", options=options)
     margin = margin_sum(hidden, weight, labels, eps, mean=mean_of(weight))
-    return (loss + margin) / labels.numel()
+    return (loss + margin) / num_trained(labels)
 
 
 def liger(smoothing: float, margin: bool) -> Callable[..., Tensor]:
@@ -120,7 +128,7 @@ def liger(smoothing: float, margin: bool) -> Callable[..., Tensor]:
         if not margin:
             return loss
         added = margin_sum(hidden, weight, labels, eps, mean=mean_of(weight))
-        return loss + added / labels.numel()
+        return loss + added / num_trained(labels)
 
     return compute
 
@@ -162,6 +170,7 @@ def inputs(args: argparse.Namespace) -> tuple[Tensor, ...]:
     weight.requires_grad_(args.trained)
     hidden = torch.randn(args.tokens[0], args.hidden, **kind)
     labels = torch.randint(0, args.vocab[0], (args.tokens[0],), device=args.device)
+    labels[: round(args.masked[0] * args.tokens[0])] = -100
     return hidden, weight, labels, torch.rand(args.tokens[0], device=args.device) * 0.4
 
 
@@ -184,7 +193,10 @@ def body(args: argparse.Namespace) -> Callable[[Tensor], Tensor]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
-    """One variant in this process: the fastest of the repeats, after one that is not counted."""
+    """One variant in this process: the fastest and the largest of the repeats.
+
+    One before them is not counted: in it libraries set up threads and buffers that they keep.
+    """
     torch.set_num_threads(args.threads)
     hidden, weight, labels, eps = inputs(args)
     compute, below = VARIANTS[args.only], body(args)
@@ -209,38 +221,39 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     return {
         "seconds": min(seconds[kept]),
         "cpu_seconds": min(cpu[kept]),
-        "peak_mib": max(peaks),
+        "peak_mib": max(peaks[kept]),
         "loss": value,
     }
 
 
 def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for vocab in args.vocab:
-        for tokens in args.tokens:
-            for name in args.variants or VARIANTS:
-                if "Liger" in name and args.device == "cpu":
-                    continue
-                command = [sys.executable, __file__, "--only", name, "--vocab", str(vocab)]
-                command += ["--tokens", str(tokens), "--hidden", str(args.hidden)]
-                command += ["--device", args.device, "--dtype", args.dtype]
-                command += ["--threads", str(args.threads), "--layers", str(args.layers)]
-                command += ["--repeats", str(args.repeats)]
-                command += ["--trained"] if args.trained else []
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                found = json.loads(done.stdout.splitlines()[-1])
-                rows.append({"vocab": vocab, "tokens": tokens, "variant": name, **found})
-                print_row(rows[-1], rows)
+    for vocab, tokens, masked in itertools.product(args.vocab, args.tokens, args.masked):
+        for name in args.variants or VARIANTS:
+            if "Liger" in name and args.device == "cpu":
+                continue
+            command = [sys.executable, __file__, "--only", name, "--vocab", str(vocab)]
+            command += ["--tokens", str(tokens), "--hidden", str(args.hidden)]
+            command += ["--masked", str(masked)]
+            command += ["--device", args.device, "--dtype", args.dtype]
+            command += ["--threads", str(args.threads), "--layers", str(args.layers)]
+            command += ["--repeats", str(args.repeats)]
+            command += ["--trained"] if args.trained else []
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found = json.loads(done.stdout.splitlines()[-1])
+            size = {"vocab": vocab, "tokens": tokens, "masked": masked}
+            rows.append({**size, "variant": name, **found})
+            print_row(rows[-1], rows)
     return rows
 
 
 def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """A line as it is measured, with ratios to the plain loss of the same size."""
-    same = (row["vocab"], row["tokens"])
-    base = next(part for part in rows if (part["vocab"], part["tokens"]) == same)
+    size = operator.itemgetter("vocab", "tokens", "masked")
+    base = next(part for part in rows if size(part) == size(row))
     print(
-        f"{row['vocab']:>7} {row['tokens']:>6}  {row['variant']:<27} {row['seconds']:8.3f} s "
-        f"{row['cpu_seconds']:8.3f} CPU s {row['peak_mib']:9.0f} MiB   "
+        f"{row['vocab']:>7} {row['tokens']:>6} {row['masked']:>4.0%}  {row['variant']:<27} "
+        f"{row['seconds']:8.3f} s {row['cpu_seconds']:8.3f} CPU s {row['peak_mib']:9.0f} MiB   "
         f"x{row['seconds'] / base['seconds']:.3f} x{row['cpu_seconds'] / base['cpu_seconds']:.3f} "
         f"x{row['peak_mib'] / base['peak_mib']:.3f}",
         flush=True,
@@ -254,6 +267,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--hidden", type=int, default=1024)
     parser.add_argument("--vocab", type=int, nargs="+", default=[32_768, 128_256])
     parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--masked", type=float, nargs="+", default=[0.0], help="Share of tokens.")
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--trained", action="store_true", help="Train the head as well.")
     parser.add_argument("--repeats", type=int, default=2)

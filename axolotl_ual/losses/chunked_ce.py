@@ -9,13 +9,17 @@ Only the logits of one chunk exist at a time. Gradients are taken in the forward
 kernels do, so nothing is computed twice and a head whose shards are released is not needed again.
 A soft cap makes the margin of `smoothed_ce` non-linear in h; here it is exact. Without a cap the
 mean logit and its gradient come from the mean row, so no pass over the logits is spent on them.
+Tokens that are not trained (prompt, padding) are left out before anything is multiplied: N of them
+cost nothing but their zeros in the gradient.
 
-Shape legend: N tokens, C tokens of a chunk, H hidden size, V vocabulary, R rows that are tokens.
+Shape legend: N tokens, M trained ones, C of a chunk, H hidden size, V vocabulary, R rows that are
+tokens.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -84,7 +88,7 @@ def chunked_smoothed_ce(
     """Sum over tokens of the smoothed cross entropy, never with all logits at once.
 
     Logits are multiplied out in the dtype of the weight (of autocast where that is on), all else
-    is in float32 (float64 for float64).
+    is in float32 (float64 for float64), the sum of the head's gradient over chunks included.
 
     Args:
         hidden_NH: what the head is applied to.
@@ -96,9 +100,8 @@ def chunked_smoothed_ce(
         mean: result of `mean_row`, which also says how many rows stand for tokens; computed here
             over all rows when None.
         with_nll: False leaves the negative log-likelihood out of `total`.
-        tokens: tokens of a chunk; None is equal chunks of at most `chunk_tokens`.
+        tokens: trained tokens of a chunk; None is equal chunks of at most `chunk_tokens`.
     """
-    size = tokens or equal_chunks(hidden_NH.shape[0], chunk_tokens(weight_VH.shape[0]))
     if mean is None:
         mean = mean_row(weight_VH, bias_V)
     total, nll, margin = _ChunkedSmoothedCE.apply(
@@ -107,7 +110,7 @@ def chunked_smoothed_ce(
         bias_V,
         labels_N,
         smoothing_N,
-        (transform or Transform(), mean, with_nll, size),
+        (transform or Transform(), mean, with_nll, tokens),
     )
     return Sums(total, nll, margin)
 
@@ -121,35 +124,26 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         smoothing_N: Tensor,
-        options: tuple[Transform, MeanRow, bool, int],
+        options: tuple[Transform, MeanRow, bool, int | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs = ctx.needs_input_grad
-        grad_NH = torch.empty_like(hidden_NH) if needs[0] else None
-        grad_VH = torch.zeros_like(weight_VH) if needs[1] else None
-        grad_V = None
-        if bias_V is not None and needs[2]:
-            grad_V = torch.zeros_like(bias_V, dtype=accumulation_dtype(bias_V.dtype))
+        transform, mean, with_nll, size = options
         compute = _compute_dtype(weight_VH)
         with torch.autocast(weight_VH.device.type, enabled=False):
             weight = weight_VH.to(compute)
-            step = _Chunk(weight, bias_V, *options[:3], wanted=any(needs[:3]))
-            for start in range(0, hidden_NH.shape[0], options[3]):
-                part = slice(start, start + options[3])
+            step = _Chunk(weight, bias_V, transform, mean, with_nll, wanted=any(needs[:3]))
+            wanted = _Gradients(hidden_NH, weight, bias_V, mean, needs)
+            for part in _parts(labels_N, size or chunk_tokens(weight_VH.shape[0])):
                 hidden_CH = hidden_NH[part].to(compute)
                 grad_CV, pull_C = step(hidden_CH, labels_N[part], smoothing_N[part])
-                if grad_NH is not None:
-                    _pull_to_hidden(grad_NH[part], grad_CV, weight, pull_C, options[1].weight_H)
-                if grad_VH is not None:
-                    grad_VH += (grad_CV.T @ hidden_CH).to(grad_VH.dtype)
-                    pull_H = (pull_C @ hidden_CH.to(pull_C.dtype)) / step.rows
-                    grad_VH[: step.rows] -= pull_H.to(grad_VH.dtype)
-                if grad_V is not None:
-                    grad_V += grad_CV.sum(dim=0, dtype=grad_V.dtype)
-                    grad_V[: step.rows] -= pull_C.sum() / step.rows
-        if grad_V is not None and bias_V is not None:
-            grad_V = grad_V.to(bias_V.dtype)
-        ctx.save_for_backward(grad_NH, grad_VH, grad_V)
-        total = step.nll + step.margin if options[2] else step.margin.clone()
+                wanted.add(part, hidden_CH, grad_CV, pull_C)
+        head = wanted.of_head()
+        dtypes = (weight_VH.dtype, None if bias_V is None else bias_V.dtype)
+        ctx.save_for_backward(
+            wanted.hidden_NH,
+            *(g if g is None else g.to(d) for g, d in zip(head, dtypes, strict=True)),
+        )
+        total = step.nll + step.margin if with_nll else step.margin.clone()
         ctx.mark_non_differentiable(step.nll, step.margin)
         return total, step.nll, step.margin
 
@@ -162,16 +156,78 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         return (*scaled, None, None, None)
 
 
-def _pull_to_hidden(
-    target_CH: Tensor, grad_CV: Tensor, weight_VH: Tensor, pull_C: Tensor, mean_H: Tensor
-) -> None:
-    """Write grad_CV W less pull_C times the mean row, without a copy where the dtypes allow it."""
-    if target_CH.dtype == weight_VH.dtype == pull_C.dtype == mean_H.dtype:
-        torch.mm(grad_CV, weight_VH, out=target_CH)
-        target_CH.addr_(pull_C, mean_H, alpha=-1)
-    else:
-        target_CH.copy_(grad_CV @ weight_VH)
-        target_CH -= pull_C[:, None] * mean_H
+def _parts(labels_N: Tensor, most: int) -> Iterator[slice | Tensor]:
+    """Equal chunks of the trained tokens: slices where all are, so that nothing is copied."""
+    trained_M = (labels_N != IGNORE_INDEX).nonzero()[:, 0]
+    number, all_trained = len(trained_M), len(trained_M) == len(labels_N)
+    size = equal_chunks(number, most)
+    for start in range(0, number, size):
+        part = slice(start, start + size)
+        yield part if all_trained else trained_M[part]
+
+
+class _Gradients:
+    """Adds up the gradients of the hidden states, the weight and the bias, chunk by chunk.
+
+    The head's are sums over all chunks, kept in the dtype of accumulation: in bfloat16 each
+    addition to a large sum would lose what is small beside it.
+    """
+
+    def __init__(
+        self,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        mean: MeanRow,
+        needs: Sequence[bool],
+    ) -> None:
+        self.weight, self.mean = weight_VH, mean
+        dtype = accumulation_dtype(weight_VH.dtype)
+        self.hidden_NH = torch.zeros_like(hidden_NH) if needs[0] else None
+        self.weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if needs[1] else None
+        self.bias_V = None
+        if bias_V is not None and needs[2]:
+            self.bias_V = torch.zeros_like(bias_V, dtype=accumulation_dtype(bias_V.dtype))
+        self._pull_H = weight_VH.new_zeros(weight_VH.shape[1], dtype=dtype)
+        self._pull = self._pull_H.new_zeros(())
+
+    def add(self, part: slice | Tensor, hidden_CH: Tensor, grad_CV: Tensor, pull_C: Tensor) -> None:
+        """Add a chunk: grad_CV by the head's output, less pull_C times the mean row."""
+        if self.hidden_NH is not None:
+            if isinstance(part, slice):
+                self._to_hidden(self.hidden_NH[part], grad_CV, pull_C)
+            else:
+                grad_CH = self.hidden_NH.new_empty(hidden_CH.shape)
+                self._to_hidden(grad_CH, grad_CV, pull_C)
+                self.hidden_NH.index_copy_(0, part, grad_CH)
+        if self.weight_VH is not None:
+            if grad_CV.dtype == self.weight_VH.dtype:
+                self.weight_VH.addmm_(grad_CV.T, hidden_CH)
+            else:
+                self.weight_VH += grad_CV.T @ hidden_CH
+            self._pull_H += pull_C @ hidden_CH.to(pull_C.dtype)
+        if self.bias_V is not None:
+            self.bias_V += grad_CV.sum(dim=0, dtype=self.bias_V.dtype)
+            self._pull += pull_C.sum()
+
+    def of_head(self) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of weight and bias, once every chunk was added."""
+        rows = self.mean.num_rows
+        if self.weight_VH is not None:
+            self.weight_VH[:rows] -= self._pull_H / rows
+        if self.bias_V is not None:
+            self.bias_V[:rows] -= self._pull / rows
+        return self.weight_VH, self.bias_V
+
+    def _to_hidden(self, target_CH: Tensor, grad_CV: Tensor, pull_C: Tensor) -> None:
+        """Write grad_CV W less the pull, without a copy where the dtypes allow it."""
+        mean_H = self.mean.weight_H
+        if target_CH.dtype == self.weight.dtype == pull_C.dtype == mean_H.dtype:
+            torch.mm(grad_CV, self.weight, out=target_CH)
+            target_CH.addr_(pull_C, mean_H, alpha=-1)
+        else:
+            target_CH.copy_(grad_CV @ self.weight)
+            target_CH -= pull_C[:, None] * mean_H
 
 
 class _Chunk:
@@ -198,9 +254,7 @@ class _Chunk:
     ) -> tuple[Tensor, Tensor]:
         """Gradient by the head's output, less pull_C times the mean row, which is not in it."""
         logits_CV, slope_CV = self._logits(hidden_CH)
-        trained_C = labels_C != IGNORE_INDEX
-        classes_C1 = torch.where(trained_C, labels_C, 0)[:, None]
-        eps_C = torch.where(trained_C, smoothing_C.to(self.dtype), 0.0)
+        classes_C1, eps_C = labels_C[:, None], smoothing_C.to(self.dtype)
         label_C = logits_CV.gather(1, classes_C1)[:, 0]
         mean_C = self._mean_logit(hidden_CH, logits_CV)
         # A logit of -inf, times an eps of 0, is not a number.
@@ -209,14 +263,13 @@ class _Chunk:
             largest_C = logits_CV.amax(dim=1)
             logits_CV.sub_(largest_C[:, None]).exp_()
             sum_C = logits_CV.sum(dim=1)
-            nll_C = largest_C + sum_C.log() - label_C
-            self.nll += torch.where(trained_C, nll_C, 0.0).sum()
-            logits_CV.mul_((trained_C / sum_C)[:, None])
+            self.nll += (largest_C + sum_C.log() - label_C).sum()
+            logits_CV.mul_((1.0 / sum_C)[:, None])
         elif self.wanted:
             logits_CV.zero_()
         if not self.wanted:
             return logits_CV, eps_C
-        at_label_C = eps_C - trained_C.to(self.dtype) if self.with_nll else eps_C
+        at_label_C = eps_C - 1.0 if self.with_nll else eps_C
         logits_CV.scatter_add_(1, classes_C1, at_label_C[:, None])
         pull_C = eps_C * self.transform.scale
         if slope_CV is not None:

@@ -4,7 +4,8 @@
 
 The logits of a few hundred tokens exist at a time. The backward pass computes them once more, so
 that between the passes nothing of the size of the vocabulary is kept: memory is O(chunk V) in
-place of O(N V), for one more product with the head. The sum is taken in float32, or in float64.
+place of O(N V), for one more product with the head. Sums are taken in float32, or in float64, that
+of the head's gradients over chunks too.
 
 Shape suffixes: N tokens, C tokens of a chunk, H hidden size, V vocabulary.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .smoothed_ce import accumulation_dtype
 from .transform import IDENTITY, Transform
 
 
@@ -136,10 +138,12 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_hidden_NH is not None:
                 grad_hidden_NH[piece] = found.pop(0)
             grad_trained = [
-                new if old is None else old.add_(new)
+                new.to(accumulation_dtype(new.dtype)) if old is None else old.add_(new)
                 for old, new in zip(grad_trained, found, strict=True)
             ]
-        return (grad_hidden_NH, None, None, None, *grad_trained)
+        dtypes = [parameter.dtype for parameter in trained]
+        cast = (g if g is None else g.to(d) for g, d in zip(grad_trained, dtypes, strict=True))
+        return (grad_hidden_NH, None, None, None, *cast)
 
 
 def _logits_gradient(logits_CV: Tensor, labels_C: Tensor, grad_C: Tensor) -> Tensor:

@@ -111,8 +111,17 @@ class SmoothedObjective:
             outer.remove()
 
     def _forward(self, *args: Any, ual_smoothing: Tensor | None = None, **kwargs: Any) -> Any:
-        if ual_smoothing is None:
-            return self._model_forward(*args, **kwargs)
+        try:
+            if ual_smoothing is None:
+                return self._model_forward(*args, **kwargs)
+            return self._smoothed(ual_smoothing, args, kwargs)
+        finally:
+            # Each is, or is a view of, something as large as the batch's hidden states or logits.
+            self._hidden = self._last_logits = None
+            for tap in self.head.taps:
+                tap.take()
+
+    def _smoothed(self, ual_smoothing: Tensor, args: Any, kwargs: Any) -> Any:
         if self.weights is None:
             raise RuntimeError(f"`{SMOOTHING}` was given to a model whose loss has no weights")
         labels_BT = kwargs.pop("labels")
@@ -121,13 +130,8 @@ class SmoothedObjective:
             shift_left(labels_BT, IGNORE_INDEX).reshape(-1),
             decode_smoothing(shift_left(ual_smoothing, 0).reshape(-1)),
         )
-        for tap in self.head.taps:
-            tap.take()
         compute = self._chunked if self.uses_chunks(labels_BT.numel()) else self._on_top
-        try:
-            return compute(batch, self.weights, args, kwargs)
-        finally:
-            self._hidden = None
+        return compute(batch, self.weights, args, kwargs)
 
     def _on_top(self, batch: _Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
         """The model's own loss, and the margin on top of it."""
