@@ -18,9 +18,9 @@ from axolotl_ual.demo import run, world
 from axolotl_ual.demo.base_model import BaseSize
 from axolotl_ual.demo.measure import (
     AnswerTokens,
-    calibration_error,
     compare,
     rank_correlation,
+    token_ece,
     token_nll,
 )
 from axolotl_ual.demo.steps import Command, run_side_by_side
@@ -120,22 +120,23 @@ def test_tokens_of_rows_with_repeats() -> None:
 
 
 def test_comparison_by_hand() -> None:
-    # Row 0 is certain, rows 1 and 2 are not. Uncertain rows: NLL 2 against 3; two predictions in
-    # bins of one: |1 - 0.6| and |0 - 0.6| halved, 0.5, against |1 - 0.8| and |0 - 0.4|, 0.3.
+    # Row 0 is certain, rows 1 and 2 are not. Uncertain rows: NLL 2 against 3; two predictions of
+    # equal confidence in one bin: |1 - 1.2| / 2 = 0.1, against bins of one: |1 - 0.8| and |0 - 0.4|
+    # halved, 0.3.
     sft = tokens([0, 1, 2], [0.5, 1.0, 3.0], [0.9, 0.6, 0.6], [1, 1, 0])
     ual = tokens([0, 1, 2], [1.0, 2.0, 4.0], [0.7, 0.8, 0.4], [1, 1, 0])
     report = compare(np.array([0.0, 1.0, 2.0]), {"sft": sft, "ual": ual}, "sft", "ual", seed=0)
     assert report["certain"]["rows"] == 1 and report["certain"]["entropy"] == 0
     assert report["certain"]["nll"]["difference"] == pytest.approx(0.5)
     assert report["certain"]["nll"]["interval"] == pytest.approx((0.5, 0.5))
-    assert report["certain"]["ece"]["difference"] == pytest.approx(0.3 - 0.1)
+    assert report["certain"]["ece_mass_10"]["difference"] == pytest.approx(0.3 - 0.1)
     uncertain = report["uncertain"]
     assert uncertain["rows"] == 2 and uncertain["entropy"] == 1.5
     assert (uncertain["nll"]["sft"], uncertain["nll"]["ual"]) == (2.0, 3.0)
-    assert uncertain["ece"]["sft"] == pytest.approx(0.5)
-    assert uncertain["ece"]["ual"] == pytest.approx(0.3)
+    assert uncertain["ece_mass_10"]["sft"] == pytest.approx(0.1)
+    assert uncertain["ece_mass_10"]["ual"] == pytest.approx(0.3)
     assert token_nll(sft) == pytest.approx(1.5)
-    assert calibration_error(sft) == pytest.approx((0.1 + 0.4 + 0.6) / 3)
+    assert token_ece(sft) == pytest.approx((0.1 + 0.2) / 3)
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -208,7 +209,7 @@ def test_reduced_demo(tmp_path: Path) -> None:
         < report["annotation"]["mean_smoothing_uncertain"]
     )
     # Both adapters were trained, and with different losses.
-    for measure in ("nll", "ece"):
+    for measure in ("nll", "ece_mass_10"):
         values = [uncertain[measure][name] for name in ("base", "sft", "ual")]
         assert len(set(values)) == 3 and all(math.isfinite(value) for value in values)
     text = printed.getvalue()

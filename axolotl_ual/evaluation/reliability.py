@@ -74,6 +74,31 @@ def bin_sums(
     return sums.reshape(num_rows, num_bins)
 
 
+def calibration_error(
+    confidence: FloatArray, correct: npt.NDArray[np.bool_], num_bins: int, scheme: Scheme
+) -> float:
+    """ECE of predictions.
+
+    Args:
+        confidence: (N,) in [0, 1].
+        correct: (N,).
+        num_bins: B, at least 1.
+        scheme: equal width or equal mass; the two are different measures, so name the one shown.
+
+    Returns:
+        In [0, 1]; NaN where there is no prediction.
+    """
+    if not len(confidence):
+        return float("nan")
+    edges = bin_edges(confidence, num_bins, scheme)
+    bins, row = assign_bins(confidence, edges), np.zeros(len(confidence), dtype=np.int64)
+    gap = correct.astype(np.float64) - confidence.astype(np.float64)
+    count, gaps = (
+        bin_sums(row, values, bins, 1, len(edges) + 1) for values in (np.ones(len(gap)), gap)
+    )
+    return float(expected_error(count, gaps)[0])
+
+
 def expected_error(count: FloatArray, gap: FloatArray) -> FloatArray:
     """ECE.
 

@@ -1,11 +1,9 @@
 """What each stage of a curriculum did to the validation set: loss and calibration, by stage.
 
-Calibration is the expected calibration error over M = 15 bins of equal width,
-
-    ECE = sum_m |B_m| / n * | accuracy(B_m) - confidence(B_m) |
-
-of next-token predictions (confidence: the largest probability), or of preferences
-(confidence: the probability that the pair's margin gives to the completion it prefers).
+Calibration is the expected calibration error over 15 bins of equal width (see `reliability`), of
+next-token predictions (confidence: the largest probability), or of preferences (confidence: the
+probability that the pair's margin gives to the completion it prefers). Bins of equal width need
+nothing but sums, so that batches and processes are added up; sums are taken in float64.
 """
 
 from __future__ import annotations
@@ -21,11 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from axolotl_ual.evaluation.reliability import assign_bins, bin_edges, bin_sums, expected_error
 from axolotl_ual.schedule.plan import Geometry, build_plan, make_phases
 from axolotl_ual.training.batches import PlanSampler, as_planned
 
 TABLE_FILE: Final = "ual_transitions.csv"
 NUM_BINS: Final = 15
+ECE: Final = f"ece_width_{NUM_BINS}"
+"""Name of the calibration error in metrics and in the table."""
+_EDGES: Final = bin_edges(np.empty(0), NUM_BINS, "width")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,29 +46,41 @@ class Scores:
 
 
 class Tally:
-    """Sums from which loss and calibration follow; sums of two tallies make one of both."""
+    """Sums from which loss and calibration follow; sums of two tallies make one of both.
 
-    def __init__(self, device: Any) -> None:
-        self.sums = torch.zeros(1 + 3 * NUM_BINS, dtype=torch.float32, device=device)
+    Attributes:
+        sums: float64 (2 NUM_BINS + 1,): predictions of each bin, their hits less their confidence,
+            and the loss of all.
+    """
+
+    def __init__(self) -> None:
+        self.sums = np.zeros(2 * NUM_BINS + 1)
 
     def add(self, scores: Scores) -> None:
         """Add a batch of predictions."""
-        bins_M = (scores.confidence_M * NUM_BINS).long().clamp(0, NUM_BINS - 1)
-        self.sums[0] += scores.loss_M.sum()
-        for part, values_M in enumerate(
-            (torch.ones_like(scores.confidence_M), scores.confidence_M, scores.hit_M)
-        ):
-            start = 1 + part * NUM_BINS
-            self.sums[start : start + NUM_BINS].index_add_(0, bins_M, values_M.float())
+        confidence_M = _float64(scores.confidence_M)
+        bins_M = assign_bins(confidence_M, _EDGES)
+        row_M = np.zeros(len(bins_M), dtype=np.int64)
+        gap_M = _float64(scores.hit_M) - confidence_M
+        parts = [
+            bin_sums(row_M, values_M, bins_M, 1, NUM_BINS)[0]
+            for values_M in (np.ones(len(bins_M)), gap_M)
+        ]
+        self.sums += np.concatenate([*parts, [_float64(scores.loss_M).sum()]])
 
     def results(self) -> dict[str, float]:
         """Mean loss and expected calibration error; empty where nothing was added."""
-        loss, bins = float(self.sums[0]), self.sums[1:].view(3, NUM_BINS).double().cpu()
-        count, confidence, hits = bins
-        total = float(count.sum())
+        count, gap = self.sums[:-1].reshape(2, NUM_BINS)
+        total = count.sum()
         if not total:
             return {}
-        return {"loss": loss / total, "ece": float((hits - confidence).abs().sum()) / total}
+        return {"loss": float(self.sums[-1] / total), ECE: float(expected_error(count, gap))}
+
+
+def _float64(values_M: Tensor) -> npt.NDArray[np.float64]:
+    # On the CPU first: not every accelerator has float64.
+    values: npt.NDArray[np.float64] = values_M.cpu().double().numpy()
+    return values
 
 
 def measure(
@@ -81,25 +95,33 @@ def measure(
         names: of the stages.
 
     Returns:
-        `eval_ece`, and `eval_NAME_loss` and `eval_NAME_ece` for each stage that has rows.
+        `eval_ece_width_15`, and `eval_NAME_loss` and `eval_NAME_ece_width_15` for each stage that
+        has rows.
     """
-    device = trainer.accelerator.device
-    whole = Tally(device)
+    whole = Tally()
     found: dict[str, float] = {}
     groups: list[tuple[str, Any]] = [("", dataset)]
     if stages_N is not None:
         members = [np.flatnonzero(np.asarray(stages_N) == stage) for stage in range(len(names))]
         groups = [(name, dataset.select(rows)) for name, rows in zip(names, members, strict=True)]
     for name, part in groups:
-        tally = Tally(device)
+        tally = Tally()
         for scores in _scores(trainer, part):
             tally.add(scores)
-        tally.sums = trainer.accelerator.reduce(tally.sums, reduction="sum")
+        tally.sums = _over_processes(trainer.accelerator, tally.sums)
         whole.sums += tally.sums
         if name:
             found.update({f"eval_{name}_{key}": v for key, v in tally.results().items()})
     results = whole.results()
-    return {**({"eval_ece": results["ece"]} if results else {}), **found}
+    return {**({f"eval_{ECE}": results[ECE]} if results else {}), **found}
+
+
+def _over_processes(accelerator: Any, sums: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if accelerator.num_processes == 1:
+        return sums
+    reduced = accelerator.reduce(torch.from_numpy(sums).to(accelerator.device), reduction="sum")
+    added: npt.NDArray[np.float64] = reduced.cpu().numpy()
+    return added
 
 
 def _scores(trainer: Any, dataset: Any) -> Iterator[Scores]:
@@ -136,8 +158,8 @@ class TransitionTable:
 
     def __init__(self, folder: str | Path, names: Sequence[str]) -> None:
         self.path = Path(folder) / TABLE_FILE
-        by_stage = [f"eval_{name}_{key}" for name in names for key in ("loss", "ece")]
-        self.columns = ["step", "at", "eval_loss", "eval_ece", *by_stage]
+        by_stage = [f"eval_{name}_{key}" for name in names for key in ("loss", ECE)]
+        self.columns = ["step", "at", "eval_loss", f"eval_{ECE}", *by_stage]
 
     def add(self, step: int, at: str, metrics: dict[str, float]) -> None:
         """Write a line; lines of later steps, of a run that this one resumes, go."""

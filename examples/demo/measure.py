@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.evaluation.calibration import expected_calibration_error
 from axolotl_ual.evaluation.likelihood import bootstrap_interval, mean_nll
+from axolotl_ual.evaluation.reliability import calibration_error
 from axolotl_ual.preprocess.data.rows import Sample, Turn
 from axolotl_ual.preprocess.labels.ranks import average_ranks
 from axolotl_ual.preprocess.models.local.causal import LocalModel, nll
@@ -60,12 +60,13 @@ def token_nll(tokens: AnswerTokens) -> float:
     return mean_nll([tokens.nll])
 
 
-def calibration_error(tokens: AnswerTokens) -> float:
+def token_ece(tokens: AnswerTokens) -> float:
     """Expected calibration error of the next token, over bins of equal mass."""
-    return expected_calibration_error(tokens.confidence, tokens.correct, NUM_BINS)
+    return calibration_error(tokens.confidence, tokens.correct, NUM_BINS, "mass")
 
 
-_MEASURES: Final = {"nll": token_nll, "ece": calibration_error}
+ECE: Final = f"ece_mass_{NUM_BINS}"
+_MEASURES: Final = {"nll": token_nll, ECE: token_ece}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -110,8 +111,8 @@ def compare(
         seed: of the bootstrap.
 
     Returns:
-        For "certain" and "uncertain": rows, mean true entropy, and for "nll" and "ece" the value
-        of each model, `difference` (second minus first) and its `interval`.
+        For "certain" and "uncertain": rows, mean true entropy, and for "nll" and "ece_mass_10"
+        the value of each model, `difference` (second minus first) and its `interval`.
     """
     groups = {"certain": entropies == 0, "uncertain": entropies > 0}
     report: dict[str, dict[str, Any]] = {}

@@ -7,9 +7,11 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from .measure import ECE
+
 _LABELS: Final = {
     "nll": "NLL",
-    "ece": "ECE",
+    ECE: "ECE",
 }
 
 
@@ -28,7 +30,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     table.add_column("UAL - SFT [95 %]", justify="right")
     for group, values in report["heldout"].items():
         for measure, label in _LABELS.items():
-            table.add_row(group, label, *_cells(values[measure]), end_section=measure == "ece")
+            table.add_row(group, label, *_cells(values[measure]), end_section=measure == ECE)
     console.print()
     console.print(table)
     for line in _notes(report):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from axolotl_ual.losses import chunked_ce
 from axolotl_ual.losses.chunked_ce import chunk_tokens, chunked_smoothed_ce, equal_chunks
 from axolotl_ual.losses.smoothed_ce import mean_row
 from axolotl_ual.losses.transform import Transform
@@ -121,6 +122,61 @@ def test_half_precision_is_as_good_as_full_logits_in_half_precision() -> None:
     assert found.dtype == torch.float32
     # The error left is that of logits in bfloat16, which plain training has as well.
     assert abs(found - wanted) <= 1.5 * abs(full - wanted)
+
+
+@pytest.mark.parametrize("tokens", [512, 4])
+def test_head_gradients_add_up_in_float32(tokens: int) -> None:
+    # One chunk and 128. Summed in bfloat16 over 128 chunks, the error is above 1 %.
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(512, 16, generator=generator).bfloat16()
+    weight, bias = (torch.randn(40, *n, generator=generator).bfloat16() for n in ([16], []))
+    labels = torch.randint(0, 40, (512,), generator=generator)
+    smoothing = torch.rand(512, generator=generator)
+    ours = leaves([hidden, weight, bias])
+    exact = leaves([part.double() for part in (hidden, weight, bias)])
+    sums = chunked_smoothed_ce(ours[0], ours[1], labels, smoothing, bias_V=ours[2], tokens=tokens)
+    wanted = smoothed_sum(F.linear(*exact), labels, smoothing)
+    for found, expected in zip(
+        derivatives(sums.total, ours)[2:], derivatives(wanted, exact)[2:], strict=True
+    ):
+        assert found.dtype == torch.bfloat16
+        assert (found.double() - expected).norm() < 0.004 * expected.norm()
+
+
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_tokens_that_are_not_trained_are_not_looked_at(trained_head: bool) -> None:
+    # What is not a number there would make all that it is multiplied into not a number.
+    parts = case(torch.float64, bias=True)
+    masked = parts[3] == -100
+    clean = leaves(parts)
+    parts[0][masked] = float("nan")
+    parts[4][masked] = float("nan")
+    ours = leaves(parts)
+    for leaf in (clean[1], clean[2], ours[1], ours[2]):
+        leaf.requires_grad_(trained_head)
+    losses = [
+        chunked_smoothed_ce(
+            leaf[0], leaf[1], parts[3], parts[4].nan_to_num(), bias_V=leaf[2], tokens=4
+        ).total
+        for leaf in (ours, clean)
+    ]
+    wanted = [leaf for leaf in zip(ours, clean, strict=True) if leaf[0].requires_grad]
+    found, expected = (
+        derivatives(loss, list(w))
+        for loss, w in zip(losses, zip(*wanted, strict=True), strict=True)
+    )
+    assert all(a.equal(b) for a, b in zip(found, expected, strict=True))
+    assert not found[1][masked].any()
+
+
+def test_nothing_is_copied_where_all_tokens_are_trained() -> None:
+    parts = case(torch.float32, bias=False)
+    labels = parts[3].clamp(min=0)
+    assert [*chunked_ce._parts(labels, 8)] == [slice(0, 8), slice(8, 16)]
+    # Every fourth is not, from the first on: 9 of 13 are left, named by their place.
+    assert torch.cat([*chunked_ce._parts(parts[3], 8)]).tolist() == [
+        *(1, 2, 3, 5, 6, 7, 9, 10, 11),
+    ]
 
 
 def test_autocast_decides_the_dtype_of_the_products() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import pytest
@@ -158,6 +159,20 @@ def test_without_smoothing_the_model_is_as_it_was() -> None:
     assert "forward" not in model.lm_head.__dict__
     assert not model.model._forward_hooks
     assert not model.lm_head._forward_hooks
+
+
+def test_an_evaluation_before_training_keeps_nothing_alive() -> None:
+    model, data = llama().eval(), batch()
+    with SmoothedObjective(model).installed():
+        outputs = model(
+            input_ids=data["input_ids"], labels=data["labels"], output_hidden_states=True
+        )
+        kept = [outputs.logits, outputs.hidden_states[-1]]
+        places = {tensor.untyped_storage().data_ptr() for tensor in kept}
+        del outputs, kept
+        gc.collect()
+        tensors = [item for item in gc.get_objects() if type(item) is Tensor]
+        assert not [item for item in tensors if item.untyped_storage().data_ptr() in places]
 
 
 def test_the_mean_row_of_a_frozen_head_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:

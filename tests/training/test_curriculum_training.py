@@ -222,7 +222,9 @@ def test_transitions_are_written_down(work: Path, kind: str) -> None:
     ]
     logged = run.values("eval_loss")
     assert [float(line["eval_loss"]) for line in table] == pytest.approx(logged)
-    assert [float(line["eval_ece"]) for line in table] == pytest.approx(run.values("eval_ece"))
+    assert [float(line["eval_ece_width_15"]) for line in table] == pytest.approx(
+        run.values("eval_ece_width_15")
+    )
     assert logged[-1] < logged[0]
     for line in table:
         parts = [
@@ -231,7 +233,7 @@ def test_transitions_are_written_down(work: Path, kind: str) -> None:
             if line[f"eval_{stage}_loss"]
         ]
         assert parts
-        assert 0.0 <= float(line["eval_ece"]) <= 1.0
+        assert 0.0 <= float(line["eval_ece_width_15"]) <= 1.0
 
 
 def rows_of(rl: str) -> list[dict[str, Any]]:
