@@ -49,6 +49,7 @@ SHARED = {"evaluation", "settings", "errors", "columns"}
 SHARED_MODULES = {
     "axolotl_ual.data.annotated",
     "axolotl_ual.data.dialogue",
+    "axolotl_ual.data.files",
     "axolotl_ual.data.fingerprint",
 }
 """Read by both halves: where an annotated copy lies and whether it is of these data; how a prompt

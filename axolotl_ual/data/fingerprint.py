@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from axolotl_ual.data.files import local_files
 
 DEFAULT_SEED = 42
 """What Axolotl takes where a recipe has no `seed:`."""
@@ -44,7 +46,7 @@ def fingerprint(entry: Mapping[str, Any], seed: int | None = None) -> str:
     digest = hashlib.sha256(json.dumps(plain(entry), sort_keys=True, default=str).encode())
     if entry.get("shards"):
         digest.update(f"\0seed {DEFAULT_SEED if seed is None else seed}".encode())
-    for path in _local_files(entry):
+    for path in local_files(entry):
         digest.update(b"\0" + path.name.encode() + b"\0" + file_digest(path).encode())
     return digest.hexdigest()
 
@@ -56,21 +58,3 @@ def file_digest(path: Path) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _local_files(entry: Mapping[str, Any]) -> Iterable[Path]:
-    named = entry.get("data_files")
-    names = [named] if isinstance(named, str) else list(named or [])
-    if isinstance(named, Mapping):
-        names = [
-            name
-            for group in named.values()
-            for name in ([group] if isinstance(group, str) else group)
-        ]
-    files = [Path(name) for name in names if Path(str(name)).is_file()]
-    root = Path(str(entry.get("path", "")))
-    if root.is_file():
-        files.append(root)
-    elif root.is_dir() and not files:
-        files.extend(path for path in root.rglob("*") if path.is_file())
-    return sorted(files)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from axolotl_ual.errors import DataError
 
+from .arguments import DATA_SUFFIXES, load_arguments
 from .json_files import check_json, is_readable
 from .recipe import Entry
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 ROWS_IN_A_PIECE = 20_000
 
-_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".txt": "text"}
-"""As in Axolotl: what a path contains decides the format, and JSON is what is left."""
-_DATA_SUFFIXES = (".json", ".jsonl", ".csv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
 _STORAGE: dict[str, dict[str, Any]] = {
     "s3": {"anon": False},
     "gs": {"token": None},
@@ -100,7 +98,7 @@ def _load(entry: Entry) -> Any:
     if "://" in entry.path:
         return _load_remote(entry)
     if not Path(entry.path).exists():
-        return datasets.load_dataset(**_arguments(entry), split=entry.raw.get("split"))
+        return datasets.load_dataset(**load_arguments(entry), split=entry.raw.get("split"))
     if _is_saved(entry):
         if not any(Path(entry.path).rglob("*.arrow")):
             raise DataError(f"{entry.path}: the saved dataset has no rows", "name another folder")
@@ -112,7 +110,7 @@ def _load(entry: Entry) -> Any:
     split = entry.raw.get("split")
     if Path(entry.path).is_file():
         split = split or "train"
-    return datasets.load_dataset(**_arguments(entry), split=split)
+    return datasets.load_dataset(**load_arguments(entry), split=split)
 
 
 def _load_remote(entry: Entry) -> Any:
@@ -127,38 +125,14 @@ def _load_remote(entry: Entry) -> Any:
     if not filesystem.exists(path):
         raise FileNotFoundError(entry.path)
     return datasets.load_dataset(
-        **_arguments(entry), split=entry.raw.get("split"), storage_options=options
+        **load_arguments(entry), split=entry.raw.get("split"), storage_options=options
     )
-
-
-def _arguments(entry: Entry) -> dict[str, Any]:
-    """Arguments of `load_dataset`, all but the split."""
-    raw = entry.raw
-    name = {"name": raw["name"]} if raw.get("name") else {}
-    path = Path(entry.path)
-    if "://" in entry.path or path.is_file():
-        return {"path": _kind(entry), "data_files": entry.path, **name}
-    if path.is_dir():
-        if raw.get("data_files"):
-            return {"path": _kind(entry), "data_files": raw["data_files"], **name}
-        return {"path": entry.path, **name}
-    arguments = {"path": entry.path, "data_files": raw.get("data_files"), **name}
-    arguments.update(revision=raw.get("revision"), token=entry.token)
-    if raw.get("trust_remote_code"):
-        arguments["trust_remote_code"] = True
-    return arguments
-
-
-def _kind(entry: Entry) -> str:
-    named = entry.raw.get("ds_type")
-    guessed = (kind for suffix, kind in _KINDS.items() if suffix in entry.path)
-    return named or next(guessed, "json")
 
 
 def _builder(entry: Entry) -> Any:
     import datasets
 
-    return datasets.load_dataset_builder(**_arguments(entry))
+    return datasets.load_dataset_builder(**load_arguments(entry))
 
 
 def _paths_by_split(builder: Any) -> dict[str, list[Path]]:
@@ -211,7 +185,7 @@ def _refuse_missing_file(entry: Entry) -> None:
             "write the path out",
         )
     is_path = path.startswith(("/", ".")) or path.count("/") > 1 or "\\" in path
-    if is_path or path.endswith(_DATA_SUFFIXES):
+    if is_path or path.endswith(DATA_SUFFIXES):
         raise DataError(f"{path}: no such file or folder", _nearest_file(Path(path)))
 
 
