@@ -28,12 +28,13 @@ import yaml
 from judging_kit import kill_often
 
 import judge_server
-from axolotl_ual.preprocess.calls.cache import Cache, Judgement
-from axolotl_ual.preprocess.calls.outcomes import SCORED
+from axolotl_ual.preprocess.calls.cache import Answer, Cache, KeyMaker
+from axolotl_ual.preprocess.calls.outcomes import Outcome
 from axolotl_ual.preprocess.data.rows import AlpacaFields
 from axolotl_ual.preprocess.data.single_turn import alpaca_reader
-from axolotl_ual.preprocess.estimators.judge import JudgeEstimator, build
-from axolotl_ual.settings.ual import AnnotateConfig
+from axolotl_ual.preprocess.judge.rubric import load_rubric
+from axolotl_ual.preprocess.judge.uncertainty import Uncertainty
+from axolotl_ual.settings.estimators import JudgeConfig
 
 LATENCY = 0.2
 QUESTION = "Tell me what you know about it, and where it is uncertain. " * 12
@@ -242,7 +243,7 @@ def cached(rows: int = 100_000) -> Figures:
     """A run that finds everything in the cache."""
     with tempfile.TemporaryDirectory() as name, server() as running:
         recipe = write_recipe(Path(name), rows, running.base_url)
-        _fill_cache(Path(name) / "cache", running.base_url, rows)
+        _fill_cache(Path(name) / "cache", rows)
         run = annotate(recipe)
         requests = running.stats()["requests"]
     line = [line for line in run["output"].splitlines() if " a second" in line][-1]
@@ -266,7 +267,7 @@ def memory(rows: int = 1_000_000, asked: int = 20_000) -> Figures:
         for size in (100, rows):
             with tempfile.TemporaryDirectory() as name:
                 recipe = write_recipe(Path(name), size, running.base_url, max_concurrency=256)
-                _fill_cache(Path(name) / "cache", running.base_url, max(0, size - asked))
+                _fill_cache(Path(name) / "cache", max(0, size - asked))
                 run = annotate(recipe)
                 peaks.append(run["peak_mib"])
     return {
@@ -279,23 +280,18 @@ def memory(rows: int = 1_000_000, asked: int = 20_000) -> Figures:
     }
 
 
-def _fill_cache(folder: Path, base_url: str, rows: int) -> None:
+def _fill_cache(folder: Path, rows: int) -> None:
     """Put in what a run would have kept."""
-    annotate_config = AnnotateConfig.model_validate(
-        {"output": "out", "judge": {"model": "judge", "base_url": base_url}}
-    )
-    estimator = build(annotate_config, None)
-    assert isinstance(estimator, JudgeEstimator)
-    (judge,) = estimator.judges
+    task = Uncertainty(JudgeConfig(model="judge"), load_rubric("uncertainty-v1"), "verbalized")
+    keys = KeyMaker(task.identity)
     read = alpaca_reader(AlpacaFields()).read
     with Cache(folder) as cache:
         for start in range(0, rows, 10_000):
             cache.add(
                 (
-                    judge.keys.key(read(row(index)), 0),
-                    judge.keys.description,
-                    Judgement(SCORED, (index % 101) / 100, None, '{"uncertainty": 1}', 900, 5),
-                    0,
+                    keys.key(read(row(index)), 0),
+                    keys.description,
+                    Answer(Outcome.SCORED, (index % 101) / 100, None, '{"uncertainty": 1}', 900, 5),
                 )
                 for index in range(start, min(start + 10_000, rows))
             )

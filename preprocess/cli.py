@@ -34,6 +34,11 @@ MAX_COST = click.option(
     metavar="USD",
     help="Stop before servers cost more in this run; what was answered is kept.",
 )
+RETRY_FAILED = click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Ask again where an earlier answer gave no score: refused, unparsable, cut, too long.",
+)
 
 
 class FriendlyGroup(click.Group):
@@ -75,11 +80,7 @@ def main() -> None:
 )
 @DRY_RUN
 @MAX_COST
-@click.option(
-    "--retry-failed",
-    is_flag=True,
-    help="Ask again about rows whose earlier answer gave no score: refused, unparsable, too long.",
-)
+@RETRY_FAILED
 @click.option(
     "--audit",
     type=click.IntRange(min=2),
@@ -120,6 +121,7 @@ def annotate(
 )
 @DRY_RUN
 @MAX_COST
+@RETRY_FAILED
 def pairs(
     recipe: Path,
     output: Path | None,
@@ -127,11 +129,12 @@ def pairs(
     limit: int | None,
     dry_run: bool,
     max_cost: float | None,
+    retry_failed: bool,
 ) -> None:
     """Turn the recipe's prompts into preference pairs, by uncertainty."""
     from .commands.pairs import PairsOptions, make_pairs
 
-    options = PairsOptions(output, from_responses, limit, dry_run, max_cost)
+    options = PairsOptions(output, from_responses, limit, dry_run, max_cost, retry_failed)
     make_pairs(recipe, options, _console())
 
 
@@ -150,6 +153,7 @@ def pairs(
 @click.option("--against-adapter", metavar="FOLDER", help="A LoRA adapter for it.")
 @DRY_RUN
 @MAX_COST
+@RETRY_FAILED
 def consistency(
     recipe: Path,
     from_responses: Path | None,
@@ -159,6 +163,7 @@ def consistency(
     against_adapter: str | None,
     dry_run: bool,
     max_cost: float | None,
+    retry_failed: bool,
 ) -> None:
     """How far do the scores agree when the same responses are scored again?
 
@@ -169,7 +174,14 @@ def consistency(
     from .commands.consistency import ConsistencyOptions, measure_consistency
 
     options = ConsistencyOptions(
-        from_responses, repeats, limit, against, against_adapter, dry_run, max_cost
+        from_responses,
+        repeats,
+        limit,
+        against,
+        against_adapter,
+        dry_run,
+        max_cost,
+        retry_failed,
     )
     measure_consistency(recipe, options, _console())
 

@@ -33,20 +33,6 @@ class JudgeConfig(ServerConfig):
     repeats: int = Field(
         1, ge=1, le=100, description="Times each sample is judged; the mean and spread are kept."
     )
-    mode: Literal["live", "batch"] = Field(
-        "live",
-        description="batch: OpenAI's Batch API, at half the price and within a day.",
-        json_schema_extra=OPERATIONAL,
-    )
-    batch_requests: int = Field(
-        50_000, ge=1, description="The most in one batch.", json_schema_extra=OPERATIONAL
-    )
-    batch_poll: float = Field(
-        30.0,
-        gt=0,
-        description="Seconds between looks at running batches.",
-        json_schema_extra=OPERATIONAL,
-    )
 
 
 class PanelConfig(Section):

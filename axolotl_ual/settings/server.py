@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -65,6 +65,20 @@ class ServerConfig(Section):
     prices: str | None = Field(
         None,
         description="YAML file with prices of models that are not publicly listed.",
+        json_schema_extra=OPERATIONAL,
+    )
+    mode: Literal["live", "batch"] = Field(
+        "live",
+        description="batch: OpenAI's Batch API, at half the price and within a day.",
+        json_schema_extra=OPERATIONAL,
+    )
+    batch_requests: int = Field(
+        50_000, ge=1, description="The most in one batch.", json_schema_extra=OPERATIONAL
+    )
+    batch_poll: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds between looks at running batches.",
         json_schema_extra=OPERATIONAL,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,18 +38,16 @@ class Job:
 
 
 class BatchFiles:
-    """The folder of one asker's batches at one server.
+    """The folder of the batches of one server.
 
     Args:
         folder: made where it is missing.
-        asker: description of the asker.
         base_url: root of the server.
         most_requests: that one batch may have.
     """
 
-    def __init__(self, folder: Path, asker: str, base_url: str, most_requests: int) -> None:
+    def __init__(self, folder: Path, base_url: str, most_requests: int) -> None:
         self._folder = folder
-        self._asker = asker
         self._base_url = base_url
         self._most_requests = most_requests
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,18 +56,18 @@ class BatchFiles:
         """The file of requests."""
         return self._folder / f"{job.digest}.jsonl"
 
-    def jobs(self) -> list[Job]:
-        """Batches that were begun and not finished."""
+    def jobs(self, askers: Container[str]) -> list[Job]:
+        """Batches of some askers that were begun and not finished."""
         found = [Job(**orjson.loads(p.read_bytes())) for p in self._folder.glob("*.json")]
         return [
             job
             for job in sorted(found, key=lambda job: job.digest)
-            if (job.asker, job.base_url) == (self._asker, self._base_url)
+            if job.asker in askers and job.base_url == self._base_url
         ]
 
-    def write(self, lines: Iterable[bytes]) -> list[Job]:
+    def write(self, asker: str, lines: Iterable[bytes]) -> list[Job]:
         """Write requests to as many files as the service's limits ask for."""
-        return [self._write_file(part) for part in _parts(lines, self._most_requests)]
+        return [self._write_file(asker, part) for part in _parts(lines, self._most_requests)]
 
     def save(self, job: Job) -> Job:
         """Note how far a batch has come."""
@@ -87,10 +85,10 @@ class BatchFiles:
                 with suppress(FileNotFoundError):
                     path.unlink()
 
-    def _write_file(self, lines: list[bytes]) -> Job:
+    def _write_file(self, asker: str, lines: list[bytes]) -> Job:
         content = b"".join(line + b"\n" for line in lines)
         digest = hashlib.sha256(content).hexdigest()
-        job = Job(digest, self._asker, self._base_url, len(lines))
+        job = Job(digest, asker, self._base_url, len(lines))
         self.path(job).write_bytes(content)
         return self.save(job)
 

@@ -1,97 +1,107 @@
-"""Paid requests: the most that one can cost is set aside before it is sent, and settled after.
+"""What a command may spend, and what each stretch of its work did spend.
 
-    most = p_in * (bytes of the text + frame) + p_out * n * max_tokens
-
-A tokenizer that falls back to bytes never makes more tokens than there are bytes, so the bound
-holds for any language. The prompt is paid once for all n completions of a request. Where a server
-does not say how many tokens an answer took, it is taken to have cost the most.
+The most that a request can cost is set aside before it is sent, and settled after, so that requests
+in flight stay within the limit. Where a server does not say how many tokens an answer took, it is
+taken to have cost the most.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from typing import Final
 
-import orjson
-
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.errors import ConfigError
-from axolotl_ual.settings.server import ServerConfig
+from axolotl_ual.errors import LimitError
 
-from ..models.server.client import ChatBackend, Server
+from ..models.server.client import ChatBackend, Counts
 from ..models.server.dialect import Chat
+from ..models.server.endpoint import Endpoint
+from ..models.server.prices import usd
 from ..models.server.replies import Completion
 from ..progress import Progress
-from .prices import Price, Purse, find_price, usd
 
-_FRAME_TOKENS: Final = 64
-"""What chat templates put around messages: roles, separators, a line about the date."""
 _SHOWN_EVERY: Final = 0.5
+_LONGEST_SHOWN: Final = 200
 
 
-def price_of(config: ServerConfig, server: Server) -> Price | None:
-    """The price of a section's model; None where it is not known.
+class Budget:
+    """What may be spent and what was. Reservations keep requests in flight within the limit.
 
-    Raises:
-        ConfigError: the price list cannot be read.
+    One budget serves a whole command, whatever models it asks, one after the other or together.
+
+    Args:
+        limit: USD, or None.
+
+    Attributes:
+        limit: likewise.
+        spent: USD so far.
+        lost: USD, at most, for answers that never arrived; servers charge for these or do not.
     """
-    return find_price(config.model, server.base_url, config.prices, server.section)
 
+    def __init__(self, limit: float | None) -> None:
+        self.limit = limit
+        self._reserved = 0.0
+        self._waiting: list[asyncio.Future[None]] = []
+        self.spent = 0.0
+        self.lost = 0.0
 
-def check_price(price: Price | None, purse: Purse, model: str, server: Server) -> None:
-    """Tell before the first request that a limit cannot be kept to.
+    def can_afford(self, cost: float) -> bool:
+        """Whether so much more may be spent."""
+        gone = self.spent + self.lost + self._reserved
+        return self.limit is None or gone + cost <= self.limit
 
-    Raises:
-        ConfigError: spending is limited and the price is not known.
-    """
-    if purse.limit is not None and price is None:
-        raise ConfigError(
-            f"--max-cost: no price is known for {model} at {server.url}",
-            f"write one to a YAML file, as `{model}: {{input: 0.5, output: 1.5}}` in USD for a "
-            f"million tokens, and name the file as {server.section}.prices",
-        )
+    async def reserve(self, cost: float) -> None:
+        """Set aside the most that a request can cost; waits for others where it must.
 
+        Raises:
+            LimitError: it might pass the limit, and nothing is in flight that could make room.
+        """
+        while self.limit is not None and not self.can_afford(cost):
+            if self._reserved <= 0:
+                lost = f", up to {self.lost:.4f} for lost answers" if self.lost else ""
+                raise LimitError(
+                    f"stopped before --max-cost: {self.spent:.4f} of {self.limit:.4f} USD spent"
+                    f"{lost}, and the next request may cost {cost:.4f}",
+                    "run the same command again with a higher --max-cost: what was answered is in "
+                    "the cache and is not paid again; nothing was written",
+                )
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        self._reserved += cost
 
-def highest_cost(price: Price | None, chat: Chat) -> float:
-    """USD that a request can cost at most; 0 where no price is known."""
-    if price is None:
-        return 0.0
-    asked = [[*chat.messages, *chat.tools], chat.plain or []]
-    prompt = _FRAME_TOKENS + max(sum(len(orjson.dumps(p)) for p in parts) for parts in asked)
-    if chat.response_format is not None:
-        prompt += len(orjson.dumps(chat.response_format))
-    return price.most(prompt, chat.n * chat.max_tokens)
-
-
-def cost_of(price: Price | None, completion: Completion, most: float) -> float:
-    """USD that a completion cost; `most` where the server does not count its tokens."""
-    if price is None:
-        return 0.0
-    if not completion.prompt_tokens and not completion.completion_tokens:
-        return most
-    return price.cost(
-        completion.prompt_tokens, completion.completion_tokens, completion.cached_tokens
-    )
+    def settle(self, reserved: float, cost: float, lost: float = 0.0) -> None:
+        """Replace a reservation by what was really spent, or may have been for a lost answer."""
+        self._reserved = max(0.0, self._reserved - reserved)
+        if self._reserved < 1e-12:
+            self._reserved = 0.0
+        self.spent += cost
+        self.lost += lost
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
 
 
 async def ask_paid(
-    backend: ChatBackend, chat: Chat, price: Price | None, purse: Purse
+    backend: ChatBackend, chat: Chat, endpoint: Endpoint, budget: Budget
 ) -> Completion:
-    """Ask as soon as the purse allows it.
+    """Ask as soon as the budget allows it.
 
     Raises:
         NoCompletion: there is no answer to this request.
         BackendError: there would be none to any other either.
         LimitError: no further request may be paid for.
     """
-    most = highest_cost(price, chat)
-    account = _Account(purse, most)
+    most = endpoint.highest_cost(chat)
+    account = _Account(budget, most)
     await account.again()
     spent = 0.0
     try:
         completion = await backend.ask(chat, account)
-        spent = cost_of(price, completion, most)
+        spent = endpoint.cost(completion, most)
     finally:
         account.close(spent)
     return completion
@@ -100,78 +110,121 @@ async def ask_paid(
 class _Account:
     """What is set aside for one request and its further tries."""
 
-    def __init__(self, purse: Purse, most: float) -> None:
-        self._purse = purse
+    def __init__(self, budget: Budget, most: float) -> None:
+        self._budget = budget
         self._most = most
         self._reserved: float | None = None
 
     async def again(self) -> None:
         if self._reserved is None:
-            await self._purse.reserve(self._most)
+            await self._budget.reserve(self._most)
             self._reserved = self._most
 
     def lost(self) -> None:
-        self._purse.settle(self._reserved or 0.0, 0.0, lost=self._most)
+        self._budget.settle(self._reserved or 0.0, 0.0, lost=self._most)
         self._reserved = None
 
     def close(self, spent: float) -> None:
-        self._purse.settle(self._reserved or 0.0, spent)
+        self._budget.settle(self._reserved or 0.0, spent)
 
 
 class Meter:
-    """What one stretch of work spends from a purse that others use before and after it.
+    """What one stretch of work asks and spends; others use the same budget before and after it.
 
     Args:
-        purse: of the command.
+        budget: of the command.
+        progress: where cost, failures and retries are shown.
         total: answers that are wanted, those in the cache included.
+
+    Attributes:
+        progress: likewise.
+        counts: of the requests; every backend that works for this stretch adds to it.
+        cached: answers that came from the cache.
+        batched: answers that a batch brought into the cache.
+        shortened: requests that show a sample by its head and tail.
+        replaced: requests in which characters were replaced that UTF-8 cannot carry.
+        first_unscored: the beginning of the first answer that gave no score.
     """
 
-    def __init__(self, purse: Purse, total: int) -> None:
-        self._purse = purse
-        self._before = purse.spent
-        self._lost_before = purse.lost
+    def __init__(self, budget: Budget, progress: Progress, total: int) -> None:
+        self._budget = budget
+        self._before = budget.spent
+        self._lost_before = budget.lost
         self._total = total
-        self._done = 0
+        self._done = self._unscored = self._unpriced = 0
         self._shown_at = 0.0
+        self.progress = progress
+        self.counts = Counts()
+        self.cached = self.batched = 0
+        self.shortened = self.replaced = 0
+        self.first_unscored = ""
 
     @property
     def spent(self) -> float:
         """USD since this meter was made."""
-        return self._purse.spent - self._before
+        return self._budget.spent - self._before
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """What was changed in samples to show them, for the manifest."""
+        return {"shortened": self.shortened, "replaced_characters": self.replaced}
+
+    def note(self, chat: Chat, endpoint: Endpoint) -> None:
+        """Count a request that is going to be sent."""
+        self.shortened += chat.shortened
+        self.replaced += chat.replaced
+        self._unpriced += endpoint.price is None
 
     def count(self, answers: int = 1) -> None:
         """Count answers that were had."""
         self._done += answers
+        now = time.monotonic()
+        if now - self._shown_at > _SHOWN_EVERY:
+            self._shown_at = now
+            self.progress.status(self.status())
+
+    def unscored(self, text: str) -> None:
+        """Count an answer that gave no score."""
+        self._unscored += 1
+        self.first_unscored = self.first_unscored or text[:_LONGEST_SHOWN]
 
     def status(self) -> str:
-        """Spent and expected cost; empty while nothing is spent."""
-        if not self.spent:
-            return ""
-        expected = self.spent * self._total / min(max(self._done, 1), self._total)
-        return f"${usd(self.spent)} of about ${usd(expected)}"
+        """Spent and expected cost, failures and retries."""
+        parts = []
+        if self.spent:
+            expected = self.spent * self._total / min(max(self._done, 1), self._total)
+            parts.append(f"${usd(self.spent)} of about ${usd(expected)}")
+        if self._unscored:
+            parts.append(f"{self._unscored:,} without a score")
+        if self.counts.retries:
+            parts.append(f"{self.counts.retries:,} retries")
+        return ", ".join(parts)
 
-    def show(self, progress: Progress, *, last: bool = False) -> None:
-        """Set the status of a progress, not too often; at last, tell what may be paid as well."""
-        now = time.monotonic()
-        if last or now - self._shown_at > _SHOWN_EVERY:
-            self._shown_at = now
-            progress.status(self.status())
-        if last:
-            self.tell_lost(progress)
-
-    def tell_lost(self, progress: Progress) -> None:
-        """Say what answers that never arrived may have cost."""
-        lost = self._purse.lost - self._lost_before
+    def finish(self) -> None:
+        """Show the last status, and say what should be known of this stretch."""
+        progress = self.progress
+        progress.status(self.status())
+        lost = self._budget.lost - self._lost_before
         if lost > 0:
             progress.say(
                 f"answers that never arrived (timeout, lost connection) may have cost up to "
                 f"{lost:.4f} USD more, if the server charges for them"
             )
-            self._lost_before = self._purse.lost
+        if self.shortened:
+            progress.say(
+                f"{self.shortened:,} requests showed a sample by its head and tail: it is longer "
+                "than `max_sample_tokens`"
+            )
 
-    def cost(self, priced: bool, requests: int) -> float | None:
-        """For the manifest: None where requests were sent at a price that is not known."""
-        return self.spent if priced or not requests else None
+    def usage(self) -> ManifestUsage:
+        """For the manifest; the cost is None where requests were sent without a known price."""
+        return ManifestUsage(
+            requests=self.counts.requests,
+            cached=max(0, self.cached - self.batched),
+            prompt_tokens=self.counts.prompt_tokens,
+            completion_tokens=self.counts.completion_tokens,
+            cost_usd=None if self._unpriced and self.counts.requests else self.spent,
+        )
 
 
 def total_usage(usages: Sequence[ManifestUsage]) -> ManifestUsage:

@@ -13,16 +13,18 @@ import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
+import orjson
 import platformdirs
 
 from axolotl_ual.errors import ConfigError
 
 from ..data.sample import Sample
+from .outcomes import Outcome
 
 FILE: Final = "answers.sqlite3"
 KEY_BYTES: Final = 32
@@ -50,19 +52,19 @@ CREATE TABLE IF NOT EXISTS answers (
 """
 
 
-class Judgement(NamedTuple):
-    """What became of one request.
+class Answer(NamedTuple):
+    """What became of one question.
 
     Attributes:
-        outcome: one of `outcomes.OUTCOMES`.
+        outcome: how it ended.
         score: in [0, 1], or None.
         mass: probability that `score: expected` covered, or None.
         text: the raw answer, or what the server said instead.
         prompt_tokens: as counted by the server.
-        completion_tokens: likewise.
+        completion_tokens: likewise; of an answer that was cut, the limit that cut it.
     """
 
-    outcome: str
+    outcome: Outcome
     score: float | None = None
     mass: float | None = None
     text: str = ""
@@ -70,15 +72,24 @@ class Judgement(NamedTuple):
     completion_tokens: int = 0
 
 
+Entry = tuple[bytes, str, Answer]
+"""Key, description of who was asked, and the answer."""
+
+
+def description(identity: Mapping[str, Any]) -> str:
+    """What shapes an answer besides the sample, as the cache keeps it."""
+    return json.dumps(identity, sort_keys=True, ensure_ascii=True)
+
+
 class KeyMaker:
-    """Digests for the questions of one asker.
+    """Digests for the questions of one task.
 
     Args:
-        description: everything but the sample that shapes an answer, as JSON values.
+        identity: everything but the sample that shapes an answer, as JSON values.
     """
 
-    def __init__(self, description: Mapping[str, Any]) -> None:
-        self.description = json.dumps(description, sort_keys=True, ensure_ascii=True)
+    def __init__(self, identity: Mapping[str, Any]) -> None:
+        self.description = description(identity)
         self._base = hashlib.sha256(self.description.encode())
 
     def key(self, sample: Sample, repeat: int = 0) -> bytes:
@@ -93,6 +104,69 @@ class KeyMaker:
             digest.update(text)
         digest.update(b"repeat %d" % repeat)
         return digest.digest()
+
+
+class AnswerCache(Protocol):
+    """Where answers are kept: what was asked -> what was answered."""
+
+    @property
+    def folder(self) -> Path:
+        """Where files that go with the answers may lie."""
+        ...
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, Answer]:
+        """Those of the questions that were answered before."""
+        ...
+
+    async def put(self, key: bytes, about: str, answer: Answer) -> None:
+        """Keep an answer; returns when nothing can lose it."""
+        ...
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Keep several, all or none; they take the place of what is there."""
+        ...
+
+    def values(self, identity: Mapping[str, Any]) -> Values:
+        """The table of what was computed here, by what shapes it."""
+        ...
+
+    def flush(self) -> None:
+        """Keep what is waiting."""
+        ...
+
+    def close(self) -> None:
+        """Keep what is waiting, and close."""
+        ...
+
+
+class Values:
+    """JSON values by sample: what was computed on this machine, beside the answers.
+
+    Args:
+        cache: where they are kept.
+        identity: everything but the sample that shapes a value, as JSON values.
+    """
+
+    def __init__(self, cache: AnswerCache, identity: Mapping[str, Any]) -> None:
+        self._cache = cache
+        self._keys = KeyMaker(identity)
+
+    def find(self, samples: Sequence[Sample]) -> list[Any]:
+        """The value of each sample, None where there is none."""
+        keys = [self._keys.key(sample) for sample in samples]
+        known = self._cache.find(keys)
+        return [orjson.loads(known[key].text) if key in known else None for key in keys]
+
+    def put(self, values: Iterable[tuple[Sample, Any]]) -> None:
+        """Keep values, all or none."""
+        self._cache.add(
+            (
+                self._keys.key(sample),
+                self._keys.description,
+                Answer(Outcome.SCORED, text=orjson.dumps(value).decode()),
+            )
+            for sample, value in values
+        )
 
 
 def default_folder() -> Path:
@@ -130,20 +204,16 @@ class Cache:
         self.flush()
         self._db.close()
 
-    def asker(self, description: str) -> int:
-        """Number of an asker in this file."""
-        if description not in self._askers:
-            with self._explained():
-                self._db.execute(
-                    "INSERT OR IGNORE INTO askers (description) VALUES (?)", (description,)
-                )
-                row = self._db.execute(
-                    "SELECT id FROM askers WHERE description = ?", (description,)
-                ).fetchone()
-            self._askers[description] = int(row[0])
-        return self._askers[description]
+    @property
+    def folder(self) -> Path:
+        """Where the file is."""
+        return self.path.parent
 
-    def find(self, keys: Iterable[bytes]) -> dict[bytes, Judgement]:
+    def values(self, identity: Mapping[str, Any]) -> Values:
+        """The table of what was computed here, by what shapes it."""
+        return Values(self, identity)
+
+    def find(self, keys: Iterable[bytes]) -> dict[bytes, Answer]:
         """Those of the questions that were answered before."""
         wanted = list(keys)
         found = {}
@@ -156,10 +226,10 @@ class Cache:
                     f"FROM answers WHERE key IN ({marks})",
                     part,
                 ):
-                    found[key] = Judgement(*values)
+                    found[key] = _answer(values)
         return found
 
-    async def put(self, key: bytes, asker: int, judgement: Judgement) -> None:
+    async def put(self, key: bytes, about: str, answer: Answer) -> None:
         """Store an answer; returns when it is committed.
 
         Answers that come in one turn of the event loop share a transaction.
@@ -168,7 +238,7 @@ class Cache:
         committed: asyncio.Future[None] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self.flush)
-        self._waiting.append(((key, asker, *judgement, int(time.time())), committed))
+        self._waiting.append((self._row(key, about, answer, int(time.time())), committed))
         await committed
 
     def summary(self) -> Iterator[tuple[str, str, int, int, int]]:
@@ -180,43 +250,30 @@ class Cache:
                 "ORDER BY description, outcome"
             )
 
-    def entries(self) -> Iterator[tuple[bytes, str, Judgement, int]]:
-        """Every entry: key, asker's description, judgement, time of its making."""
+    def entries(self) -> Iterator[tuple[bytes, str, Answer, int]]:
+        """Every entry: key, description, answer, time of its making."""
         with self._explained():
             for key, description, *values, created in self._db.execute(
                 "SELECT key, description, outcome, score, mass, text, prompt_tokens, "
                 "completion_tokens, created FROM answers JOIN askers ON askers.id = asker"
             ):
-                yield key, description, Judgement(*values), created
+                yield key, description, _answer(values), created
 
-    def add(
-        self, entries: Iterable[tuple[bytes, str, Judgement, int]], *, replace: bool = False
-    ) -> int:
-        """Add entries, all or none.
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Store several answers, all or none; they take the place of what is there."""
+        now = int(time.time())
+        self._write("REPLACE", [self._row(*entry, now) for entry in entries])
+
+    def merge(self, entries: Iterable[tuple[bytes, str, Answer, int]]) -> int:
+        """Add entries, all or none; what is there stays.
 
         Args:
-            entries: key, asker's description, judgement, time of its making.
-            replace: whether they take the place of what is there; else they are left out.
+            entries: key, description, answer, time of its making.
 
         Returns:
             The number of those that were added.
         """
-        known = {}
-        rows = []
-        for key, description, judgement, created in entries:
-            if description not in known:
-                known[description] = self.asker(description)
-            rows.append((key, known[description], *judgement, created))
-        with self._explained():
-            before = self._db.total_changes
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                f"INSERT OR {'REPLACE' if replace else 'IGNORE'} INTO answers "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                rows,
-            )
-            self._db.execute("COMMIT")
-            return self._db.total_changes - before
+        return self._write("IGNORE", [self._row(*entry) for entry in entries])
 
     def flush(self) -> None:
         """Commit what is waiting."""
@@ -224,13 +281,7 @@ class Cache:
         if not waiting:
             return
         try:
-            with self._explained():
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(
-                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [row for row, _ in waiting],
-                )
-                self._db.execute("COMMIT")
+            self._write("REPLACE", [row for row, _ in waiting])
         except ConfigError as error:
             for _, committed in waiting:
                 if not committed.done():
@@ -239,6 +290,34 @@ class Cache:
         for _, committed in waiting:
             if not committed.done():
                 committed.set_result(None)
+
+    def _row(self, key: bytes, about: str, answer: Answer, created: int) -> tuple[Any, ...]:
+        outcome, *rest = answer
+        return key, self._asker(about), outcome.value, *rest, created
+
+    def _asker(self, description: str) -> int:
+        """Number of a description in this file."""
+        if description not in self._askers:
+            with self._explained():
+                self._db.execute(
+                    "INSERT OR IGNORE INTO askers (description) VALUES (?)", (description,)
+                )
+                row = self._db.execute(
+                    "SELECT id FROM askers WHERE description = ?", (description,)
+                ).fetchone()
+            self._askers[description] = int(row[0])
+        return self._askers[description]
+
+    def _write(self, conflict: str, rows: list[tuple[Any, ...]]) -> int:
+        """Write rows in one transaction; the number of those that were written."""
+        with self._explained():
+            before = self._db.total_changes
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                f"INSERT OR {conflict} INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+            )
+            self._db.execute("COMMIT")
+            return self._db.total_changes - before
 
     def _prepare(self) -> None:
         # With WAL, NORMAL commits without an fsync: an entry is safe from a killed process; what
@@ -265,3 +344,8 @@ class Cache:
                 "is the folder writable, is the disk full, is the file really a cache? Set "
                 "`cache` to another folder to start an empty one",
             ) from None
+
+
+def _answer(values: Sequence[Any]) -> Answer:
+    outcome, *rest = values
+    return Answer(Outcome(outcome), *rest)

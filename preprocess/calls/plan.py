@@ -1,15 +1,16 @@
-"""What a command would ask, what it may spend, and what must be there before it asks."""
+"""What a command would ask and what that would cost, told before anything is sent."""
 
 from __future__ import annotations
 
 import functools
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, runtime_checkable
 
-from .prices import BYTES_PER_TOKEN, Price, Purse, usd
+from ..models.server.prices import BYTES_PER_TOKEN, Price, usd
+from .pending import Once, OnKnown, Pending
+from .task import Question
 
 _COUNTED: Final = 256
 """Requests that are tokenised; the rest is taken to have as many tokens for a byte."""
@@ -38,24 +39,9 @@ class Plan:
     most_usd: float | None = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class RunOptions:
-    """What the command line adds to a recipe.
-
-    Attributes:
-        purse: what may be spent, by all that ask in this run together.
-        retry_failed: ask again where an earlier answer was kept that gave no score.
-        unscored: JSON Lines file for the answers that gave no score, or None.
-    """
-
-    purse: Purse = field(default_factory=Purse)
-    retry_failed: bool = False
-    unscored: Path | None = None
-
-
 @runtime_checkable
 class Paying(Protocol):
-    """What asks servers: an estimator, a sampler, a judge."""
+    """What asks servers: an estimator, a sampler, the dimensions of pairs."""
 
     def check(self) -> None:
         """Find what is missing before anything is sent.
@@ -75,7 +61,7 @@ class TokenCounter:
 
     def __init__(self, model: str) -> None:
         self._encoding = _encoding(model)
-        self._bytes = 0.0
+        self._bytes = 0
         self._counted_bytes = 0
         self._counted_tokens = 0
         self._counted = 0
@@ -85,32 +71,21 @@ class TokenCounter:
         """Where the number comes from, in words."""
         return "by tiktoken" if self._encoding is not None else "estimated, 4 bytes a token"
 
-    @staticmethod
-    def estimate(text: str) -> float:
-        """Tokens of a text, roughly."""
-        return len(text.encode("utf-8", "replace")) / BYTES_PER_TOKEN
-
-    def add(self, text: str, times: int = 1, more_tokens: float = 0.0) -> None:
-        """Count a request.
-
-        Args:
-            text: of all of its messages.
-            times: how often it is sent.
-            more_tokens: of text that is not known yet, in each.
-        """
+    def add(self, text: str) -> None:
+        """Count a request by the text of all of its messages."""
         size = len(text.encode("utf-8", "replace"))
-        self._bytes += times * (size + more_tokens * BYTES_PER_TOKEN)
+        self._bytes += size
         if self._encoding is not None and self._counted < _COUNTED:
             self._counted += 1
             self._counted_bytes += size
             self._counted_tokens += _FRAME_TOKENS + len(self._encoding.encode_ordinary(text))
 
     @property
-    def tokens(self) -> int:
+    def tokens(self) -> float:
         """Of all requests together."""
         if not self._counted_bytes:
-            return int(self._bytes) // BYTES_PER_TOKEN
-        return round(self._bytes * self._counted_tokens / self._counted_bytes)
+            return self._bytes / BYTES_PER_TOKEN
+        return self._bytes * self._counted_tokens / self._counted_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,35 +94,80 @@ class Work:
 
     Attributes:
         price: None where it is not known.
+        how: where the number of prompt tokens comes from.
         requests: that the cache does not answer.
+        completions: wanted by these requests.
         prompt: tokens that are likely.
         answer: likewise, of all completions.
-        most_prompt: prompt tokens where every sampled response fills max_tokens.
+        most_prompt: prompt tokens where every response that is still to come fills max_tokens.
         most_answer: completion tokens where every answer fills max_tokens.
-        how: where the number of prompt tokens comes from.
     """
 
     price: Price | None
-    requests: int
-    prompt: int
-    answer: int
-    most_prompt: int
-    most_answer: int
     how: str
+    requests: int
+    completions: int
+    prompt: float
+    answer: float
+    most_prompt: float
+    most_answer: float
+
+    def __add__(self, other: Work) -> Work:
+        """This and more of the same model."""
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in _SUMS})
+
+    def times(self, number: int) -> Work:
+        """This, so many times."""
+        return replace(self, **{name: getattr(self, name) * number for name in _SUMS})
 
     def plan(self, line: str) -> Plan:
         """The plan that a line introduces: tokens and price below it."""
         if not self.requests:
             return Plan([line])
-        tokens = f"about {self.prompt:,} prompt and {self.answer:,} completion tokens"
+        prompt, answer = int(self.prompt), round(self.answer)
+        tokens = f"about {prompt:,} prompt and {answer:,} completion tokens"
         lines = [line, f"  {tokens} ({self.how})"]
         if self.price is None:
             lines.append("  no price is known for this model at this server")
             return Plan(lines, requests=self.requests, cost_usd=None, most_usd=None)
-        likely = self.price.cost(self.prompt, self.answer)
-        most = self.price.cost(self.most_prompt, self.most_answer)
+        likely = self.price.cost(prompt, answer)
+        most = self.price.cost(int(self.most_prompt), round(self.most_answer))
         lines.append(f"  {_told(likely, most)}")
         return Plan(lines, requests=self.requests, cost_usd=likely, most_usd=most)
+
+
+_SUMS: Final = ("requests", "completions", "prompt", "answer", "most_prompt", "most_answer")
+
+
+def count_work(
+    pending: Pending,
+    questions: Iterable[Question],
+    model: str,
+    price: Price | None,
+    on_known: OnKnown,
+) -> Work:
+    """Count what would be asked.
+
+    Args:
+        pending: tells what that is.
+        questions: all of them.
+        model: that is asked.
+        price: of its tokens.
+        on_known: called for questions that the cache answers.
+    """
+    counter = TokenCounter(model)
+    requests, completions, answer, most_answer = 0, 0, 0.0, 0
+    for found in pending(questions, Once(), on_known):
+        for question in found:
+            chat = question.task.chat(question.item, question.repeat)
+            shown = chat.messages if chat.plain is None else chat.plain
+            counter.add("".join(message["content"] for message in shown))
+            requests += 1
+            completions += chat.n
+            answer += chat.n * question.task.likely_tokens(question.item)
+            most_answer += chat.n * chat.max_tokens
+    prompt = counter.tokens
+    return Work(price, counter.how, requests, completions, prompt, answer, prompt, most_answer)
 
 
 def joined(plans: Iterable[Plan]) -> Plan:

@@ -1,49 +1,44 @@
-"""Many questions, each asked once: the stream between a lazy source of questions and an answerer.
+"""Many questions, each asked once: the stream between a lazy source of questions and an endpoint.
 
-Questions are taken from the source in chunks, looked up in the cache in one query a chunk, and
-queued for the workers where they are not known. Nothing grows with the number of questions: the
-source waits for the queue, and a question that is asked already is not asked again beside it.
+Questions are looked up in the cache some at a time and queued for the workers where they are
+pending. Nothing grows with the number of questions: the source waits for the queue, and a question
+that is asked already is not asked again beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from axolotl_ual.errors import LimitError
 
-from ..data.sample import Sample
-from .cache import Cache, Judgement
+from .cache import Answer, AnswerCache, description
 from .outcomes import KEPT
+from .pending import Pending
+from .task import Question
 
-_SMALL_CHUNK: Final = 32
-_LARGE_CHUNK: Final = 1024
-"""Chunks grow while everything is found in the cache and nobody waits for a request."""
-
-
-@dataclass(slots=True)
-class Question:
-    """What is asked about one sample, and for which rows.
-
-    Attributes:
-        key: in the cache.
-        sample: what it is about.
-        repeat: index among intended repeats.
-        rows: those that wait for the answer.
-    """
-
-    key: bytes
-    sample: Sample
-    repeat: int
-    rows: list[int] = field(default_factory=list)
+Settle = Callable[[Question, Answer, bool], None]
+"""Takes a question's answer, and whether it came from the cache."""
 
 
-Ask = Callable[[Question], Awaitable[Judgement]]
-Settle = Callable[[int, Judgement, bool], None]
-"""Called for each row with its judgement and whether it came from the cache."""
+class _Open:
+    """Questions that wait for their answers."""
+
+    def __init__(self) -> None:
+        self._questions: dict[bytes, Question] = {}
+
+    def join(self, question: Question) -> bool:
+        first = self._questions.get(question.key)
+        if first is not None:
+            first.rows.extend(question.rows)
+        return first is not None
+
+    def add(self, question: Question) -> None:
+        self._questions[question.key] = question
+
+    def close(self, question: Question) -> None:
+        del self._questions[question.key]
 
 
 class Stream:
@@ -51,34 +46,28 @@ class Stream:
 
     Args:
         cache: where answers are kept.
-        asker: number of the asker in the cache.
-        ask: gives the judgement of one question.
-        settle: takes it, for each row.
-        is_stale: tells that a kept judgement is to be asked for again.
+        pending: tells what is to be asked.
+        ask: gives the answer to one question.
+        settle: takes it.
         workers: questions that are worked on at a time; more than may be in flight, so that those
             that wait for another try hold nothing up.
-        asked_again: keys of stale judgements that were asked for again already.
     """
 
     def __init__(
         self,
-        cache: Cache,
-        asker: int,
-        ask: Ask,
+        cache: AnswerCache,
+        pending: Pending,
+        ask: Callable[[Question], Awaitable[Answer]],
         settle: Settle,
-        is_stale: Callable[[Judgement], bool],
         workers: int,
-        asked_again: Iterable[bytes] = (),
     ) -> None:
         self._cache = cache
-        self._asker = asker
+        self._pending = pending
         self._ask = ask
         self._settle = settle
-        self._is_stale = is_stale
         self._workers = workers
         self._queue: asyncio.Queue[Question | None] = asyncio.Queue(maxsize=workers)
-        self._open: dict[bytes, Question] = {}
-        self._asked_again = set(asked_again)
+        self._open = _Open()
         self._limit: LimitError | None = None
 
     async def run(self, questions: Iterable[Question]) -> None:
@@ -104,12 +93,12 @@ class Stream:
             self._cache.flush()
 
     async def _feed(self, questions: Iterable[Question]) -> None:
-        source = iter(questions)
-        size = _LARGE_CHUNK
-        while chunk := list(itertools.islice(source, size)):
-            unknown = self._look_up(chunk)
-            size = _SMALL_CHUNK if unknown else _LARGE_CHUNK
-            for question in unknown:
+        def on_known(question: Question, answer: Answer) -> None:
+            self._settle(question, answer, True)
+
+        for found in self._pending(questions, self._open, on_known):
+            for question in found:
+                self._pending.retried(question)
                 await self._queue.put(question)
             await asyncio.sleep(0)
             if self._limit is not None:
@@ -117,45 +106,18 @@ class Stream:
         for _ in range(self._workers):
             await self._queue.put(None)
 
-    def _look_up(self, chunk: list[Question]) -> list[Question]:
-        """Settle what is known, join what is asked already, and return the rest."""
-        distinct: dict[bytes, Question] = {}
-        for question in chunk:
-            first = distinct.setdefault(question.key, question)
-            if first is not question:
-                first.rows.extend(question.rows)
-        known = self._cache.find(key for key in distinct if key not in self._open)
-        unknown = []
-        for key, question in distinct.items():
-            judgement = known.get(key)
-            if key in self._open:
-                self._open[key].rows.extend(question.rows)
-            elif judgement is not None and not self._to_ask_again(key, judgement):
-                for row in question.rows:
-                    self._settle(row, judgement, True)
-            else:
-                self._open[key] = question
-                unknown.append(question)
-        return unknown
-
-    def _to_ask_again(self, key: bytes, judgement: Judgement) -> bool:
-        if key in self._asked_again or not self._is_stale(judgement):
-            return False
-        self._asked_again.add(key)
-        return True
-
     async def _work(self) -> None:
         while (question := await self._queue.get()) is not None:
             if self._limit is not None:
                 continue
             try:
-                judgement = await self._ask(question)
+                answer = await self._ask(question)
             except LimitError as error:
                 # What is in flight is paid for: the others finish what they have begun.
                 self._limit = error
                 continue
-            if judgement.outcome in KEPT:
-                await self._cache.put(question.key, self._asker, judgement)
-            del self._open[question.key]
-            for row in question.rows:
-                self._settle(row, judgement, False)
+            if answer.outcome in KEPT:
+                about = description(question.task.identity)
+                await self._cache.put(question.key, about, answer)
+            self._open.close(question)
+            self._settle(question, answer, False)

@@ -28,8 +28,8 @@ from axolotl_ual.data.fingerprint import fingerprint, plain
 from axolotl_ual.errors import BackendError, ConfigError, DataError
 from axolotl_ual.settings.ual import AnnotateConfig
 
-from ..calls.plan import RunOptions
-from ..calls.prices import Purse
+from ..calls.ask import open_session
+from ..calls.budget import Budget
 from ..data.load import load_entry
 from ..data.recipe import Entry, Recipe, load_recipe
 from ..data.rows import Sample, read_samples
@@ -153,16 +153,22 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
     samples = Concatenated([source.samples for source in sources])
     with tempfile.TemporaryDirectory() as scratch:
         unscored = Path(scratch) / UNSCORED_FILE
-        run = RunOptions(Purse(options.max_cost), options.retry_failed, unscored)
-        estimator = build_estimator(settings, recipe.base_model, run)
-        if options.dry_run:
-            _print_plan(recipe, sources, estimator, samples, output, console)
-            return None
-        if options.audit is not None:
-            _audit(estimator, samples, options.audit, console)
-            return None
-        with show_progress(console, f"judging ({settings.estimator})", len(samples)) as progress:
-            estimation = estimator.estimate(samples, progress)
+        with open_session(
+            settings.cache,
+            Budget(options.max_cost),
+            retry_failed=options.retry_failed,
+            unscored=unscored,
+        ) as session:
+            estimator = build_estimator(settings, recipe.base_model, session)
+            if options.dry_run:
+                _print_plan(recipe, sources, estimator, samples, output, console)
+                return None
+            if options.audit is not None:
+                _audit(estimator, samples, options.audit, console)
+                return None
+            label = f"judging ({settings.estimator})"
+            with show_progress(console, label, len(samples)) as progress:
+                estimation = estimator.estimate(samples, progress)
         annotations = annotate_rows(recipe, settings, estimation)
         manifest = _write(recipe, settings, options, output, sources, annotations, unscored)
     _print_result(manifest, output, path, settings, console)

@@ -6,7 +6,6 @@ r ICC / (1 + (r - 1) ICC) (Spearman-Brown).
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,12 +15,9 @@ import numpy as np
 
 from axolotl_ual.errors import BackendError, ConfigError
 
-from ..calls.cache import Cache
 from ..data.sample import Sample
 from ..estimators.base import Estimator
-from ..estimators.judge import JudgeEstimator
-from ..judge.run import JudgeRun
-from ..judge.uncertainty import Judge
+from ..estimators.judge import Judge, JudgeEstimator, JudgeRun
 from ..labels.repeats import Repeats, repeats_agree
 from ..progress import Progress
 
@@ -77,14 +73,10 @@ def audit(
             "take --audit out, or set ual.annotate.estimator to judge or panel",
         )
     chosen = sorted(random.Random(0).sample(range(len(samples)), min(rows, len(samples))))
-    judges = [
-        replace(judge, config=judge.config.model_copy(update={"repeats": REPEATS}))
-        for judge in estimator.judges
-    ]
+    judges = [replace(judge, repeats=REPEATS) for judge in estimator.judges]
     estimator.check()
-    with Cache(estimator.cache) as cache:
-        run = JudgeRun(judges, _Chosen(samples, chosen), cache, progress, estimator.options)
-        asyncio.run(run.run())
+    run = JudgeRun(judges, _Chosen(samples, chosen), progress)
+    run.run()
     return [f"audit: {len(chosen):,} rows, {REPEATS} times each", *_report(run)]
 
 
@@ -94,12 +86,12 @@ def _report(run: JudgeRun) -> Iterator[str]:
         found = repeats_agree(tally.mean[full], tally.spread[full], REPEATS)
         if found is None:
             raise BackendError(
-                f"{judge.config.model} at {judge.server.url} scored fewer than two rows "
-                f"{REPEATS} times ({tally.missing()}); the first answer: {run.unscored!r}"
+                f"{judge.name} scored fewer than two rows {REPEATS} times ({tally.missing()}); "
+                f"the first answer: {run.meter.first_unscored!r}"
             )
         for line in _lines(judge, found):
-            yield f"{judge.config.model}: {line}"
-    cost = run.usage().cost_usd
+            yield f"{judge.task.config.model}: {line}"
+    cost = run.meter.usage().cost_usd
     if cost is not None:
         yield f"the audit cost {cost:.4f} USD"
 
@@ -112,7 +104,7 @@ def _lines(judge: Judge, found: Repeats) -> list[str]:
     if np.isnan(found.single):
         return [*lines, "all scores are the same: this judge does not tell the rows apart"]
     lines.append(f"agreement of single scores (ICC): {found.single:.3f}; {_advice(found.single)}")
-    if judge.config.temperature == 0:
+    if judge.task.config.temperature == 0:
         lines.append(
             "at `temperature: 0` repeats show how far the server is from deterministic, not how "
             "sure the model is"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,20 +16,17 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.pairs import DIMENSIONS, PairsConfig
 
-from ..calls.budget import total_usage, usage_line
-from ..calls.cache import Cache
+from ..calls.ask import Session, open_session
+from ..calls.budget import Budget, total_usage, usage_line
 from ..calls.plan import Plan, joined
-from ..calls.prices import Purse
 from ..data.recipe import Recipe, load_recipe
 from ..dimensions.base import Dimensions
-from ..dimensions.rating import build_rater
 from ..labels.agreement import Agreement, agreement, report_lines
 from ..progress import show_progress
 from ..sampling.base import Sampler
 from ..sampling.responses import Response, ResponseSet, read_responses
 from .closing import print_plan
 from .pairs import check_paying, find_sampler, pairs_settings
-from .pairs_plan import plan_ratings, plan_sampling
 from .pairs_tables import RESPONSES_FILE
 
 FloatArray = npt.NDArray[np.float64]
@@ -46,6 +44,7 @@ class ConsistencyOptions:
         against_adapter: an adapter for it.
         dry_run: tell what would be done, and send nothing.
         max_cost: USD that may be spent in this run.
+        retry_failed: ask again where an answer was kept that gave no score.
     """
 
     from_responses: Path | None = None
@@ -55,6 +54,7 @@ class ConsistencyOptions:
     against_adapter: str | None = None
     dry_run: bool = False
     max_cost: float | None = None
+    retry_failed: bool = False
 
 
 def measure_consistency(
@@ -82,8 +82,9 @@ def measure_consistency(
     if options.against or options.against_adapter:
         other = _checkpoint(settings, options.against, options.against_adapter)
     found: dict[str, list[tuple[str, Agreement]]] = {}
-    with Cache(settings.cache) as cache:
-        scorer = _Scorer(recipe, settings, data, cache, console, Purse(options.max_cost))
+    budget, retry_failed = Budget(options.max_cost), options.retry_failed
+    with open_session(settings.cache, budget, retry_failed=retry_failed, unscored=None) as session:
+        scorer = _Scorer(recipe, settings, data, session, console)
         if options.dry_run:
             title = f"{path}: would score {len(data.flat()):,} responses {options.repeats} times"
             print_plan([title], scorer.plan(other, options.repeats), console)
@@ -109,20 +110,17 @@ class _Scorer:
     recipe: Recipe
     settings: PairsConfig
     data: ResponseSet
-    cache: Cache
+    session: Session
     console: Console
-    purse: Purse
     usages: list[ManifestUsage] = field(default_factory=list)
 
     def plan(self, other: PairsConfig | None, repeats: int) -> Plan:
         """What all scorings would ask."""
         plans = []
         for settings, number, name in self._drawings(other, repeats):
-            outlook = self._sampler(settings, number).plan(self.data.prompts, self.cache)
-            plans.append(plan_sampling(outlook, f"{name}: "))
-        rater = build_rater(self.settings, self.purse)
-        if rater is not None:
-            plans += plan_ratings(self.settings, rater, self.data, None, repeats, self.cache)
+            outlook = self._sampler(settings, number).plan(self.data.prompts)
+            plans.append(outlook.plan(f"{name}: "))
+        plans += self._dimensions(self.settings, 0).plan(self.data, None, repeats)
         return joined(plans)
 
     def check(self, other: PairsConfig | None) -> None:
@@ -134,7 +132,7 @@ class _Scorer:
         samplers = [
             self._sampler(settings, number) for settings, number, _ in self._drawings(other, 1)
         ]
-        check_paying([*samplers, build_rater(self.settings, self.purse)])
+        check_paying([*samplers, self._dimensions(self.settings, 0)])
 
     def by_evidence(self, settings: PairsConfig, number: int) -> dict[str, FloatArray]:
         """Semantic and factual uncertainty against freshly drawn responses."""
@@ -145,7 +143,7 @@ class _Scorer:
         with show_progress(
             self.console, f"evidence {number + 1}", len(self.data.prompts)
         ) as progress:
-            sampled = sampler.sample(self.data.prompts, self.cache, progress)
+            sampled = sampler.sample(self.data.prompts, progress)
         self.usages.append(sampled.usage)
         reduced = _with_dimensions(settings, kept)
         members = _beside_evidence(self.data, sampled.responses, settings)
@@ -175,21 +173,18 @@ class _Scorer:
 
     def _sampler(self, settings: PairsConfig, number: int) -> Sampler:
         seeded = settings.model_copy(update={"seed": settings.seed + 1 + number})
-        return find_sampler(self.recipe, seeded, self.purse)
+        return find_sampler(self.recipe, seeded, self.session)
 
     def _score(
         self, settings: PairsConfig, data: ResponseSet, number: int
     ) -> dict[str, FloatArray]:
-        dimensions = Dimensions(
-            settings,
-            self.cache,
-            lambda label, total: show_progress(self.console, label, total),
-            repeat=number,
-            purse=self.purse,
-        )
-        scores = dimensions.score(data)
+        scores = self._dimensions(settings, number).score(data)
         self.usages.append(scores.usage)
         return scores.dimensions
+
+    def _dimensions(self, settings: PairsConfig, number: int) -> Dimensions:
+        show = functools.partial(show_progress, self.console)
+        return Dimensions(settings, self.session, show, repeat=number)
 
 
 def _responses(settings: PairsConfig, options: ConsistencyOptions) -> ResponseSet:

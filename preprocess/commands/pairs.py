@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -18,16 +21,14 @@ from axolotl_ual.data.fingerprint import fingerprint, plain
 from axolotl_ual.errors import ConfigError, DataError
 from axolotl_ual.settings.pairs import PairsConfig
 
-from ..calls.budget import total_usage
-from ..calls.cache import Cache
-from ..calls.plan import Paying
-from ..calls.prices import Purse
+from ..calls.ask import Session, open_session
+from ..calls.budget import Budget, total_usage
+from ..calls.plan import Paying, Plan, joined
 from ..data.load import load_entry
 from ..data.prompt import Prompt
 from ..data.prompts import read_prompts
 from ..data.recipe import Recipe, load_recipe
 from ..dimensions.base import Dimensions, Scores
-from ..dimensions.rating import Rater, build_rater
 from ..dimensions.total import shares, total_uncertainty
 from ..labels.pairs import (
     OUTCOMES,
@@ -41,12 +42,11 @@ from ..labels.pairs import (
 from ..labels.stages import stage_counts
 from ..output.folder import check_target, replace_folder, write_manifest
 from ..progress import show_progress
-from ..sampling.base import Sampled, Sampler
+from ..sampling.base import Sampled, Sampler, Unsampled
 from ..sampling.build import build_sampler
 from ..sampling.responses import ResponseSet, read_responses
-from .annotate import library_versions
+from .annotate import UNSCORED_FILE, library_versions
 from .closing import print_plan, print_written
-from .pairs_plan import plan_pairs
 from .pairs_tables import (
     RESPONSES_FILE,
     TRAIN_FILE,
@@ -68,6 +68,7 @@ class PairsOptions:
         limit: the first prompts only, of each dataset.
         dry_run: tell what would be done, send and write nothing.
         max_cost: USD that sampling and rating may cost together in this run.
+        retry_failed: ask again where an answer was kept that gave no score.
     """
 
     output: Path | None = None
@@ -75,6 +76,7 @@ class PairsOptions:
     limit: int | None = None
     dry_run: bool = False
     max_cost: float | None = None
+    retry_failed: bool = False
 
 
 @dataclass(slots=True)
@@ -111,27 +113,34 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
     output = options.output or Path(settings.output)
     check_target(output)
     given = read_input(recipe, options.from_responses, options.limit)
-    purse = Purse(options.max_cost)
-    sampler = None if given.responses is not None else find_sampler(recipe, settings, purse)
-    rater = build_rater(settings, purse)
-    with Cache(settings.cache) as cache:
-        if options.dry_run:
-            plan = plan_pairs(settings, given.prompts, given.responses, sampler, rater, cache)
-            title = f"{path}: would make pairs from {len(given.prompts):,} prompts into {output}"
-            print_plan([title], plan, console)
-            return None
-        check_paying([sampler, rater])
-        sampled = sample(given, sampler, cache, console)
-        data = ResponseSet(given.prompts, sampled.responses)
-        dimensions = Dimensions(
-            settings,
-            cache,
-            lambda label, total: show_progress(console, label, total),
-            purse=purse,
+    with tempfile.TemporaryDirectory() as scratch:
+        unscored = Path(scratch) / UNSCORED_FILE
+        with open_session(
+            settings.cache,
+            Budget(options.max_cost),
+            retry_failed=options.retry_failed,
+            unscored=unscored,
+        ) as session:
+            sampler = None
+            if given.responses is None:
+                sampler = find_sampler(recipe, settings, session)
+            show = functools.partial(show_progress, console)
+            dimensions = Dimensions(settings, session, show)
+            if options.dry_run:
+                plan = plan_pairs(settings, given, sampler, dimensions)
+                prompts = f"{len(given.prompts):,} prompts"
+                print_plan(
+                    [f"{path}: would make pairs from {prompts} into {output}"], plan, console
+                )
+                return None
+            check_paying([sampler, dimensions])
+            sampled = sample(given, sampler, console)
+            data = ResponseSet(given.prompts, sampled.responses)
+            scores = dimensions.score(data)
+        paired = pair_up(settings, data, scores)
+        manifest = _write(
+            recipe, settings, options, output, given, sampled, data, scores, paired, unscored
         )
-        scores = dimensions.score(data)
-    paired = pair_up(settings, data, scores)
-    manifest = _write(recipe, settings, options, output, given, sampled, data, scores, paired)
     _print_result(manifest, output, path, console)
     return manifest
 
@@ -181,16 +190,39 @@ def read_input(recipe: Recipe, from_responses: Path | None, limit: int | None) -
     return given
 
 
-def find_sampler(recipe: Recipe, settings: PairsConfig, purse: Purse) -> Sampler:
+def plan_pairs(
+    settings: PairsConfig, given: Input, sampler: Sampler | None, dimensions: Dimensions
+) -> Plan:
+    """What would be sampled and rated.
+
+    Where responses are sampled already, the questions about them are counted one by one. Where they
+    are not, each prompt is taken to get n distinct responses, which is the most that can be rated.
+    """
+    plans, unsampled, data = [], None, given.responses
+    if sampler is not None:
+        outlook = sampler.plan(given.prompts)
+        plans.append(outlook.plan())
+        data = ResponseSet(list(outlook.known), list(outlook.known.values()))
+        left = [prompt for prompt in dict.fromkeys(given.prompts) if prompt not in outlook.known]
+        sampling = settings.sampling
+        unsampled = Unsampled(left, sampling.n, outlook.answer, sampling.max_tokens)
+    if data is not None:
+        plans += dimensions.plan(data, unsampled, 1)
+    local = [name for name in settings.dimensions if name not in settings.judged]
+    lines = [f"{name}: {getattr(settings, name).method}, on this machine" for name in local]
+    return joined([*plans, Plan(lines)])
+
+
+def find_sampler(recipe: Recipe, settings: PairsConfig, session: Session) -> Sampler:
     """The sampler of a recipe.
 
     Raises:
         ConfigError: there is no model, no such chat template, or no readable price list.
     """
-    return build_sampler(settings, recipe.base_model, chat_template(recipe.raw), purse)
+    return build_sampler(settings, recipe.base_model, chat_template(recipe.raw), session)
 
 
-def check_paying(askers: Iterable[Sampler | Rater | None]) -> None:
+def check_paying(askers: Iterable[Sampler | Dimensions | None]) -> None:
     """Find what any of them is missing before one of them is paid for.
 
     Raises:
@@ -201,12 +233,12 @@ def check_paying(askers: Iterable[Sampler | Rater | None]) -> None:
             asker.check()
 
 
-def sample(given: Input, sampler: Sampler | None, cache: Cache, console: Console) -> Sampled:
+def sample(given: Input, sampler: Sampler | None, console: Console) -> Sampled:
     """Sample responses to every prompt, unless they were given."""
     if given.responses is not None or sampler is None:
         return Sampled(given.responses.responses if given.responses is not None else [])
     with show_progress(console, "sampling", len(given.prompts)) as progress:
-        return sampler.sample(given.prompts, cache, progress)
+        return sampler.sample(given.prompts, progress)
 
 
 def chat_template(raw: Mapping[str, Any]) -> str | None:
@@ -274,10 +306,13 @@ def _write(
     data: ResponseSet,
     scores: Scores,
     paired: Paired,
+    unscored: Path,
 ) -> Manifest:
     with replace_folder(output) as folder:
         train = write_table(folder / TRAIN_FILE, pairs_table(data, paired))
         responses = write_table(folder / RESPONSES_FILE, scored_table(data, scores, paired))
+        if unscored.exists():
+            shutil.copyfile(unscored, folder / UNSCORED_FILE)
         manifest = Manifest(
             kind="pairs",
             package_version=__version__,
@@ -343,5 +378,7 @@ def _print_result(manifest: Manifest, output: Path, path: Path, console: Console
     )
     for reason, number in manifest.failures.items():
         console.print(f"  {reason}: {number:,}", highlight=False)
+    if (output / UNSCORED_FILE).exists():
+        console.print(f"what was answered without a score is in {output / UNSCORED_FILE}")
     smoothed = f"{counts['pairs']:,} pairs: flip probability"
     print_written(manifest, smoothed, output, path, console)

@@ -1,4 +1,4 @@
-"""Judgements for others: from the cache to a file and back, as hashes and scores.
+"""Answers for others: from the cache to a file and back, as hashes and scores.
 
 A line of the file is a JSON object. The first names the format, lines with `description` introduce
 an asker (model, rubric, parameters), all others are judgements of one. Texts stay at home: neither
@@ -20,15 +20,15 @@ from rich.console import Console
 
 from axolotl_ual.errors import DataError
 
-from ..calls.cache import FILE, KEY_BYTES, Cache, Judgement, default_folder
-from ..calls.outcomes import KEPT, SCORED
+from ..calls.cache import FILE, KEY_BYTES, Answer, Cache, default_folder
+from ..calls.outcomes import KEPT, Outcome
 
 _FORMAT: Final = "axolotl-ual judgements"
 _VERSION: Final = 1
 _SHARED_KIND: Final = "judge"
 _AT_A_TIME: Final = 10_000
 
-_Entry = tuple[bytes, str, Judgement, int]
+_Entry = tuple[bytes, str, Answer, int]
 
 
 class _Line(BaseModel):
@@ -47,9 +47,9 @@ class _Line(BaseModel):
 
     @model_validator(mode="after")
     def _outcome_fits(self) -> _Line:
-        if self.outcome not in KEPT:
+        if self.outcome not in {outcome.value for outcome in KEPT}:
             raise ValueError(f"{self.outcome!r} is not an outcome")
-        if (self.outcome == SCORED) != (self.score is not None):
+        if (self.outcome == Outcome.SCORED.value) != (self.score is not None):
             raise ValueError("a score goes with the outcome `scored`, and only with it")
         return self
 
@@ -94,7 +94,7 @@ def export_judgements(file: Path, folder: Path | None, console: Console) -> None
     try:
         with _open(folder) as cache, _stream(partial, "wt", file.suffix) as stream:
             _write(stream, {"format": _FORMAT, "version": _VERSION})
-            for key, description, judgement, created in cache.entries():
+            for key, description, answer, created in cache.entries():
                 asker = json.loads(description)
                 if asker.get("kind") != _SHARED_KIND:
                     skipped += 1
@@ -105,8 +105,12 @@ def export_judgements(file: Path, folder: Path | None, console: Console) -> None
                 line = _Line(
                     key=key.hex(),
                     asker=numbers[description],
+                    outcome=answer.outcome.value,
+                    score=answer.score,
+                    mass=answer.mass,
+                    prompt_tokens=answer.prompt_tokens,
+                    completion_tokens=answer.completion_tokens,
                     created=created,
-                    **{k: v for k, v in judgement._asdict().items() if k != "text"},
                 )
                 _write(stream, line.model_dump(exclude_none=True))
                 written += 1
@@ -130,7 +134,7 @@ def import_judgements(file: Path, folder: Path | None, console: Console) -> None
     with Cache(folder) as cache:
         source = _read(file)
         while chunk := list(islice(source, _AT_A_TIME)):
-            added += cache.add(chunk)
+            added += cache.merge(chunk)
         console.print(
             f"added {added:,} of {total:,} judgements to {cache.path}; "
             f"{total - added:,} were there",
@@ -198,7 +202,7 @@ def _read_line(where: str, number: int, text: str, descriptions: dict[int, str])
         raise DataError(f"{where}: {key}: {first['msg']}".replace(": : ", ": ")) from None
     if line.asker not in descriptions:
         raise DataError(f"{where}: asker {line.asker} has not been described")
-    judgement = Judgement(
-        line.outcome, line.score, line.mass, "", line.prompt_tokens, line.completion_tokens
+    answer = Answer(
+        Outcome(line.outcome), line.score, line.mass, "", line.prompt_tokens, line.completion_tokens
     )
-    return bytes.fromhex(line.key), descriptions[line.asker], judgement, line.created
+    return bytes.fromhex(line.key), descriptions[line.asker], answer, line.created

@@ -7,35 +7,36 @@ fails for a response leaves NaN and a counted reason.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.settings.pairs import PairsConfig
+from axolotl_ual.settings.pairs import PairsConfig, PairsJudgeConfig
 from axolotl_ual.settings.server import shaping
 
+from ..calls.ask import Asker, Session
 from ..calls.budget import total_usage
-from ..calls.cache import Cache, Judgement, KeyMaker
-from ..calls.outcomes import SCORED
-from ..calls.prices import Purse
+from ..calls.cache import Answer
+from ..calls.plan import Plan, Work
 from ..data.sample import Sample, Turn
 from ..models.local.classifier import SequenceClassifier
 from ..models.local.embedder import Embedder
 from ..models.local.nli import Labels, NliModel
+from ..models.server.prices import BYTES_PER_TOKEN
+from ..sampling.base import Unsampled
 from ..sampling.local import identity
 from ..sampling.responses import ResponseSet
-from .aspects import claims_aspect, principle_aspects
+from .claims import claims_task, factual_scores
+from .judged import SECTION, Review, Reviewed, review, review_questions
 from .local import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
-from .rating import Rater, Reviewed, build_rater, factual_scores, value_scores
+from .principles import principle_tasks, value_scores
 from .value_model import ValueClassifier
 
 FloatArray = npt.NDArray[np.float64]
@@ -45,6 +46,7 @@ EMBEDDING: Final = "ual.pairs.semantic.embedding"
 SINGLE: Final = "single usable response"
 BLOCK: Final = 64
 """Prompts that local models score at a time: what a kill can lose."""
+_FILLER: Final = "a response that is still to come "
 
 
 @dataclass(slots=True)
@@ -86,18 +88,57 @@ class Dimensions:
 
     Attributes:
         pairs: the recipe's `ual.pairs`.
-        cache: the durable cache.
+        session: of the command.
         show: opens progress displays.
         repeat: number of an intended repeat of judged ratings.
-        purse: of the command.
     """
 
     pairs: PairsConfig
-    cache: Cache
+    session: Session
     show: ShowProgress
     repeat: int = 0
-    purse: Purse = field(default_factory=Purse)
     _nli: NliModel | None = None
+
+    def check(self) -> None:
+        """Find what the judge is missing before anything is sent.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        if self.pairs.judged:
+            self._asker().check()
+
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> list[Plan]:
+        """What the judge would be asked, by dimension.
+
+        Args:
+            data: responses that are there.
+            unsampled: those that are not, or None.
+            scorings: times that everything is scored.
+        """
+        usable = data.usable(self.pairs.sampling.truncated == "keep")
+        distinct, _ = distinct_responses(data, np.flatnonzero(usable))
+        plans = []
+        for name in self.pairs.judged:
+            asker, tasks = self._asker(), self._tasks(name)
+            number = scorings * self._repeats(name)
+            work = asker.plan(review_questions(tasks, distinct, range(number)))
+            bound = ""
+            if unsampled is not None and unsampled.prompts:
+                work += _unsampled_work(asker, tasks, unsampled).times(unsampled.n * number)
+                bound = " at most: equal responses are rated once, empty and truncated ones not "
+                bound += "at all"
+            if name == "factual":
+                how = f"{work.how}; claims taken to be twice as long as responses"
+                work = replace(work, how=how)
+            endpoint = asker.endpoint
+            plans.append(
+                work.plan(
+                    f"{name}: {work.requests:,} requests to {endpoint.config.model} at "
+                    f"{endpoint.server.url}{bound}"
+                )
+            )
+        return plans
 
     def score(self, data: ResponseSet) -> Scores:
         """Score every usable response in every dimension that is on.
@@ -160,17 +201,11 @@ class Dimensions:
     def _factual(self, data: ResponseSet, places: Places, scores: Scores) -> None:
         values = scores.dimensions["factual"]
         if self.pairs.factual.method == "judge":
-            rows = np.concatenate([rows for _, rows in places]) if places else np.empty(0, int)
-            distinct, of = distinct_responses(data, rows)
-            with self.show("factual (judge)", len(distinct)) as progress:
-                repeats = range(self.repeat, self.repeat + 1)
-                ratings = self._rater().rate(
-                    [claims_aspect()], distinct, self.cache, progress, repeats
-                )
-            found, reasons = factual_scores(ratings)
+            rows, distinct, of = _distinct(data, places)
+            answers = self._review("factual", data, rows, distinct, of, scores)
+            found, reasons = factual_scores(answers)
             values[rows] = [found[place] for place in of]
             _count(scores, "factual", (reasons[place] for place in of if place in reasons))
-            scores.usage = total_usage([scores.usage, ratings.usage])
         else:
             groups = _groups(data, places)
             about = {"nli": self._nli_identity()}
@@ -178,17 +213,19 @@ class Dimensions:
             for (_, rows), raw in zip(places, blocks, strict=True):
                 values[rows] = [math.nan if value is None else value for value in raw]
                 _count(scores, "factual", (SINGLE for value in raw if value is None))
-        scores.facts["factual"] = self._method("factual", self.pairs.factual.method)
+        scores.facts.setdefault("factual", {}).update(
+            self._method("factual", self.pairs.factual.method)
+        )
 
     def _factual_nli(self, groups: Sequence[Group]) -> list[Any]:
         return list(factual_by_consistency(groups, self._load_nli()))
 
     def _value(self, data: ResponseSet, places: Places, scores: Scores) -> None:
-        rows = np.concatenate([rows for _, rows in places]) if places else np.empty(0, int)
-        distinct, of = distinct_responses(data, rows)
+        rows, distinct, of = _distinct(data, places)
         values = scores.dimensions["value"]
         if self.pairs.value.method == "judge":
-            self._value_by_judge(rows, distinct, of, scores)
+            answers = self._review("value", data, rows, distinct, of, scores)
+            self._value_by_judge(answers, rows, of, scores)
         elif self.pairs.value.classifier is not None:
             config = self.pairs.value.classifier
             about = {"classifier": {**shaping(config), "model": identity(config.model)}}
@@ -201,19 +238,16 @@ class Dimensions:
 
             found = self._in_blocks("value", about, distinct, score)
             values[rows] = [found[place] for place in of]
-        scores.facts["value"] = self._method("value", self.pairs.value.method)
+        scores.facts.setdefault("value", {}).update(self._method("value", self.pairs.value.method))
 
     def _value_by_judge(
-        self, rows: npt.NDArray[np.int64], distinct: list[Reviewed], of: list[int], scores: Scores
+        self,
+        answers: list[list[list[Answer]]],
+        rows: npt.NDArray[np.int64],
+        of: list[int],
+        scores: Scores,
     ) -> None:
-        settings = self.pairs.value
-        aspects = principle_aspects(settings.principles)
-        first = self.repeat * settings.repeats
-        repeats = range(first, first + settings.repeats)
-        total = len(distinct) * len(aspects) * settings.repeats
-        with self.show("value (judge)", total) as progress:
-            ratings = self._rater().rate(aspects, distinct, self.cache, progress, repeats)
-        found, reasons = value_scores(ratings)
+        found, reasons = value_scores(answers)
         spread = np.full((2, len(scores.dimensions["value"])), np.nan)
         for row, place in zip(rows, of, strict=True):
             score = found[place]
@@ -223,7 +257,45 @@ class Dimensions:
         scores.columns["value_spread_principles"] = spread[0]
         scores.columns["value_spread_repeats"] = spread[1]
         _count(scores, "value", (reasons[place] for place in of if place in reasons))
-        scores.usage = total_usage([scores.usage, ratings.usage])
+
+    def _review(
+        self,
+        name: str,
+        data: ResponseSet,
+        rows: npt.NDArray[np.int64],
+        distinct: list[Reviewed],
+        of: list[int],
+        scores: Scores,
+    ) -> list[list[list[Answer]]]:
+        """What the judge says of distinct responses, by task, response and repeat."""
+        tasks, number = self._tasks(name), self._repeats(name)
+        first = self.repeat * number
+        shown = dict(zip(reversed(of), reversed(rows.tolist()), strict=True))
+        prompt_of, responses = data.prompt_of(), data.numbers()
+
+        def place(response: int) -> dict[str, Any]:
+            row = shown[response]
+            return {"prompt_id": int(prompt_of[row]), "response_id": responses[row]}
+
+        self.check()
+        with self.show(f"{name} (judge)", len(tasks) * len(distinct) * number) as progress:
+            meter = self.session.meter(progress, len(tasks) * len(distinct) * number)
+            repeats = range(first, first + number)
+            answers = review(self._asker(), tasks, distinct, repeats, meter, place)
+            meter.finish()
+        scores.usage = total_usage([scores.usage, meter.usage()])
+        scores.facts[name] = {key: count for key, count in meter.shown.items() if count}
+        return answers
+
+    def _tasks(self, name: str) -> Sequence[Review]:
+        config = self._judge()
+        if name == "factual":
+            return [claims_task(config)]
+        return principle_tasks(config, self.pairs.value.principles)
+
+    def _repeats(self, name: str) -> int:
+        """Times that a judged dimension asks in one scoring."""
+        return self.pairs.value.repeats if name == "value" else 1
 
     def _in_blocks(
         self,
@@ -233,21 +305,20 @@ class Dimensions:
         score: Callable[[Sequence[Any]], list[Any]],
     ) -> list[Any]:
         """Score items block by block, each block once: JSON values, one for each item."""
-        keys = KeyMaker({"kind": f"{name}-block", **about})
-        asker = self.cache.asker(keys.description)
+        values = self.session.cache.values({"kind": f"{name}-block", **about})
         results: list[Any] = []
         with self.show(f"{name} ({getattr(self.pairs, name).method})", len(items)) as progress:
             for start in range(0, len(items), BLOCK):
                 block = items[start : start + BLOCK]
                 text = json.dumps([asdict(item) for item in block], sort_keys=True)
-                key = keys.key(Sample((Turn(None, text, trained=False),)))
-                known = self.cache.find([key]).get(key)
+                sample = Sample((Turn(None, text, trained=False),))
+                (known,) = values.find([sample])
                 if known is None:
-                    known = Judgement(SCORED, text=orjson.dumps(score(block)).decode())
-                    asyncio.run(self.cache.put(key, asker, known))
+                    values.put([(sample, score(block))])
+                    (known,) = values.find([sample])
                     if self._nli is not None:
                         self._nli.forget()
-                results.extend(orjson.loads(known.text))
+                results.extend(known)
                 progress.advance(len(block))
         return results
 
@@ -293,11 +364,13 @@ class Dimensions:
             config.model, key=EMBEDDING, device=config.device, batch_size=config.batch_size
         )
 
-    def _rater(self) -> Rater:
-        rater = build_rater(self.pairs, self.purse)
-        if rater is None:
+    def _judge(self) -> PairsJudgeConfig:
+        if self.pairs.judge is None:
             raise ValueError("no judge is configured")
-        return rater
+        return self.pairs.judge
+
+    def _asker(self) -> Asker:
+        return self.session.asker(self._judge(), SECTION)
 
 
 Places = list[tuple[int, npt.NDArray[np.int64]]]
@@ -346,6 +419,27 @@ def distinct_responses(
         for row in rows
     ]
     return list(place), of
+
+
+def _distinct(
+    data: ResponseSet, places: Places
+) -> tuple[npt.NDArray[np.int64], list[Reviewed], list[int]]:
+    """Places of the usable responses, the distinct ones of them, and which each one is."""
+    rows = np.concatenate([rows for _, rows in places]) if places else np.empty(0, np.int64)
+    return rows, *distinct_responses(data, rows)
+
+
+def _unsampled_work(asker: Asker, tasks: Sequence[Review], unsampled: Unsampled) -> Work:
+    """What one response to each prompt takes, of a likely length and of the greatest."""
+
+    def work(tokens: float) -> Work:
+        length = round(tokens * BYTES_PER_TOKEN)
+        text = (_FILLER * (length // len(_FILLER) + 1))[:length]
+        responses = [Reviewed(prompt, text) for prompt in unsampled.prompts]
+        return asker.plan(review_questions(tasks, responses, range(1)))
+
+    likely, most = work(unsampled.likely), work(unsampled.most)
+    return replace(likely, most_prompt=most.prompt, most_answer=most.most_answer)
 
 
 def _count(scores: Scores, dimension: str, outcomes: Iterable[str]) -> None:

@@ -7,51 +7,51 @@ from collections.abc import Callable
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.ual import AnnotateConfig
 
-from ..calls.plan import RunOptions
+from ..calls.ask import Session
 from .base import Estimator
 
-Build = Callable[[AnnotateConfig, "str | None", RunOptions], Estimator]
+Build = Callable[[AnnotateConfig, "str | None", Session], Estimator]
 
 
-def _judge(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+def _judge(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
     from .judge import build
 
-    return build(annotate, base_model, options)
+    return build(annotate, session)
 
 
-def _perplexity(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+def _perplexity(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
     from .perplexity import build
 
     return build(annotate, base_model)
 
 
-def _entropy(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+def _entropy(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
     from .entropy import build
 
     return build(annotate, base_model)
 
 
-def _mc_dropout(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+def _mc_dropout(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
     from .mc_dropout import build
 
     return build(annotate, base_model)
 
 
-def _p_true(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+def _p_true(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
     from .p_true import build
 
     return build(annotate, base_model)
 
 
 def _self_consistency(
-    annotate: AnnotateConfig, base_model: str | None, options: RunOptions
+    annotate: AnnotateConfig, base_model: str | None, session: Session
 ) -> Estimator:
     from .self_consistency import build
 
-    return build(annotate, base_model, options)
+    return build(annotate, session)
 
 
-def _ensemble(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+def _ensemble(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
     from .ensemble import Ensemble
 
     if annotate.ensemble is None:
@@ -60,7 +60,7 @@ def _ensemble(annotate: AnnotateConfig, base_model: str | None, options: RunOpti
     weights = {str(name): weight for name, weight in annotate.ensemble.members.items()}
     for name in annotate.ensemble.members:
         alone = annotate.model_copy(update={"estimator": name})
-        members[name] = ESTIMATORS[name](alone, base_model, options)
+        members[name] = ESTIMATORS[name](alone, base_model, session)
     return Ensemble(members, weights, annotate.ensemble.mix)
 
 
@@ -78,13 +78,13 @@ ESTIMATORS: dict[str, Build] = {
 
 
 def build_estimator(
-    annotate: AnnotateConfig, base_model: str | None, options: RunOptions | None = None
+    annotate: AnnotateConfig, base_model: str | None, session: Session
 ) -> Estimator:
     """Make the estimator that a recipe asks for.
 
     Args:
         annotate: the recipe's `ual.annotate`.
         base_model: the recipe's `base_model`: what a local estimator uses by default.
-        options: of the command line.
+        session: of the command.
     """
-    return ESTIMATORS[annotate.estimator](annotate, base_model, options or RunOptions())
+    return ESTIMATORS[annotate.estimator](annotate, base_model, session)

@@ -17,28 +17,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, islice
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.estimators import SelfConsistencyConfig
 from axolotl_ual.settings.pairs import SamplingConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
-from ..calls.budget import Meter, price_of, total_usage
-from ..calls.cache import Cache
-from ..calls.plan import Plan, RunOptions
+from ..calls.ask import Session, row_of
+from ..calls.plan import Plan
 from ..data.prompt import Prompt
 from ..data.prompts import prompt_of_sample
 from ..data.sample import Sample
-from ..models.server.client import find_server
 from ..progress import Progress, Uncounted
 from ..sampling.responses import Response
-from ..sampling.server import ApiSampler, Left
+from ..sampling.server import Left, Sampling, ServerSampler
 from .base import Estimation, Estimator
 
 SECTION: Final = "ual.annotate.self_consistency"
@@ -59,23 +57,17 @@ class SelfConsistency:
     Attributes:
         config: the `self_consistency:` section.
         sampler: draws the answers.
-        cache: folder of the durable cache; None is the user's cache directory.
     """
 
     config: SelfConsistencyConfig
-    sampler: ApiSampler
-    cache: str | None
+    sampler: ServerSampler
 
     def plan(self, samples: Sequence[Sample]) -> Plan:
         """Tell how much is left to ask. Sends nothing."""
-        left = Left(self.sampler)
-        with Cache(self.cache) as cache:
-            for prompts in _windows(samples):
-                left.add((prompt for prompt in prompts if prompt is not None), cache)
-        work = left.work()
-        return work.plan(
+        left = Left(self.sampler, lambda: _prompts(samples), lambda prompt, responses: None)
+        return left.work.plan(
             f"{self.config.answers} answers to each instruction from {self.config.model} at "
-            f"{self.sampler.server.url}: {work.requests:,} requests"
+            f"{self.sampler.asker.endpoint.server.url}: {left.work.requests:,} requests"
         )
 
     def check(self) -> None:
@@ -100,30 +92,31 @@ class SelfConsistency:
         similarities = self._similarities()
         uncertainty = np.full(len(samples), np.nan, dtype=np.float32)
         failures: Counter[str] = Counter()
-        usages: list[ManifestUsage] = []
-        meter = Meter(self.sampler.purse, self.config.answers * len(samples))
+        asker = self.sampler.asker
+        meter = asker.session.meter(Uncounted(progress), self.config.answers * len(samples))
+        questions = self.sampler.firsts(lambda: _prompts(samples))
+        asker.session.run(asker.bring_batches(questions, meter))
         row = 0
-        with Cache(self.cache) as cache:
-            for prompts in _windows(samples):
-                asked = [prompt for prompt in prompts if prompt is not None]
-                sampled = self.sampler.sample(asked, cache, Uncounted(progress), meter)
-                usages.append(sampled.usage)
-                meter.count(self.config.answers * (len(prompts) - len(asked)))
-                answers = iter(sampled.responses)
-                for prompt in prompts:
-                    value = None if prompt is None else spread(next(answers), similarities)
-                    if isinstance(value, float):
-                        uncertainty[row] = value
-                    else:
-                        failures[value or NO_INSTRUCTION] += 1
-                    row += 1
-                progress.advance(len(prompts))
+        for prompts in _windows(samples):
+            asked = {row + at: prompt for at, prompt in enumerate(prompts) if prompt is not None}
+            drawn = self.sampler.draw(list(asked.values()), meter, partial(_place, list(asked)))
+            meter.count(self.config.answers * (len(prompts) - len(asked)))
+            answers = iter(drawn)
+            for prompt in prompts:
+                value = None if prompt is None else spread(next(answers), similarities)
+                if isinstance(value, float):
+                    uncertainty[row] = value
+                else:
+                    failures[value or NO_INSTRUCTION] += 1
+                row += 1
+            progress.advance(len(prompts))
+        meter.finish()
         facts = {
             "model": self.config.model,
             "answers": self.config.answers,
             "similarity": self.config.similarity,
         }
-        return Estimation(uncertainty, dict(failures), total_usage(usages), facts)
+        return Estimation(uncertainty, dict(failures), meter.usage(), facts)
 
     def _similarities(self) -> Similarities:
         if self.config.similarity == "words":
@@ -174,7 +167,18 @@ def _windows(samples: Sequence[Sample]) -> Iterator[list[Prompt | None]]:
         yield [prompt if any(text for _, text in prompt.messages) else None for prompt in prompts]
 
 
-def build(annotate: AnnotateConfig, base_model: str | None, options: RunOptions) -> Estimator:
+def _place(rows: Sequence[int], number: int) -> dict[str, Any]:
+    """What an answered prompt is called: its row."""
+    return row_of(rows[number])
+
+
+def _prompts(samples: Sequence[Sample]) -> Iterator[Prompt]:
+    """All prompts that there are."""
+    for window in _windows(samples):
+        yield from (prompt for prompt in window if prompt is not None)
+
+
+def build(annotate: AnnotateConfig, session: Session) -> Estimator:
     """Make the estimator that a recipe asks for.
 
     Raises:
@@ -191,7 +195,5 @@ def build(annotate: AnnotateConfig, base_model: str | None, options: RunOptions)
         max_tokens=config.max_tokens,
         api=config,
     )
-    server = find_server(config, SECTION)
-    price = price_of(config, server)
-    sampler = ApiSampler(settings, config, server, config.seed, price, options.purse)
-    return SelfConsistency(config, sampler, annotate.cache)
+    task = Sampling(settings, config.model, config.seed)
+    return SelfConsistency(config, ServerSampler(task, session.asker(config, SECTION)))

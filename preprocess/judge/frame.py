@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
-from ..calls.prices import BYTES_PER_TOKEN
 from ..data.sample import Sample, Turn
+from ..models.server.dialect import Chat
+from ..models.server.prices import BYTES_PER_TOKEN
 
 _PLAIN_ROLE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}\Z")
 _UNENCODABLE: Final = re.compile("[\ud800-\udfff]")
@@ -54,6 +55,47 @@ class Fenced:
     parts: tuple[Part, ...]
     replaced: int
     left_out: int
+
+
+class Asks(Protocol):
+    """The settings of a judge that shape a request."""
+
+    temperature: float
+    max_sample_tokens: int
+
+
+def framed_chat(
+    config: Asks,
+    instructions: str,
+    render: Callable[[Fenced], str],
+    sample: Sample,
+    repeat: int,
+    **more: Any,
+) -> Chat:
+    """The request that shows a sample to a judge.
+
+    Args:
+        config: of the judge.
+        instructions: the system message.
+        render: writes the sample in its frame.
+        sample: what is shown.
+        repeat: number among intended repeats.
+        more: further fields of the request.
+    """
+    fenced = fence(sample, config.max_sample_tokens)
+    text = render(fenced)
+    return Chat(
+        messages=[
+            {"role": "system", "content": instructions},
+            {"role": "user", "content": text},
+        ],
+        temperature=config.temperature,
+        seed=repeat if config.temperature > 0 else None,
+        prompt_tokens=(len(instructions) + len(text)) // BYTES_PER_TOKEN,
+        shortened=fenced.left_out > 0,
+        replaced=fenced.replaced > 0,
+        **more,
+    )
 
 
 def fence(sample: Sample, max_tokens: int) -> Fenced:

@@ -18,19 +18,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from ..calls.task import NoLogprobs, Unparsable
+
 _ROUNDING: Final = 1e-3
 """A log-probability of 0 may come back a little above it; NaN and the rest are not counted."""
 _DIGIT_ALONE: Final = re.compile(r"\s*[0-9][ \t]*(?:\n.*)?", re.DOTALL)
 _THOUGHT: Final = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
 _CODE_BLOCK: Final = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
-
-
-class Unparsable(Exception):
-    """An answer that is not what was asked for; the message says how."""
-
-
-class NoLogprobs(Exception):
-    """The server did not give the log-probabilities that it was asked for."""
 
 
 def parse_verbalized(content: str) -> float:

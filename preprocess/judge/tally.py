@@ -8,11 +8,12 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from ..calls.cache import Judgement
-from ..calls.outcomes import OUTCOMES, SCORED
+from ..calls.cache import Answer
+from ..calls.outcomes import Outcome
 
-_NONE: Final = len(OUTCOMES)
-_CODES: Final = {outcome: code for code, outcome in enumerate(OUTCOMES)}
+_OUTCOMES: Final = tuple(Outcome)
+_NONE: Final = len(_OUTCOMES)
+_CODES: Final = {outcome: code for code, outcome in enumerate(_OUTCOMES)}
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -33,21 +34,21 @@ class Tally:
         self._mass = np.full(rows, np.nan, np.float32)
         self._reason = np.full(rows, _NONE, np.uint8)
 
-    def add(self, row: int, judgement: Judgement) -> bool:
+    def add(self, row: int, answer: Answer) -> bool:
         """Count an answer.
 
         Returns:
             Whether it was the row's last.
         """
-        if judgement.outcome == SCORED and judgement.score is not None:
+        if answer.outcome is Outcome.SCORED and answer.score is not None:
             self._scored[row] += 1
-            self._sum[row] += judgement.score
+            self._sum[row] += answer.score
             if self._repeats > 1:
-                self._sum_of_squares[row] += judgement.score**2
-            if judgement.mass is not None:
-                self._mass[row] = np.fmin(self._mass[row], judgement.mass)
+                self._sum_of_squares[row] += answer.score**2
+            if answer.mass is not None:
+                self._mass[row] = np.fmin(self._mass[row], answer.mass)
         elif self._reason[row] == _NONE:
-            self._reason[row] = _CODES[judgement.outcome]
+            self._reason[row] = _CODES[answer.outcome]
         self._answers[row] += 1
         return bool(self._answers[row] == self._repeats)
 
@@ -87,5 +88,5 @@ class Tally:
     def reasons(self, rows: npt.NDArray[np.bool_]) -> dict[str, int]:
         """Number of rows of a mask by the outcome of their first answer without a score."""
         codes = self._reason[rows]
-        named = Counter(OUTCOMES[code] for code in codes if code != _NONE)
-        return {outcome: named[outcome] for outcome in OUTCOMES if named[outcome]}
+        named = Counter(_OUTCOMES[code] for code in codes if code != _NONE)
+        return {outcome.value: named[outcome] for outcome in _OUTCOMES if named[outcome]}

@@ -15,8 +15,7 @@ import orjson
 
 from axolotl_ual.columns import ManifestUsage
 
-from ..calls.cache import Cache
-from ..calls.plan import Work
+from ..calls.plan import Plan, Work
 from ..data.prompt import Prompt
 from ..data.sample import Sample, Turn
 from ..progress import Progress
@@ -56,15 +55,37 @@ class Outlook:
     answer: float
     work: Work | None = None
 
+    def plan(self, before: str = "") -> Plan:
+        """For the user; `before` goes in front of the line."""
+        line = f"{before}{self.line}"
+        return Plan([line]) if self.work is None else self.work.plan(line)
+
+
+@dataclass(frozen=True, slots=True)
+class Unsampled:
+    """Responses that are not there yet.
+
+    Attributes:
+        prompts: distinct ones.
+        n: responses to each.
+        likely: tokens of a response.
+        most: the most that it can have.
+    """
+
+    prompts: Sequence[Prompt]
+    n: int
+    likely: float
+    most: float
+
 
 class Sampler(Protocol):
     """Draws n responses to each prompt."""
 
-    def plan(self, prompts: Sequence[Prompt], cache: Cache) -> Outlook:
+    def plan(self, prompts: Sequence[Prompt]) -> Outlook:
         """Tell what is left to be done, without doing it."""
         ...
 
-    def sample(self, prompts: Sequence[Prompt], cache: Cache, progress: Progress) -> Sampled:
+    def sample(self, prompts: Sequence[Prompt], progress: Progress) -> Sampled:
         """Sample what the cache does not hold.
 
         Raises:

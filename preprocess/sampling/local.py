@@ -6,10 +6,9 @@ run that was interrupted goes on with the same batches and ends in the same byte
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -19,13 +18,13 @@ from axolotl_ual.data.dialogue import renderable
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.pairs import SamplingConfig
 
-from ..calls.cache import Cache, Judgement, KeyMaker
-from ..calls.outcomes import SCORED
+from ..calls.ask import Session
+from ..calls.cache import Values
 from ..data.prompt import Prompt
 from ..models.local.encoding import render
 from ..models.local.generate import Draw, Generated, Generator
 from ..progress import Progress
-from .base import SECTION, Outlook, Sampled, dump_responses, load_responses, prompt_sample, seed_of
+from .base import SECTION, Outlook, Sampled, prompt_sample, seed_of
 from .responses import Response
 
 _ENDS_OF_FILE: Final = 1 << 20
@@ -40,18 +39,20 @@ class LocalSampler:
         model: folder or Hub name.
         seed: base of all seeds.
         template: a chat template that takes the place of the tokenizer's, or None.
+        session: of the command.
     """
 
     settings: SamplingConfig
     model: str
     seed: int
     template: str | None
+    session: Session
 
     @cached_property
-    def keys(self) -> KeyMaker:
-        """Cache keys: of the weights and of what shapes a response."""
+    def values(self) -> Values:
+        """What was sampled, by the weights and what shapes a response."""
         settings, local = self.settings, self.settings.local
-        return KeyMaker(
+        return self.session.cache.values(
             {
                 "kind": "sample-local",
                 "model": identity(self.model),
@@ -67,11 +68,10 @@ class LocalSampler:
             }
         )
 
-    def plan(self, prompts: Sequence[Prompt], cache: Cache) -> Outlook:
+    def plan(self, prompts: Sequence[Prompt]) -> Outlook:
         """Tell which prompts are left."""
-        keys = {prompt: self.keys.key(prompt_sample(prompt)) for prompt in prompts}
-        kept = cache.find(keys.values())
-        known = {p: load_responses(kept[key].text) for p, key in keys.items() if key in kept}
+        distinct = list(dict.fromkeys(prompts))
+        known = self._recall(distinct)
         tokens = [r.tokens for responses in known.values() for r in responses if r.tokens]
         answer = sum(tokens) / len(tokens) if tokens else self.settings.max_tokens / 2
         name = (
@@ -81,18 +81,15 @@ class LocalSampler:
         )
         line = (
             f"sampling: {self.settings.n} responses to each prompt from {name}; "
-            f"{len(keys) - len(known):,} of {len(keys):,} distinct prompts are left"
+            f"{len(distinct) - len(known):,} of {len(distinct):,} distinct prompts are left"
         )
         return Outlook(line, known, answer)
 
-    def sample(self, prompts: Sequence[Prompt], cache: Cache, progress: Progress) -> Sampled:
+    def sample(self, prompts: Sequence[Prompt], progress: Progress) -> Sampled:
         """Generate, batch by batch, what the cache does not hold."""
         distinct = sorted(set(prompts), key=lambda prompt: prompt.digest())
-        keys = {prompt: self.keys.key(prompt_sample(prompt)) for prompt in distinct}
-        known = cache.find(keys.values())
-        found = {
-            prompt: load_responses(known[key].text) for prompt, key in keys.items() if key in known
-        }
+        found = self._recall(distinct)
+        num_known = len(found)
         progress.advance(sum(prompt in found for prompt in prompts))
         repeats = {prompt: 0 for prompt in distinct}
         for prompt in prompts:
@@ -101,21 +98,32 @@ class LocalSampler:
         if len(found) < len(distinct):
             run = _LocalRun(self, distinct)
             num_cut = run.num_cut
-            asker = cache.asker(self.keys.description)
             for batch in run.batches:
                 missing = [prompt for prompt in batch if prompt not in found]
                 if not missing:
                     continue
                 responses = run.generate(missing)
-                _keep(cache, asker, {keys[p]: r for p, r in responses.items()})
+                self.values.put(
+                    (prompt_sample(prompt), [asdict(each) for each in group])
+                    for prompt, group in responses.items()
+                )
                 found.update(responses)
                 progress.advance(sum(repeats[prompt] for prompt in missing))
-        tokens = sum(r.tokens or 0 for prompt in keys for r in found[prompt])
+        tokens = sum(r.tokens or 0 for group in found.values() for r in group)
         return Sampled(
             [found[prompt] for prompt in prompts],
-            ManifestUsage(cached=len(known), completion_tokens=tokens),
+            ManifestUsage(cached=num_known, completion_tokens=tokens),
             {"model": self.model, "logprobs": True, "prompts_cut": num_cut},
         )
+
+    def _recall(self, prompts: Sequence[Prompt]) -> dict[Prompt, list[Response]]:
+        """The responses that the cache holds, by prompt."""
+        kept = self.values.find([prompt_sample(prompt) for prompt in prompts])
+        return {
+            prompt: [Response(**fields) for fields in group]
+            for prompt, group in zip(prompts, kept, strict=True)
+            if group is not None
+        }
 
 
 class _LocalRun:
@@ -233,20 +241,6 @@ def identity(name: str) -> str:
                 stream.seek(-_ENDS_OF_FILE, 2)
             digest.update(stream.read(_ENDS_OF_FILE))
     return digest.hexdigest()
-
-
-def _keep(cache: Cache, asker: int, responses: dict[bytes, list[Response]]) -> None:
-    """Commit a batch in one transaction."""
-
-    async def put() -> None:
-        await asyncio.gather(
-            *(
-                cache.put(key, asker, Judgement(SCORED, text=dump_responses(found)))
-                for key, found in responses.items()
-            )
-        )
-
-    asyncio.run(put())
 
 
 def _response(generated: Generated, seed: int) -> Response:

@@ -110,6 +110,10 @@ class ResponseSet:
         counts = [len(group) for group in self.responses]
         return np.repeat(np.arange(len(counts), dtype=np.int64), counts)
 
+    def numbers(self) -> list[int]:
+        """Number of each response among those to its prompt."""
+        return [number for group in self.responses for number in range(len(group))]
+
     def usable(self, keep_truncated: bool) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Which responses are scored, bool of shape (N,)."""
         kept = {USABLE, TRUNCATED} if keep_truncated else {USABLE}
@@ -145,7 +149,6 @@ def response_table(data: ResponseSet, scores: Mapping[str, pa.Array]) -> pa.Tabl
     """
     prompt = data.prompt_of()
     flat = data.flat()
-    numbers = [number for group in data.responses for number in range(len(group))]
 
     def column(value: Callable[[Response], Any], kind: pa.DataType) -> pa.Array:
         return pa.array([value(response) for response in flat], type=kind)
@@ -153,7 +156,7 @@ def response_table(data: ResponseSet, scores: Mapping[str, pa.Array]) -> pa.Tabl
     return pa.table(
         {
             PROMPT_ID: pa.array(prompt),
-            RESPONSE_ID: pa.array(numbers, type=pa.int32()),
+            RESPONSE_ID: pa.array(data.numbers(), type=pa.int32()),
             MESSAGES: message_array(data.prompts).take(pa.array(prompt)),
             **_chat_columns(data, prompt),
             RESPONSE: column(lambda r: r.text, pa.string()),

@@ -19,11 +19,13 @@ from click.testing import CliRunner, Result
 
 import judge_server
 from axolotl_ual.data.fingerprint import file_digest
-from axolotl_ual.preprocess.calls.plan import RunOptions
+from axolotl_ual.preprocess.calls.ask import Session, open_session
+from axolotl_ual.preprocess.calls.budget import Budget
+from axolotl_ual.preprocess.calls.plan import Plan
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.data.sample import Sample, Turn
+from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation
-from axolotl_ual.preprocess.estimators.judge import build
 from axolotl_ual.preprocess.judge.frame import fence
 from axolotl_ual.preprocess.judge.rubric import load_rubric
 from axolotl_ual.preprocess.progress import SilentProgress
@@ -56,18 +58,38 @@ def estimate(
     server: judge_server.Running,
     folder: Path,
     asked: list[Sample],
-    options: RunOptions | None = None,
+    budget: Budget | None = None,
+    *,
+    retry_failed: bool = False,
     **judge: Any,
 ) -> tuple[Estimation, SilentProgress]:
     annotate = {"output": "out", "judge": settings(server, **judge), "cache": str(folder)}
-    return run(AnnotateConfig.model_validate(annotate), asked, options)
+    config = AnnotateConfig.model_validate(annotate)
+    return run(config, asked, budget, retry_failed=retry_failed)
+
+
+def session(
+    folder: str | Path | None, budget: Budget | None = None, *, retry_failed: bool = False
+) -> Session:
+    return open_session(folder, budget or Budget(None), retry_failed=retry_failed, unscored=None)
 
 
 def run(
-    annotate: AnnotateConfig, asked: list[Sample], options: RunOptions | None = None
+    annotate: AnnotateConfig,
+    asked: list[Sample],
+    budget: Budget | None = None,
+    progress: SilentProgress | None = None,
+    *,
+    retry_failed: bool = False,
 ) -> tuple[Estimation, SilentProgress]:
-    progress = SilentProgress()
-    return build(annotate, None, options).estimate(asked, progress), progress
+    progress = progress or SilentProgress()
+    with session(annotate.cache, budget, retry_failed=retry_failed) as lent:
+        return build_estimator(annotate, None, lent).estimate(asked, progress), progress
+
+
+def plan(annotate: AnnotateConfig, asked: list[Sample]) -> Plan:
+    with session(annotate.cache) as lent:
+        return build_estimator(annotate, None, lent).plan(asked)
 
 
 def write_recipe(folder: Path, server: judge_server.Running, rows: int = 30, **judge: Any) -> Path:

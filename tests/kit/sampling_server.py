@@ -36,6 +36,8 @@ def response_of(question: str, seed: int, choice: int) -> str:
 
 def digit_of(instructions: str, question: str) -> str:
     """What the server says as a judge of one principle; it refuses to rate some."""
+    if "rambles" in question:
+        return "I would"
     if "unratable" in question:
         return "I would rather not."
     return str(hashlib.sha256(f"{instructions}|{question}".encode()).digest()[0] % 10)
@@ -46,6 +48,13 @@ def claims_of(question: str) -> list[dict[str, str]]:
     response = question.split("RESPONSE", 1)[1]
     verdicts = {"yes": "supported", "no": "false", "m1": "unknown"}
     return [{"claim": w, "verdict": verdicts[w]} for w in response.split() if w in verdicts]
+
+
+def is_cut(instructions: str, question: str, place: int) -> bool:
+    """Whether max_tokens ends an answer: every second one to some prompts, some ratings."""
+    if "with one digit" in instructions:
+        return "rambles" in question
+    return "truncate" in question and bool(place % 2)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -104,7 +113,7 @@ class Handler(BaseHTTPRequestHandler):
         choice: dict[str, Any] = {
             "index": place,
             "message": {"role": "assistant", "content": text},
-            "finish_reason": "length" if "truncate" in question and place % 2 else "stop",
+            "finish_reason": "length" if is_cut(told, question, place) else "stop",
         }
         if body.get("tools") and question.startswith("call") and place % 2 == 0:
             name = body["tools"][0]["function"]["name"]

@@ -48,6 +48,8 @@ class Chat:
         logprobs: whether the log-probability of each token is wanted.
         tools: definitions of tools that the model may call.
         plain: the messages with tools and calls written out as text, for a server that takes none.
+        shortened: whether a text in it was cut to fit.
+        replaced: whether characters were replaced that UTF-8 cannot carry.
     """
 
     messages: list[dict[str, Any]]
@@ -62,6 +64,8 @@ class Chat:
     logprobs: bool = False
     tools: list[dict[str, Any]] = field(default_factory=list)
     plain: list[dict[str, Any]] | None = None
+    shortened: bool = False
+    replaced: bool = False
 
     @property
     def wants_logprobs(self) -> bool:

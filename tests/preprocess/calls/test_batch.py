@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging_kit import estimate, sample, samples, settings, stated
+from judging_kit import estimate, plan, run, sample, samples, settings, stated
 
 import judge_server
 from axolotl_ual.errors import BackendError, LimitError
-from axolotl_ual.preprocess.calls.plan import RunOptions
-from axolotl_ual.preprocess.calls.prices import Purse
-from axolotl_ual.preprocess.estimators.judge import build
+from axolotl_ual.preprocess.calls.budget import Budget
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.ual import AnnotateConfig
 
@@ -64,8 +62,7 @@ def test_a_batch_costs_half(server: judge_server.Running, tmp_path: Path) -> Non
     for more in ({}, BATCH):
         judge = settings(server, prices=str(prices), **more)
         annotate = {"output": "out", "judge": judge, "cache": str(tmp_path / "batch")}
-        plan = build(AnnotateConfig.model_validate(annotate), None).plan(samples(101))
-        told.append(plan.cost_usd)
+        told.append(plan(AnnotateConfig.model_validate(annotate), samples(101)).cost_usd)
     assert told[0] and told[1] == pytest.approx(told[0] / 2)
     batch, _ = estimate(server, tmp_path / "batch", samples(101), prices=str(prices), **BATCH)
     assert live.usage.cost_usd is not None
@@ -98,7 +95,7 @@ def test_outcomes_without_a_score_are_kept(server: judge_server.Running, tmp_pat
         result, _ = estimate(server, tmp_path, asked, **BATCH)
         assert result.failures == {"refused": 1, "unparsable": 1}
     assert server.stats()["requests"] + server.stats()["batched"] == 62
-    estimate(server, tmp_path, asked, RunOptions(retry_failed=True), **BATCH)
+    estimate(server, tmp_path, asked, retry_failed=True, **BATCH)
     assert server.stats()["requests"] + server.stats()["batched"] == 64
 
 
@@ -115,8 +112,8 @@ def test_a_restart_between_any_two_steps_pays_nothing_twice(
         }
     )
     with pytest.raises(Crash):
-        build(annotate, None).estimate(samples(121), CrashingProgress(step))
-    result = build(annotate, None).estimate(samples(121), SilentProgress())
+        run(annotate, samples(121), progress=CrashingProgress(step))
+    result, _ = run(annotate, samples(121))
     assert not result.failures
     stats = server.stats()
     assert (stats["requests"], stats["batched"], stats["batches"]) == (1, 120, 2)
@@ -156,9 +153,7 @@ def test_max_cost_holds_for_batches(server: judge_server.Running, tmp_path: Path
     prices = tmp_path / "prices.yaml"
     prices.write_text("judge-1: {input: 1000, output: 1000}\n")
     with pytest.raises(LimitError):
-        estimate(
-            server, tmp_path, samples(300), RunOptions(Purse(60.0)), prices=str(prices), **BATCH
-        )
+        estimate(server, tmp_path, samples(300), Budget(60.0), prices=str(prices), **BATCH)
     served = server.stats()["batched"] + server.stats()["requests"]
     # About 0.70 USD a request at once and 0.35 in a batch.
     assert 30 < served < 60 / 0.35

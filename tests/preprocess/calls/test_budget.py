@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sampling_server
 import yaml
-from judging_kit import command
+from judging_kit import command, session
 
 from axolotl_ual.columns import Manifest
 from axolotl_ual.preprocess.sampling.build import build_sampler
@@ -266,6 +266,9 @@ def test_a_price_list_shapes_nothing(tmp_path: Path, prices: str) -> None:
     assert one.result_settings("b") == other.result_settings("b")
     assert one.pairs is not None and other.pairs is not None
     assert one.pairs.result_settings("b") == other.pairs.result_settings("b")
-    samplers: list[Any] = [build_sampler(pairs, "b", None) for pairs in (one.pairs, other.pairs)]
-    assert samplers[0].price is not None and samplers[1].price is None
-    assert samplers[0].keys.description == samplers[1].keys.description
+    samplers: list[Any] = [
+        build_sampler(pairs, "b", None, session(tmp_path)) for pairs in (one.pairs, other.pairs)
+    ]
+    prices_of = [sampler.asker.endpoint.price for sampler in samplers]
+    assert prices_of[0] is not None and prices_of[1] is None
+    assert samplers[0].task.identity == samplers[1].task.identity

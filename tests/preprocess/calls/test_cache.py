@@ -17,8 +17,8 @@ from judging_kit import command, estimate, sample, samples
 
 import judge_server
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.preprocess.calls.cache import FILE, Cache, Judgement, KeyMaker
-from axolotl_ual.preprocess.calls.outcomes import SCORED
+from axolotl_ual.preprocess.calls.cache import FILE, Answer, Cache, KeyMaker
+from axolotl_ual.preprocess.calls.outcomes import Outcome
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 
 KEYS = KeyMaker({"kind": "judge", "model": "m"})
@@ -38,18 +38,17 @@ def test_keys_are_equal_for_equal_questions_only(
     assert (KEYS.key(one, repeat) == KEYS.key(other, again)) == same
 
 
-def put_all(folder: Path, entries: dict[bytes, Judgement]) -> None:
+def put_all(folder: Path, entries: dict[bytes, Answer]) -> None:
     async def put() -> None:
         with Cache(folder) as cache:
-            asker = cache.asker(KEYS.description)
-            await asyncio.gather(*(cache.put(k, asker, j) for k, j in entries.items()))
+            await asyncio.gather(*(cache.put(k, KEYS.description, j) for k, j in entries.items()))
 
     asyncio.run(put())
 
 
 def test_what_was_put_is_found(tmp_path: Path) -> None:
     entries = {
-        KEYS.key(sample(str(i))): Judgement(SCORED, i / 2000, None, f"raw {i}", i, 5)
+        KEYS.key(sample(str(i))): Answer(Outcome.SCORED, i / 2000, None, f"raw {i}", i, 5)
         for i in range(1500)
     }
     put_all(tmp_path, entries)
@@ -61,7 +60,7 @@ def test_what_was_put_is_found(tmp_path: Path) -> None:
 def test_put_returns_when_the_entry_is_on_disk(tmp_path: Path) -> None:
     async def check() -> None:
         with Cache(tmp_path) as cache:
-            await cache.put(b"k" * 32, cache.asker("{}"), Judgement(SCORED, 0.5))
+            await cache.put(b"k" * 32, "{}", Answer(Outcome.SCORED, 0.5))
             with sqlite3.connect(tmp_path / FILE) as other:
                 assert other.execute("SELECT COUNT(*) FROM answers").fetchone() == (1,)
 
@@ -69,7 +68,9 @@ def test_put_returns_when_the_entry_is_on_disk(tmp_path: Path) -> None:
 
 
 def _fill(folder: Path, first: int) -> None:
-    keys = {KEYS.key(sample(str(i))): Judgement(SCORED, 0.5) for i in range(first, first + 400)}
+    keys = {
+        KEYS.key(sample(str(i))): Answer(Outcome.SCORED, 0.5) for i in range(first, first + 400)
+    }
     put_all(folder, keys)
 
 

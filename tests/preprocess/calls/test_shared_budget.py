@@ -1,4 +1,4 @@
-"""One purse for all: --max-cost and prices of self-consistency, ensembles and lost answers."""
+"""One budget for all: --max-cost and prices of self-consistency, ensembles and lost answers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sampling_server
+from judging_kit import plan as plan_of
 from judging_kit import run, sample, samples, settings
 
 import judge_server
 from axolotl_ual.errors import ConfigError, LimitError
-from axolotl_ual.preprocess.calls.budget import cost_of, highest_cost
-from axolotl_ual.preprocess.calls.plan import RunOptions
-from axolotl_ual.preprocess.calls.prices import Price, Purse
-from axolotl_ual.preprocess.estimators import build_estimator
+from axolotl_ual.preprocess.calls.budget import Budget
 from axolotl_ual.preprocess.estimators.base import Estimation
+from axolotl_ual.preprocess.models.server.client import Server
 from axolotl_ual.preprocess.models.server.dialect import Chat
+from axolotl_ual.preprocess.models.server.endpoint import Endpoint
+from axolotl_ual.preprocess.models.server.prices import Price
 from axolotl_ual.preprocess.models.server.replies import Completion
 from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.settings.server import ServerConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
 N = 4
@@ -73,24 +75,21 @@ class _Status(SilentProgress):
 
 
 def test_self_consistency_keeps_to_the_limit(base_url: str, tmp_path: Path, prices: str) -> None:
-    annotate, purse = self_consistency(base_url, tmp_path / "a", prices), Purse(0.4)
+    annotate, budget = self_consistency(base_url, tmp_path / "a", prices), Budget(0.4)
     before = charged(base_url)
     with pytest.raises(LimitError, match="stopped before --max-cost"):
-        build_estimator(annotate, None, RunOptions(purse)).estimate(ASKED, SilentProgress())
+        run(annotate, ASKED, budget)
     spent = charged(base_url) - before
     # A request costs 0.005 + 0.024; the most is 0.001 (38 + 64 bytes or more) + 0.08.
-    assert 0.2 < spent <= 0.4 and purse.spent == pytest.approx(spent)
+    assert 0.2 < spent <= 0.4 and budget.spent == pytest.approx(spent)
     progress = _Status()
-    estimator = build_estimator(annotate, None, RunOptions(Purse(10.0)))
-    found = estimator.estimate(ASKED, progress)
+    found, _ = run(annotate, ASKED, Budget(10.0), progress)
     assert charged(base_url) - before == pytest.approx(20 * REQUEST)
     assert found.usage.cost_usd == pytest.approx(20 * REQUEST - spent)
     rest = f"${found.usage.cost_usd:.4f}"
     assert progress.shown == f"{rest} of about {rest}"
-    whole = build_estimator(self_consistency(base_url, tmp_path / "b", prices), None)
-    np.testing.assert_array_equal(
-        whole.estimate(ASKED, SilentProgress()).uncertainty, found.uncertainty
-    )
+    whole, _ = run(self_consistency(base_url, tmp_path / "b", prices), ASKED)
+    np.testing.assert_array_equal(whole.uncertainty, found.uncertainty)
 
 
 def test_requests_in_flight_count_with_all_of_their_answers(base_url: str, tmp_path: Path) -> None:
@@ -98,19 +97,19 @@ def test_requests_in_flight_count_with_all_of_their_answers(base_url: str, tmp_p
     free = tmp_path / "free.yaml"
     free.write_text("m: {input: 0, output: 2000}\n")
     annotate = self_consistency(base_url, tmp_path, str(free), max_tokens=3)
-    before, purse = len(sampling_server.stats(base_url)["bodies"]), Purse(0.1)
+    before = len(sampling_server.stats(base_url)["bodies"])
     with pytest.raises(LimitError, match=r"0\.0960 of 0\.1000 USD spent, .* may cost 0\.0240"):
-        build_estimator(annotate, None, RunOptions(purse)).estimate(ASKED, SilentProgress())
+        run(annotate, ASKED, Budget(0.1))
     assert len(sampling_server.stats(base_url)["bodies"]) - before == 4
 
 
 def test_self_consistency_tells_its_price(base_url: str, tmp_path: Path, prices: str) -> None:
-    plan = build_estimator(self_consistency(base_url, tmp_path, prices), None).plan(ASKED)
+    plan = plan_of(self_consistency(base_url, tmp_path, prices), ASKED)
     # 10 questions of 11 bytes and 10 of 12: 57 tokens; 20 * 4 answers of 5 or 10 tokens.
     assert plan.requests == 20
     assert plan.cost_usd == pytest.approx(57 * 0.001 + 400 * 0.002)
     assert plan.most_usd == pytest.approx(57 * 0.001 + 800 * 0.002)
-    unknown = build_estimator(self_consistency(base_url, tmp_path, None), None).plan(ASKED)
+    unknown = plan_of(self_consistency(base_url, tmp_path, None), ASKED)
     assert unknown.cost_usd is None and any("no price is known" in line for line in unknown.lines)
 
 
@@ -130,15 +129,14 @@ def ensemble(server: judge_server.Running, folder: Path, prices: str) -> Annotat
     )
 
 
-def test_the_members_of_an_ensemble_share_a_purse(
+def test_the_members_of_an_ensemble_share_a_budget(
     server: judge_server.Running, tmp_path: Path, prices: str
 ) -> None:
     server.set(keep=True, latency=0.005)
     annotate, asked = ensemble(server, tmp_path / "a", prices), samples(12)
 
     def estimate(limit: float | None) -> Estimation:
-        estimator = build_estimator(annotate, None, RunOptions(Purse(limit)))
-        return estimator.estimate(asked, SilentProgress())
+        return run(annotate, asked, Budget(limit))[0]
 
     # The judge takes some 8.5 USD, the panel as much, because one of its two judges is that one,
     # and the answers well below 1. The most for one rating is some 3.4 USD.
@@ -156,8 +154,7 @@ def test_the_members_of_an_ensemble_share_a_purse(
     stats = server.stats()
     # 12 questions to each of two models and 12 instructions twice, as this server ignores `n`.
     assert stats["answered"] == 12 * 2 + 12 * 2
-    calm = build_estimator(ensemble(server, tmp_path / "b", prices), None)
-    again = calm.estimate(asked, SilentProgress())
+    again, _ = run(ensemble(server, tmp_path / "b", prices), asked)
     np.testing.assert_array_equal(again.uncertainty, found.uncertainty)
 
 
@@ -178,9 +175,8 @@ def test_an_ensemble_without_a_price_pays_for_no_member(
     assert annotate.self_consistency is not None
     unpriced = annotate.self_consistency.model_copy(update={"prices": None})
     annotate = annotate.model_copy(update={"self_consistency": unpriced})
-    estimator = build_estimator(annotate, None, RunOptions(Purse(100.0)))
     with pytest.raises(ConfigError, match=r"ual\.annotate\.self_consistency\.prices"):
-        estimator.estimate(samples(3), SilentProgress())
+        run(annotate, samples(3), Budget(100.0))
     assert server.stats()["requests"] == 0
 
 
@@ -193,28 +189,30 @@ def test_answers_that_never_arrive_are_allowed_for(
     annotate = AnnotateConfig.model_validate(
         {"output": "out", "judge": judge, "cache": str(tmp_path)}
     )
-    options = RunOptions(Purse(100.0))
-    found, progress = run(annotate, samples(2), options)
+    budget = Budget(100.0)
+    found, progress = run(annotate, samples(2), budget)
     assert found.failures == {"failed": 1}
-    assert found.usage.cost_usd == pytest.approx(options.purse.spent)
+    assert found.usage.cost_usd == pytest.approx(budget.spent)
     # Two tries of some 1,800 bytes, and the one that was answered, at a quarter of that.
-    assert options.purse.lost > 4 * options.purse.spent > 0
-    assert any(f"up to {options.purse.lost:.4f} USD more" in line for line in progress.lines)
+    assert budget.lost > 4 * budget.spent > 0
+    assert any(f"up to {budget.lost:.4f} USD more" in line for line in progress.lines)
     with pytest.raises(LimitError, match="for lost answers"):
-        run(annotate, samples(2), RunOptions(Purse(options.purse.lost * 0.6)))
+        run(annotate, samples(2), Budget(budget.lost * 0.6))
 
 
 def test_the_most_that_a_request_can_cost() -> None:
     """Two characters of three bytes: a tokenizer makes at most six tokens of them."""
     price = Price(input=1.0, output=10.0, cached_input=2.0)
+    config, server = ServerConfig(model="m"), Server("http://localhost/v1", "KEY", None)
+    priced = Endpoint(config, server, price)
     chat = Chat([{"role": "user", "content": "漢字"}], max_tokens=7, temperature=1.0, n=3)
-    most = highest_cost(price, chat)
+    most = priced.highest_cost(chat)
     assert most >= price.cost(6, 21) and most >= price.cost(6, 21, cached=6)
     wider = replace(chat, n=4)
-    assert highest_cost(price, wider) - most == pytest.approx(7 * 10.0)
+    assert priced.highest_cost(wider) - most == pytest.approx(7 * 10.0)
     more = replace(chat, messages=[{"role": "user", "content": "漢字漢字"}])
-    assert highest_cost(price, more) - most == pytest.approx(6 * 2.0)
-    assert highest_cost(None, chat) == 0.0
-    assert cost_of(price, Completion("a", prompt_tokens=2, completion_tokens=1), most) == 12.0
+    assert priced.highest_cost(more) - most == pytest.approx(6 * 2.0)
+    assert Endpoint(config, server, None).highest_cost(chat) == 0.0
+    assert priced.cost(Completion("a", prompt_tokens=2, completion_tokens=1), most) == 12.0
     # A server that does not count tokens.
-    assert cost_of(price, Completion("a"), most) == most
+    assert priced.cost(Completion("a"), most) == most

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from judging_kit import sample
+from judging_kit import sample, session
 
 import tiny
 from axolotl_ual.errors import ConfigError
@@ -36,7 +36,7 @@ def estimate(
     name: str, folder: Path, asked: list[Sample] = ASKED, **section: Any
 ) -> tuple[Estimation, SilentProgress]:
     settings = {"output": "out", "estimator": name, name: {"device": "cpu", **section}}
-    estimator = build_estimator(AnnotateConfig.model_validate(settings), str(folder))
+    estimator = build_estimator(AnnotateConfig.model_validate(settings), str(folder), session(None))
     progress = SilentProgress()
     assert any("no cost" in line for line in estimator.plan(asked).lines)
     return estimator.estimate(asked, progress), progress
@@ -198,7 +198,7 @@ def test_an_ensemble_runs_its_members(folder: Path) -> None:
         "entropy": local,
     }
     progress = SilentProgress()
-    estimator = build_estimator(AnnotateConfig.model_validate(settings), str(folder))
+    estimator = build_estimator(AnnotateConfig.model_validate(settings), str(folder), session(None))
     found = estimator.estimate(ASKED, progress)
     entropy, _ = estimate("entropy", folder)
     perplexity, _ = estimate("perplexity", folder)

@@ -13,11 +13,11 @@ import pytest
 import sampling_server
 from hypothesis import given
 from hypothesis import strategies as st
-from judging_kit import sample
+from judging_kit import run, sample, session
 
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.preprocess.calls.plan import Plan, RunOptions
-from axolotl_ual.preprocess.calls.prices import Purse
+from axolotl_ual.preprocess.calls.budget import Budget
+from axolotl_ual.preprocess.calls.plan import Plan
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation
@@ -53,10 +53,11 @@ def config(base_url: str, folder: Path, **settings: Any) -> AnnotateConfig:
 def estimate(
     base_url: str, folder: Path, asked: list[Sample] = ASKED, **settings: Any
 ) -> tuple[Estimation, Plan, SilentProgress]:
-    estimator = build_estimator(config(base_url, folder, **settings), None)
     progress = SilentProgress()
-    plan = estimator.plan(asked)
-    return estimator.estimate(asked, progress), plan, progress
+    with session(folder) as lent:
+        estimator = build_estimator(config(base_url, folder, **settings), None, lent)
+        plan = estimator.plan(asked)
+        return estimator.estimate(asked, progress), plan, progress
 
 
 def distance(one: str, other: str) -> float:
@@ -102,9 +103,8 @@ def test_rows_without_an_answer_have_a_reason(base_url: str, tmp_path: Path) -> 
 
 def test_a_limit_without_a_price_is_refused(base_url: str, tmp_path: Path) -> None:
     before = sampling_server.stats(base_url)["requests"]
-    estimator = build_estimator(config(base_url, tmp_path), None, RunOptions(Purse(1.0)))
     with pytest.raises(ConfigError, match=r"ual\.annotate\.self_consistency\.prices$"):
-        estimator.estimate(ASKED, SilentProgress())
+        run(config(base_url, tmp_path), ASKED, Budget(1.0))
     assert sampling_server.stats(base_url)["requests"] == before
 
 

@@ -10,8 +10,8 @@ from judging_kit import command, estimate, sample, samples, write_recipe
 
 import judge_server
 from axolotl_ual.errors import ConfigError, LimitError
-from axolotl_ual.preprocess.calls.plan import RunOptions
-from axolotl_ual.preprocess.calls.prices import Purse, find_price
+from axolotl_ual.preprocess.calls.budget import Budget
+from axolotl_ual.preprocess.models.server.prices import find_price
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_max_cost_is_not_passed_and_loses_nothing(
 ) -> None:
     server.set(latency=0.02)
     with pytest.raises(LimitError, match="stopped before --max-cost"):
-        estimate(server, tmp_path, samples(200), RunOptions(Purse(30.0)), prices=prices)
+        estimate(server, tmp_path, samples(200), Budget(30.0), prices=prices)
     served = server.stats()["requests"]
     result, _ = estimate(server, tmp_path, samples(200), prices=prices)
     assert server.stats()["requests"] == 200
@@ -57,7 +57,7 @@ def test_max_cost_is_not_passed_and_loses_nothing(
 
 def test_max_cost_needs_a_price(server: judge_server.Running, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no price is known for judge-1"):
-        estimate(server, tmp_path, samples(1), RunOptions(Purse(1.0)))
+        estimate(server, tmp_path, samples(1), Budget(1.0))
     assert server.stats()["requests"] == 0
 
 
@@ -81,7 +81,7 @@ def test_retry_failed_asks_again(server: judge_server.Running, tmp_path: Path) -
     asked = [sample("<bad>"), sample("fine")]
     estimate(server, tmp_path, asked)
     server.restore()
-    result, _ = estimate(server, tmp_path, asked, RunOptions(retry_failed=True))
+    result, _ = estimate(server, tmp_path, asked, retry_failed=True)
     assert server.stats()["requests"] == 1
     assert not result.failures
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import sampling_server
+from judging_kit import session
 
 import tiny
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.preprocess.calls.cache import Cache
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.models.local.generate import Generator
 from axolotl_ual.preprocess.progress import SilentProgress
@@ -41,8 +41,8 @@ def settings(url, **sampling):
 
 def sample(pairs, cache_folder, prompts=PROMPTS, base_model=None):
     progress = SilentProgress()
-    with Cache(cache_folder) as cache:
-        sampled = build_sampler(pairs, base_model, None).sample(prompts, cache, progress)
+    with session(cache_folder) as lent:
+        sampled = build_sampler(pairs, base_model, None, lent).sample(prompts, progress)
     assert progress.done == len(prompts)
     return sampled, progress
 
@@ -176,7 +176,7 @@ def test_a_model_is_known_by_what_it_holds(tmp_path):
 
 def test_no_model_to_sample_from():
     with pytest.raises(ConfigError, match=r"sampling\.local\.model"):
-        build_sampler(local(), None, None)
+        build_sampler(local(), None, None, session(None))
 
 
 TEMPLATE = (
@@ -199,8 +199,8 @@ def test_a_local_model_reads_the_tools_of_a_prompt(model, tmp_path, monkeypatch,
         return encode(self, text, *rest)
 
     monkeypatch.setattr(Generator, "encode", note)
-    with Cache(tmp_path) as cache:
-        sampler = build_sampler(local(), str(model), template)
-        sampler.sample([one, prompt("hi")], cache, SilentProgress())
+    with session(tmp_path) as lent:
+        sampler = build_sampler(local(), str(model), template, lent)
+        sampler.sample([one, prompt("hi")], SilentProgress())
     assert ("1 tools user: hi" in read) == named
     assert any("TOOLS" in text for text in read) != named

@@ -1,4 +1,4 @@
-"""What a model costs: prices by model and server, and a purse that is never overdrawn.
+"""What a model costs at a server.
 
 Prices come from a list of the user's own (`prices:` in the section of the server), else from
 genai-prices, which knows the public servers by their address. A server that it does not know has no
@@ -11,7 +11,6 @@ A price list is a YAML file, in USD for a million tokens:
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +18,7 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from axolotl_ual.errors import ConfigError, LimitError
+from axolotl_ual.errors import ConfigError
 
 BYTES_PER_TOKEN: Final = 4
 """A tokenizer would do better, but the same text must give the same request on every machine."""
@@ -125,62 +124,3 @@ def _read_list(path: str, section: str) -> dict[str, _ListedPrice]:
             key = ".".join(str(part) for part in (model, *first["loc"]))
             raise ConfigError(f"{where}: {key}: {first['msg']}", fix) from None
     return listed
-
-
-class Purse:
-    """What may be spent and what was. Reservations keep requests in flight within the limit.
-
-    One purse serves a whole command, whatever models it asks, one after the other or together.
-
-    Args:
-        limit: USD, or None.
-
-    Attributes:
-        limit: likewise.
-        spent: USD so far.
-        lost: USD, at most, for answers that never arrived; servers charge for these or do not.
-    """
-
-    def __init__(self, limit: float | None = None) -> None:
-        self.limit = limit
-        self._reserved = 0.0
-        self._waiting: list[asyncio.Future[None]] = []
-        self.spent = 0.0
-        self.lost = 0.0
-
-    def can_afford(self, cost: float) -> bool:
-        """Whether so much more may be spent."""
-        gone = self.spent + self.lost + self._reserved
-        return self.limit is None or gone + cost <= self.limit
-
-    async def reserve(self, cost: float) -> None:
-        """Set aside the most that a request can cost; waits for others where it must.
-
-        Raises:
-            LimitError: it might pass the limit, and nothing is in flight that could make room.
-        """
-        while self.limit is not None and not self.can_afford(cost):
-            if self._reserved <= 0:
-                lost = f", up to {self.lost:.4f} for lost answers" if self.lost else ""
-                raise LimitError(
-                    f"stopped before --max-cost: {self.spent:.4f} of {self.limit:.4f} USD spent"
-                    f"{lost}, and the next request may cost {cost:.4f}",
-                    "run the same command again with a higher --max-cost: what was answered is in "
-                    "the cache and is not paid again; nothing was written",
-                )
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            await turn
-        self._reserved += cost
-
-    def settle(self, reserved: float, cost: float, lost: float = 0.0) -> None:
-        """Replace a reservation by what was really spent, or may have been for a lost answer."""
-        self._reserved = max(0.0, self._reserved - reserved)
-        if self._reserved < 1e-12:
-            self._reserved = 0.0
-        self.spent += cost
-        self.lost += lost
-        waiting, self._waiting = self._waiting, []
-        for turn in waiting:
-            if not turn.done():
-                turn.set_result(None)

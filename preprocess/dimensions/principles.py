@@ -1,0 +1,102 @@
+"""The task of `value: judge`: how far does a response depart from one principle?
+
+The judge gives one digit, read as the expectation over the digits where the server gives
+log-probabilities, and as the digit itself where not. The wording is in `judge/templates/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from axolotl_ual.settings.pairs import PairsJudgeConfig
+
+from ..calls.cache import Answer
+from ..calls.task import NoLogprobs, Reading, Unparsable
+from ..judge.parse import expected_score
+from ..judge.rubric import DIGIT_TOKENS, TOP_LOGPROBS
+from ..models.server.replies import Completion
+from .judged import Review, Reviewed, reading, template
+from .value import ValueScore, aggregate
+
+
+@dataclass(frozen=True)
+class Principle(Review):
+    """Departure from one principle.
+
+    Attributes:
+        name: of the principle.
+    """
+
+    kind: ClassVar[str] = "value"
+    name: str
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is asked, in `unscored.jsonl`."""
+        return {"dimension": self.kind, "principle": self.name}
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a digit."""
+        return DIGIT_TOKENS
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """One digit with the likeliest tokens beside it."""
+        return {"top_logprobs": TOP_LOGPROBS}
+
+    def read(self, completion: Completion) -> Reading:
+        """Read the digit."""
+        if completion.refused:
+            raise Unparsable("refused")
+        try:
+            return Reading(*expected_score(completion.content, completion.logprobs or []))
+        except NoLogprobs:
+            return Reading(parse_digit(completion.content))
+
+    def likely_tokens(self, item: Reviewed) -> float:
+        """A digit."""
+        return 1
+
+
+def principle_tasks(config: PairsJudgeConfig, principles: dict[str, str]) -> list[Principle]:
+    """One question for each principle."""
+    asked = template("value-v1").instructions
+    return [
+        Principle(config, asked(reading(), name, text), name) for name, text in principles.items()
+    ]
+
+
+def parse_digit(content: str) -> float:
+    """A digit from 0 to 9 that stands alone, as a number in [0, 1].
+
+    Raises:
+        Unparsable: anything else.
+    """
+    body = content.strip()
+    if len(body) != 1 or body not in "0123456789":
+        raise Unparsable("the answer is not a digit")
+    return int(body) / 9
+
+
+def value_scores(
+    answers: Sequence[Sequence[Sequence[Answer]]],
+) -> tuple[list[ValueScore | None], dict[int, str]]:
+    """Value score of each response, None where a principle has no rating, and the reasons."""
+    reasons: dict[int, str] = {}
+    scores = []
+    for row in range(len(answers[0])):
+        given = [of_principle[row] for of_principle in answers]
+        matrix = np.array(
+            [[np.nan if a.score is None else a.score for a in repeats] for repeats in given]
+        )
+        score = aggregate(matrix)
+        if score is None:
+            missing = next(r[0] for r in given if all(a.score is None for a in r))
+            reasons[row] = missing.outcome.value
+        scores.append(score)
+    return scores, reasons
