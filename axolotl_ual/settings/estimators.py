@@ -63,8 +63,13 @@ class LocalModelConfig(Section):
 class MappedModelConfig(LocalModelConfig):
     """A local model whose scores have no scale of their own."""
 
-    mapping: Literal["rank", "minmax"] = Field(
-        "rank", description="How scores become numbers in [0, 1]."
+    mapping: Literal["rank", "minmax", "clipped"] = Field(
+        "rank",
+        description=(
+            "How scores become numbers in [0, 1]: rank is a row's place in their order, evenly "
+            "spread whatever the scores; minmax keeps their distances; clipped too, between the "
+            "5th and the 95th percentile."
+        ),
     )
 
 

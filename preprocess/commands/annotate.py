@@ -35,6 +35,7 @@ from ..data.recipe import Entry, Recipe, load_recipe
 from ..data.rows import Sample, read_samples
 from ..estimators import build_estimator
 from ..estimators.base import Estimation, Estimator, FloatArray
+from ..labels.remarks import remarks
 from ..labels.smoothing import SmoothingMap, solve_smoothing
 from ..labels.stages import StageCodes, assign_stages, stage_counts
 from ..output import card
@@ -299,7 +300,11 @@ def _manifest(
         package_version=__version__,
         versions=library_versions(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        estimator={"name": settings.estimator, **annotations.estimation.facts},
+        estimator={
+            "name": settings.estimator,
+            **annotations.estimation.facts,
+            "remarks": _remarks(annotations),
+        },
         settings=recipe.ual.result_settings(recipe.base_model),
         sources=written,
         limit=options.limit,
@@ -318,6 +323,12 @@ def _manifest(
         },
         stages=stage_counts(annotations.stages[kept]),
     )
+
+
+def _remarks(annotations: Annotations) -> list[str]:
+    estimation = annotations.estimation
+    mapping = estimation.facts.get("mapping")
+    return remarks(estimation.uncertainty, mapping, annotations.map.scale)
 
 
 def library_versions() -> dict[str, str]:
@@ -377,4 +388,6 @@ def _print_result(
         console.print(f"{counts['missing']:,} without an uncertainty, {fate} ({reasons})")
         if (output / UNSCORED_FILE).exists():
             console.print(f"what was answered for them is in {output / UNSCORED_FILE}")
+    for remark in manifest.estimator["remarks"]:
+        console.print(remark, highlight=False, markup=False)
     print_written(manifest, "smoothing:", output, path, console)

@@ -37,6 +37,7 @@ from .claims import claims_task, factual_scores
 from .judged import SECTION, Review, Reviewed, review, review_questions
 from .local import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
 from .principles import principle_tasks, value_scores
+from .semantic import among_sampled
 from .value_model import ValueClassifier
 
 FloatArray = npt.NDArray[np.float64]
@@ -176,7 +177,9 @@ class Dimensions:
         found = self._in_blocks("semantic", about, groups, scorer)
         for (prompt, rows), raw in zip(places, found, strict=True):
             semantic = _semantic(raw)
-            scores.dimensions["semantic"][rows] = semantic.uncertainty
+            scores.dimensions["semantic"][rows] = among_sampled(
+                semantic.uncertainty, len(data.responses[prompt])
+            )
             if semantic.clusters:
                 scores.clusters[rows] = semantic.clusters
             scores.entropy[prompt] = semantic.entropy

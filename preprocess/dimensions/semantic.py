@@ -1,12 +1,18 @@
 """Semantic uncertainty: responses that mean the same form a cluster.
 
     u_s(r_i) = 1 - |cluster(r_i)| / n                          uncertainty of a response
+             = (1 - |cluster(r_i)| / m) (1 - 1/n) / (1 - 1/m)  where m of the n are usable
     SE       = -sum_c p(c) ln p(c)                             semantic entropy of the prompt
     p(c)     = |c| / n                                         discrete
     p(c)     = sum_{i in c} exp(l_i) / sum_i exp(l_i)          likelihood-weighted
 
 with l_i the mean log-probability of the tokens of response i (length-normalised). Both entropies
 are divided by ln n, their largest value, so that they lie in [0, 1].
+
+A response that agrees with no other has u_s = 1 - 1/n. Were it 1 - 1/m where only m of n sampled
+responses are usable, the gaps of such prompts would be smaller for that reason alone, and their
+pairs would drift to a later stage. The second line is the first with the size that the cluster
+would have among n: each of the n - 1 others joins it as often as one of the m - 1 does.
 
 Two responses mean the same where each entails the other. Clusters are greedy (Kuhn et al. 2023,
 Farquhar et al. 2024): a response joins the first cluster whose first member it matches. Entailment
@@ -211,10 +217,24 @@ def word_overlap(one: str, other: str) -> float:
 
 
 def semantic_uncertainty(labels: IntArray) -> FloatArray:
-    """u_s = 1 - |cluster| / n of each response; `labels` has shape (n,)."""
+    """u_s = 1 - |cluster| / m of each of m usable responses; `labels` has shape (m,)."""
     sizes = np.bincount(labels)
     uncertainty: FloatArray = 1.0 - sizes[labels] / len(labels)
     return uncertainty
+
+
+def among_sampled(uncertainty: Sequence[float], sampled: int) -> list[float]:
+    """u_s of the m usable responses of a prompt, as if all n sampled ones were usable.
+
+    Args:
+        uncertainty: 1 - |cluster| / m of each.
+        sampled: n, at least m.
+    """
+    usable = len(uncertainty)
+    if usable in (1, sampled):
+        return list(uncertainty)
+    factor = (1.0 - 1.0 / sampled) / (1.0 - 1.0 / usable)
+    return [value * factor for value in uncertainty]
 
 
 def discrete_entropy(labels: IntArray) -> float:

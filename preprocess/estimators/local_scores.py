@@ -1,8 +1,8 @@
 """Scores of the response under a local causal language model, mapped to [0, 1].
 
 What perplexity, entropy and MC dropout share: rows are read in windows, sorted by length, measured
-in batches, and mapped over all samples of the run by their rank or by min-max (`mapping.py`), so an
-uncertainty is relative to the data it was estimated with.
+in batches, and mapped over all samples of the run (`labels/ranks.py`), so an uncertainty is
+relative to the data it was estimated with.
 """
 
 from __future__ import annotations

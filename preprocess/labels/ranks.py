@@ -2,9 +2,13 @@
 
 rank     (r_i - min r) / (max r - min r), r the average rank: equal scores share the mean of the
          ranks that they take up. Only the order of the scores matters, so an outlier moves nobody.
+         Whatever the scores, the result is spread evenly over [0, 1].
 minmax   (x_i - min x) / (max x - min x). Keeps distances; one outlier squeezes all the others.
+clipped  minmax of the scores clipped to their 5th and 95th percentile (winsorised). Keeps distances
+         among nine tenths of the samples, and an outlier moves nobody. Not the quantile transform,
+         which is `rank`.
 
-Both give the least score 0 and the greatest 1. Where all scores are equal (one sample, say) there
+All give the least score 0 and the greatest 1. Where all scores are equal (one sample, say) there
 is no order to tell, and every sample gets 0.5. NaN stays NaN and takes no rank.
 """
 
@@ -19,6 +23,9 @@ import numpy.typing as npt
 Scores = npt.NDArray[np.float64]
 Uncertainties = npt.NDArray[np.float32]
 Mapping = Callable[[Scores], Uncertainties]
+
+_TAIL: Final = 0.05
+"""Share of the samples that `clipped` cuts off at each end."""
 
 
 def average_ranks(scores: Scores) -> Scores:
@@ -39,7 +46,23 @@ def minmax(scores: Scores) -> Uncertainties:
     return _over_finite(scores, lambda finite: finite)
 
 
-MAPPINGS: Final[dict[str, Mapping]] = {"rank": rank, "minmax": minmax}
+def clipped(scores: Scores) -> Uncertainties:
+    """Map scores (N,), finite or NaN, to float32 in [0, 1] linearly between two percentiles."""
+    return _over_finite(scores, _winsorise)
+
+
+MAPPINGS: Final[dict[str, Mapping]] = {"rank": rank, "minmax": minmax, "clipped": clipped}
+
+
+def _winsorise(finite: Scores) -> Scores:
+    # Order statistics, not interpolated: a range beyond the largest float stays finite.
+    low, high = np.quantile(finite, [_TAIL, 1.0 - _TAIL], method="nearest")
+    if low == high:
+        # Nine tenths of the scores are one number: the rest lies below or above it.
+        position: Scores = np.sign(finite - low)
+        return position
+    limited: Scores = np.clip(finite, low, high)
+    return limited
 
 
 def _over_finite(scores: Scores, position: Callable[[Scores], Scores]) -> Uncertainties:

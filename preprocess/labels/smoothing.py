@@ -6,26 +6,32 @@ The map of "Uncertainty Aware Learning for Language Model Alignment" (arXiv 2406
 and linear, with the mean that ordinary label smoothing would have. The paper gives alpha = 0.1 and
 no value for the truncation; ours is a setting.
 
-The solution is exact. Let d_0 >= d_1 >= ... be the sorted uncertainties. If the k largest are
-truncated, then
+Let d_0 >= d_1 >= ... be the sorted uncertainties. With slope a = eps_max / d_k the k largest are
+truncated and d_k has just reached the cap, and the sum of all smoothing is
 
-    a_k = (n * alpha - k * eps_max) / (d_k + d_{k+1} + ... + d_{n-1})
+    S_k = k * eps_max + a * (d_k + d_{k+1} + ... + d_{n-1})
 
-and the right k is the smallest for which the largest untruncated value stays below the cap,
-a_k * d_k <= eps_max: mean_i min(a * u_i, eps_max) grows with a, so there is only one solution.
+which grows with k. The slope sought lies before the first k whose S_k reaches n * alpha; there the
+sum is linear in a, so that a follows without a search. All terms of S_k are positive: uncertainties
+of very different sizes cancel nothing. What the slope reaches is computed at the end, and where it
+is not alpha (too few samples above 0, or so small that no finite slope lifts them) that is an error
+that names the reachable mean.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.errors import ConfigError
 
-_SLACK = 1e-12
-"""Relative rounding that the reachable mean is allowed to be off by."""
+_RELATIVE_ERROR: Final = 1e-9
+"""Of the mean that a slope reaches, from rounding over millions of samples."""
+_LARGEST_SLOPE: Final = float(np.finfo(np.float64).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,26 +81,42 @@ def solve_smoothing(
     if mean == 0.0 or known.size == 0:
         return SmoothingMap(0.0, max, decreasing)
     descending = np.sort(1.0 - known if decreasing else known)[::-1]
-    return SmoothingMap(_slope(descending, mean, max), max, decreasing)
+    solved = SmoothingMap(_slope(descending, mean, max), max, decreasing)
+    reached = float(solved(known).mean())
+    if not math.isclose(reached, mean, rel_tol=_RELATIVE_ERROR):
+        raise _unreachable(descending, mean, max, reached)
+    return solved
 
 
 def _slope(descending: npt.NDArray[np.float64], mean: float, cap: float) -> float:
-    count = descending.size
+    """The slope whose mean is `mean`, or the one that comes nearest."""
+    values = descending[descending > 0.0]
+    if not values.size:
+        return 0.0
+    tails = np.cumsum(values[::-1])[::-1]
+    with np.errstate(over="ignore"):
+        slopes = np.minimum(cap / values, _LARGEST_SLOPE)
+    truncated = np.arange(values.size)
+    wanted = descending.size * mean
+    reaching = np.flatnonzero(truncated * cap + slopes * tails >= wanted)
+    if reaching.size == 0:
+        return float(slopes[-1])
+    k = int(reaching[0])
+    least = slopes[k - 1] if k else 0.0
+    with np.errstate(over="ignore"):
+        slope = (wanted - k * cap) / tails[k]
+    return float(np.clip(slope, least, slopes[k]))
+
+
+def _unreachable(
+    descending: npt.NDArray[np.float64], mean: float, cap: float, reached: float
+) -> ConfigError:
     positive = int(np.count_nonzero(descending > 0.0))
-    reachable = positive * cap / count
-    if mean > reachable * (1.0 + _SLACK):
-        raise ConfigError(
-            f"ual.smoothing.mean: {mean:g} cannot be reached: only {positive} of {count} samples "
-            f"have an uncertainty above 0, and none may be smoothed by more than max: {cap:g}",
-            f"set ual.smoothing.mean to {reachable:.6g} or less, raise ual.smoothing.max, or use "
-            "an estimator that tells more samples apart",
-        )
-    values = descending[:positive]
-    untruncated_sum = np.cumsum(values[::-1])[::-1]
-    truncated = np.arange(positive)
-    slopes = (count * mean - truncated * cap) / untruncated_sum
-    fits = np.flatnonzero((slopes >= 0.0) & (slopes * values <= cap))
-    if fits.size == 0:
-        # The mean is the reachable one, up to rounding: every positive sample is at the cap.
-        return float(cap / values[-1])
-    return float(slopes[fits[0]])
+    smallest = "" if not positive else f" (the least of them {descending[positive - 1]:.3g})"
+    return ConfigError(
+        f"ual.smoothing.mean: {mean:g} cannot be reached: only {positive} of {descending.size} "
+        f"samples have an uncertainty above 0{smallest}, and none may be smoothed by more than "
+        f"max: {cap:g}",
+        f"set ual.smoothing.mean to {reached:.10g} or less, raise ual.smoothing.max, or use an "
+        "estimator that tells more samples apart",
+    )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from axolotl_ual.preprocess.dimensions.semantic import (
+    among_sampled,
     canonical_order,
     cluster_by_average_link,
     cluster_by_similarity,
@@ -65,6 +66,19 @@ def test_one_meaning_gives_zero_and_n_meanings_give_log_n():
     # SE = ln 4, so 1 once it is divided by ln 4; u_s = 1 - 1/4.
     assert discrete_entropy(different) == pytest.approx(1.0, abs=1e-15)
     assert semantic_uncertainty(different).tolist() == [0.75] * 4
+
+
+def test_a_lost_response_does_not_lower_what_the_others_get():
+    # Four responses, meanings a b c d: 3/4 each. One is lost: 2/3 each among three, and among the
+    # four sampled 2/3 * (3/4) / (2/3) = 3/4 again. Pairs of two, one lost: 1/2 * (3/4) / (1/2).
+    assert among_sampled([3 / 4] * 4, 4) == [3 / 4] * 4
+    assert among_sampled([2 / 3] * 3, 4) == pytest.approx([3 / 4] * 3)
+    assert among_sampled([1 / 2] * 2, 4) == pytest.approx([3 / 4] * 2)
+    # a a b of four: a joins one of two others, so 1 + 3/2 of four, and 1 - 2.5/4 = 3/8; b: 3/4.
+    assert among_sampled([1 / 3, 1 / 3, 2 / 3], 4) == pytest.approx([3 / 8, 3 / 8, 3 / 4])
+    # Agreement stays agreement, and one response alone has nothing to disagree with.
+    assert among_sampled([0.0] * 3, 8) == [0.0] * 3
+    assert among_sampled([0.0], 8) == [0.0]
 
 
 def test_a_single_response_has_no_entropy():

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.preprocess.labels.ranks import MAPPINGS, average_ranks, minmax, rank
+from axolotl_ual.preprocess.labels.ranks import MAPPINGS, average_ranks, clipped, minmax, rank
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 scores = st.lists(st.one_of(finite, st.just(float("nan"))), min_size=1, max_size=40)
@@ -31,6 +31,19 @@ def test_rank_with_ties_at_both_ends() -> None:
 def test_minmax_by_hand() -> None:
     # (x - 1) / (5 - 1) for x = 1, 2, 5.
     np.testing.assert_array_equal(minmax(np.array([1.0, 2.0, 5.0])), [0, 0.25, 1])
+
+
+def test_clipped_by_hand() -> None:
+    # 0, 1, ..., 19 and a million: the 5th and 95th percentile of 21 scores are the second and the
+    # last but one, 1 and 19. (x - 1) / 18, limited: 0 -> 0, 10 -> 1/2, 1e6 -> 1.
+    mapped = clipped(np.array([*range(20), 1e6, np.nan]))
+    np.testing.assert_allclose(mapped[[0, 1, 10, 19, 20]], [0, 0, 0.5, 1, 1], rtol=1e-6)
+    assert np.isnan(mapped[21])
+
+
+def test_clipped_where_nearly_all_scores_are_one() -> None:
+    # Both percentiles are 2: what differs lies on either side of the middle.
+    np.testing.assert_array_equal(clipped(np.array([0.0, *[2.0] * 50, 7.0])), [0, *[0.5] * 50, 1])
 
 
 @pytest.mark.parametrize("name", MAPPINGS)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -76,6 +78,54 @@ def test_zero_mean_smooths_nothing() -> None:
 def test_outside_the_range_is_refused() -> None:
     with pytest.raises(ValueError, match="outside"):
         solve_smoothing([0.5, 1.5], mean=0.1, max=0.5)
+
+
+def test_tiny_uncertainties_beside_ordinary_ones() -> None:
+    # n = 12, mean 0.1, cap 0.4: the sum of 1.2 is three times the cap, so the three ordinary ones
+    # are truncated and the least of them has just reached the cap: a = 0.4 / 0.29. The nine tiny
+    # ones get 1.38 * 8e-18 = 1.1e-17 each.
+    solved = solve_smoothing([0.56, 0.29, 0.66] + [8e-18] * 9, mean=0.1, max=0.4)
+    assert solved.scale == pytest.approx(0.4 / 0.29, rel=1e-12)
+    assert solved([0.56, 0.29, 0.66, 8e-18]) == pytest.approx([0.4, 0.4, 0.4, 1.1e-17], rel=0.01)
+    # A little more, and the tiny ones have to make up for it: 12 * 0.11 - 1.2 = 0.12, over 7.2e-17.
+    solved = solve_smoothing([0.56, 0.29, 0.66] + [8e-18] * 9, mean=0.11, max=0.4)
+    assert solved.scale == pytest.approx(0.12 / 7.2e-17, rel=1e-9)
+
+
+def test_an_uncertainty_that_no_finite_slope_lifts() -> None:
+    # The largest slope is 1.7977e308: 1e-310 of it is 0.017977, and a third of that 0.00599.
+    with pytest.raises(ConfigError, match=r"1 of 3 samples.*1e-310.*\n.*0\.00599231045 or less"):
+        solve_smoothing([1e-310, 0.0, 0.0], mean=0.1, max=0.4)
+    reached = solve_smoothing([1e-310, 0.0, 0.0], mean=0.005, max=0.4)
+    assert reached([1e-310]) == pytest.approx([0.015], rel=1e-9)
+
+
+sizes = st.sampled_from([0.0, 5e-324, 1e-310, 3e-308, 1e-45, 8e-18, 1e-9, 0.3, 1.0])
+any_size = st.lists(
+    st.one_of(sizes, st.floats(0.0, 1.0), st.floats(0.0, 1e-300)), min_size=1, max_size=40
+)
+
+
+@given(any_size, st.floats(1e-6, 0.5), st.floats(0.05, 0.95))
+@example([0.56, 0.29, 0.66] + [8e-18] * 9, 0.1, 0.4)
+@example([1e-310, 0.0, 0.0], 0.1, 0.4)
+def test_whatever_the_sizes_the_mean_is_reached_or_refused(
+    u: list[float], mean: float, cap: float
+) -> None:
+    # In rational numbers: nothing rounds.
+    def exact_mean(slope: float) -> Fraction:
+        parts = (min(Fraction(slope) * Fraction(value), Fraction(cap)) for value in u)
+        return sum(parts, Fraction(0)) / len(u)
+
+    reachable = exact_mean(sys.float_info.max)
+    try:
+        solved = solve_smoothing(u, mean, cap)
+    except ConfigError:
+        assert reachable < Fraction(mean)
+        return
+    assert math.isfinite(solved.scale)
+    assert float(exact_mean(solved.scale)) == pytest.approx(mean, rel=1e-8)
+    assert not np.isnan(solved(u)).any()
 
 
 @given(uncertainties, st.floats(0.001, 0.5), st.floats(0.05, 0.95))
