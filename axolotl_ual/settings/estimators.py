@@ -114,9 +114,15 @@ class SelfConsistencyConfig(ServerConfig):
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus: the mass that is sampled from.")
     max_tokens: int = Field(512, ge=1, description="Tokens of an answer.")
     seed: int = Field(0, ge=0, description="Of the sampling, where the server takes one.")
+    anchor: bool = Field(
+        True,
+        description="true: the answers are compared with the row's own response. false: with each "
+        "other, so that the response plays no part.",
+    )
     similarity: Literal["words", "embedding"] = Field(
         "words",
-        description="words: overlap of words. embedding: cosine under a sentence-transformers "
+        description="words: overlap of words, of pairs of characters in scripts without spaces. "
+        "embedding: cosine under a sentence-transformers "
         "model on this machine.",
     )
     embedding: AnswerEmbeddingConfig = Field(default_factory=AnswerEmbeddingConfig)

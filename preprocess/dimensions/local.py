@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..labels.similarity import word_overlap
 from ..models.local.embedder import Embedder
 from ..models.local.nli import NliModel
 from .factual import consistency, contradiction_questions
@@ -27,7 +28,6 @@ from .semantic import (
     run_together,
     semantic_uncertainty,
     weighted_entropy,
-    word_overlap,
 )
 from .sentences import split_sentences
 

@@ -207,15 +207,6 @@ def align_sentences(
     ]
 
 
-def word_overlap(one: str, other: str) -> float:
-    """F1 of the words of two sentences, repeats counted, case ignored; 1 for equal texts."""
-    if one == other:
-        return 1.0
-    first, second = Counter(one.lower().split()), Counter(other.lower().split())
-    common = (first & second).total()
-    return 2 * common / (first.total() + second.total())
-
-
 def semantic_uncertainty(labels: IntArray) -> FloatArray:
     """u_s = 1 - |cluster| / m of each of m usable responses; `labels` has shape (m,)."""
     sizes = np.bincount(labels)

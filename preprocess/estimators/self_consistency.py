@@ -1,24 +1,32 @@
-"""Uncertainty of the instruction: how far several answers to it are from each other.
+"""Uncertainty of a response: how far several answers to its instruction are from it.
+
+    u_i = 1 / k * sum_a (1 - sim(y_i, r_ia))
+
+over k answers r_i1 .. r_ik that a model gives to the instruction of row i, whose own response is
+y_i. Five answers "Paris" say that a row with "Paris" is certain, and that one with "Lyon" is not.
+This is 1 less the degree of y_i among the answers (Lin et al., "Generating with Confidence", 2024,
+call it the confidence of one response).
+
+The rival, `anchor: false`, leaves the response out and asks how open the instruction is,
 
     u_i = 1 / (k (k - 1)) * sum_{a != b} (1 - sim(r_ia, r_ib))
 
-over k answers r_i1 .. r_ik that a model gives to the instruction of row i. The response of the row
-plays no part: what is measured is how open the instruction is (Wang et al., "Self-Consistency
-Improves Chain of Thought Reasoning", 2023, vote over such answers; Lin et al., "Generating with
-Confidence", 2024, take their mean dissimilarity).
+(Lin et al.'s uncertainty of an input; Wang et al., "Self-Consistency Improves Chain of Thought
+Reasoning", 2023, vote over such answers). It gives "Paris" and "Lyon" the same 0. The anchored
+number is larger where responses are worded as no model words them: it measures style as well, and
+so do words more than embeddings.
 
-    words:      sim = 2 |A n B| / (|A| + |B|)        multisets of words, case and punctuation aside
+    words:      sim = F1 of words, of pairs of characters in scripts without spaces (`similarity`)
     embedding:  sim = max(0, cos(e_a, e_b))          by a sentence-transformers model
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations, islice
+from itertools import combinations, groupby, islice
 from typing import Any, Final
 
 import numpy as np
@@ -34,6 +42,7 @@ from ..calls.plan import Plan
 from ..data.prompt import Prompt
 from ..data.prompts import prompt_of_sample
 from ..data.sample import Sample
+from ..labels.similarity import overlap, units
 from ..progress import Progress, Uncounted
 from ..sampling.responses import Response
 from ..sampling.server import Left, Sampling, ServerSampler
@@ -44,7 +53,6 @@ NO_INSTRUCTION: Final = "no instruction before the response"
 TOO_FEW: Final = "fewer than two answers"
 _WINDOW: Final = 2048
 """Rows whose answers are held at a time."""
-_WORD: Final = re.compile(r"\w+")
 
 Similarities = Callable[[Sequence[str]], npt.NDArray[np.float64]]
 """Similarity in [0, 1] of each pair of texts, in the order of `itertools.combinations`."""
@@ -97,13 +105,15 @@ class SelfConsistency:
         questions = self.sampler.firsts(lambda: _prompts(samples))
         asker.session.run(asker.bring_batches(questions, meter))
         row = 0
-        for prompts in _windows(samples):
+        for window in _windows(samples):
+            prompts = [prompt for prompt, _ in window]
             asked = {row + at: prompt for at, prompt in enumerate(prompts) if prompt is not None}
             drawn = self.sampler.draw(list(asked.values()), meter, partial(_place, list(asked)))
             meter.count(self.config.answers * (len(prompts) - len(asked)))
             answers = iter(drawn)
-            for prompt in prompts:
-                value = None if prompt is None else spread(next(answers), similarities)
+            for prompt, response in window:
+                own = response if self.config.anchor else None
+                value = None if prompt is None else spread(next(answers), similarities, own)
                 if isinstance(value, float):
                     uncertainty[row] = value
                 else:
@@ -115,6 +125,7 @@ class SelfConsistency:
             "model": self.config.model,
             "answers": self.config.answers,
             "similarity": self.config.similarity,
+            "anchor": self.config.anchor,
         }
         return Estimation(uncertainty, dict(failures), meter.usage(), facts)
 
@@ -130,24 +141,26 @@ class SelfConsistency:
         return lambda texts: cosine_similarities(embedder.embed(texts))
 
 
-def spread(answers: Sequence[Response], similarities: Similarities) -> float | str:
-    """u_i of one row, or the reason why there is none."""
+def spread(answers: Sequence[Response], similarities: Similarities, own: str | None) -> float | str:
+    """u_i of one row, or the reason why there is none.
+
+    Args:
+        answers: to the instruction of the row.
+        similarities: of texts.
+        own: the response of the row; None compares the answers with each other.
+    """
     texts = [answer.text for answer in answers if answer.text]
     if len(texts) < 2:
         return next((answer.failure for answer in answers if answer.failure), TOO_FEW)
-    return float(1.0 - similarities(texts).mean())
+    if own is None:
+        return float(1.0 - similarities(texts).mean())
+    # The pairs of the first text come first.
+    return float(1.0 - similarities([own, *texts])[: len(texts)].mean())
 
 
 def word_similarities(texts: Sequence[str]) -> npt.NDArray[np.float64]:
-    """Overlap of the words of each pair: the F1 of their multisets; 1 for two without words."""
-    bags = [Counter(_WORD.findall(text.casefold())) for text in texts]
-    sizes = [bag.total() for bag in bags]
-    return np.array(
-        [
-            2 * (bags[a] & bags[b]).total() / (sizes[a] + sizes[b]) if sizes[a] + sizes[b] else 1.0
-            for a, b in combinations(range(len(texts)), 2)
-        ]
-    )
+    """Overlap of the words of each pair; 1 for two without words."""
+    return np.array([overlap(a, b) for a, b in combinations([units(t) for t in texts], 2)])
 
 
 def cosine_similarities(embeddings_NE: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -159,12 +172,22 @@ def cosine_similarities(embeddings_NE: npt.NDArray[Any]) -> npt.NDArray[np.float
     return pairs.clip(0.0, 1.0)
 
 
-def _windows(samples: Sequence[Sample]) -> Iterator[list[Prompt | None]]:
-    """The prompt of each row, some rows at a time; None where nothing stands before a response."""
+def _windows(samples: Sequence[Sample]) -> Iterator[list[tuple[Prompt | None, str]]]:
+    """Prompt and response of each row, some rows at a time; None where there is no prompt."""
     source = iter(samples)
     while window := list(islice(source, _WINDOW)):
         prompts = [prompt_of_sample(sample) for sample in window]
-        yield [prompt if any(text for _, text in prompt.messages) else None for prompt in prompts]
+        yield [
+            (prompt if any(text for _, text in prompt.messages) else None, _response(sample))
+            for prompt, sample in zip(prompts, window, strict=True)
+        ]
+
+
+def _response(sample: Sample) -> str:
+    """What follows the prompt: the trained turns at the end."""
+    trained = groupby(sample.turns, key=lambda turn: turn.trained)
+    *_, last = ["".join(turn.text for turn in turns) for is_trained, turns in trained if is_trained]
+    return last
 
 
 def _place(rows: Sequence[int], number: int) -> dict[str, Any]:
@@ -175,7 +198,7 @@ def _place(rows: Sequence[int], number: int) -> dict[str, Any]:
 def _prompts(samples: Sequence[Sample]) -> Iterator[Prompt]:
     """All prompts that there are."""
     for window in _windows(samples):
-        yield from (prompt for prompt in window if prompt is not None)
+        yield from (prompt for prompt, _ in window if prompt is not None)
 
 
 def build(annotate: AnnotateConfig, session: Session) -> Estimator:

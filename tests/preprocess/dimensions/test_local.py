@@ -14,7 +14,8 @@ from axolotl_ual.preprocess.dimensions.local import (
     semantic_by_embedding,
     semantic_by_nli,
 )
-from axolotl_ual.preprocess.dimensions.semantic import align_sentences, word_overlap
+from axolotl_ual.preprocess.dimensions.semantic import align_sentences
+from axolotl_ual.preprocess.labels.similarity import word_overlap
 from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
 from axolotl_ual.preprocess.models.local.embedder import Embedder
 from axolotl_ual.preprocess.models.local.nli import Labels, NliModel

@@ -24,12 +24,14 @@ from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.estimators.self_consistency import (
     NO_INSTRUCTION,
     cosine_similarities,
+    spread,
     word_similarities,
 )
 from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.preprocess.sampling.responses import Response
 from axolotl_ual.settings.ual import AnnotateConfig
 
-ASKED = [sample(f"Question {i}?", "The response plays no part.") for i in range(30)]
+ASKED = [sample(f"Question {i}?", "Word word") for i in range(30)]
 
 
 @pytest.fixture(scope="module")
@@ -76,11 +78,58 @@ def test_the_spread_of_the_answers(base_url: str, tmp_path: Path) -> None:
         question = asked.turns[0].text
         seed = bodies[question]["seed"]
         said = [sampling_server.response_of(question, seed, choice) for choice in range(4)]
-        pairs = [distance(said[a], said[b]) for a in range(4) for b in range(4) if a < b]
-        assert uncertainty == pytest.approx(np.mean(pairs), rel=1e-5)
+        apart = [distance("word word", text) for text in said]
+        assert uncertainty == pytest.approx(np.mean(apart), rel=1e-5)
     again, plan, _ = estimate(base_url, tmp_path)
     assert (plan.requests, again.usage.requests, again.usage.cached) == (0, 0, 30)
     np.testing.assert_array_equal(again.uncertainty, found.uncertainty)
+
+
+def test_the_answers_among_themselves(base_url: str, tmp_path: Path) -> None:
+    found, _, _ = estimate(base_url, tmp_path, anchor=False)
+    assert found.facts["anchor"] is False
+    bodies = {b["messages"][-1]["content"]: b for b in sampling_server.stats(base_url)["bodies"]}
+    for asked, uncertainty in zip(ASKED, found.uncertainty, strict=True):
+        question = asked.turns[0].text
+        seed = bodies[question]["seed"]
+        said = [sampling_server.response_of(question, seed, choice) for choice in range(4)]
+        pairs = [distance(said[a], said[b]) for a in range(4) for b in range(4) if a < b]
+        assert uncertainty == pytest.approx(np.mean(pairs), rel=1e-5)
+
+
+def test_a_response_that_no_answer_gives_is_uncertain() -> None:
+    answers = [Response("Paris")] * 5
+    assert spread(answers, word_similarities, "Paris.") == 0.0
+    assert spread(answers, word_similarities, "Lyon") == 1.0
+    # Two of five say Lyon: three disagree with it, two with Paris.
+    mixed = [Response("Paris")] * 3 + [Response("Lyon")] * 2
+    assert spread(mixed, word_similarities, "Lyon") == pytest.approx(3 / 5)
+    assert spread(mixed, word_similarities, "Paris") == pytest.approx(2 / 5)
+    # Among themselves: 6 of 10 pairs differ, whatever the response.
+    assert spread(mixed, word_similarities, None) == pytest.approx(6 / 10)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [
+            "法国的首都是巴黎",
+            "巴黎是法国的首都",
+            "法国首都是巴黎",
+            "首都是巴黎",
+            "法国的首都叫巴黎",
+        ],
+        ["フランスの首都はパリです", "パリはフランスの首都です", "フランスの首都はパリ"],
+        ["เมืองหลวงของฝรั่งเศสคือปารีส", "ปารีสคือเมืองหลวงของฝรั่งเศส"],
+        ["The capital of France is Paris", "Paris is the capital of France", "It is Paris"],
+        ["पेरिस फ्रांस की राजधानी है", "फ्रांस की राजधानी पेरिस है"],
+    ],
+    ids=["Chinese", "Japanese", "Thai", "English", "Hindi"],
+)
+def test_paraphrases_are_alike_in_any_script(texts: list[str]) -> None:
+    other = "明日は雨が降る ฝนจะตกพรุ่งนี้ 明天会下雨 bring an umbrella छाता लाओ"
+    assert word_similarities([texts[0], texts[1]])[0] > 0.5
+    assert word_similarities([texts[0], other])[0] < 0.15
 
 
 def test_embeddings_know_that_other_words_may_mean_the_same(base_url: str, tmp_path: Path) -> None:
