@@ -188,6 +188,50 @@ def consistency(
 
 @main.command()
 @RECIPE
+@click.option(
+    "--runs",
+    multiple=True,
+    required=True,
+    metavar="NAME[=FOLDER],...",
+    help="What to measure: base, and folders of adapters or models. Runs of one name are seeds.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="Held-out rows, spelled like the recipe's first dataset.",
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder to write instead of the recipe's ual.evaluate.output.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first held-out rows.")
+@click.option("--by", multiple=True, metavar="COLUMN", help="Group rows by this column as well.")
+@click.option("--against", metavar="NAME", help="The run that the others are compared with.")
+def evaluate(
+    recipe: Path,
+    runs: tuple[str, ...],
+    data: tuple[Path, ...],
+    output: Path | None,
+    limit: int | None,
+    by: tuple[str, ...],
+    against: str | None,
+) -> None:
+    """Measure the base model and what was trained from it on held-out rows, and compare.
+
+    Likelihood, calibration, entropy and, where rows have an answer, exact match; by stage and by
+    quantile of uncertainty. Differences are paired by prompt. Writes evaluation.json, .md, .html.
+    """
+    from .commands.evaluate import EvaluateOptions
+    from .commands.evaluate import evaluate as run
+
+    run(recipe, EvaluateOptions(runs, data, output, limit, by, against), _console())
+
+
+@main.command()
+@RECIPE
 @click.pass_context
 def check(ctx: click.Context, recipe: Path) -> None:
     """Is everything there for `axolotl train`, and what will it do?

@@ -23,6 +23,7 @@ FLOORS = {
     "preprocess.cli": 8,
     "preprocess.commands": 7,
     "preprocess.estimators": 6,
+    "preprocess.evaluation": 6,
     "preprocess.dimensions": 6,
     "preprocess.sampling": 5,
     "preprocess.judge": 5,

@@ -68,13 +68,14 @@ class TTest:
         error: standard error of the difference.
         freedom: degrees of freedom; infinite where the error is 0.
         p: two-sided, of no difference at all.
-        detectable: smallest difference that would have been shown with probability POWER.
+        detectable: smallest difference that would have been shown with probability POWER; None
+            where nothing varies, so that nothing tells.
     """
 
     error: float
     freedom: float
     p: float
-    detectable: float
+    detectable: float | None
 
 
 def cluster_sums(values: FloatArray, clusters: IndexArray, num_clusters: int) -> FloatArray:
@@ -147,7 +148,7 @@ def t_test(difference: float, spreads: Sequence[Spread]) -> TTest | None:
         return None
     variance = math.fsum(spread.error**2 for spread in spreads)
     if variance == 0.0:
-        return TTest(0.0, math.inf, 1.0 if difference == 0.0 else 0.0, 0.0)
+        return TTest(0.0, math.inf, 1.0 if difference == 0.0 else 0.0, None)
     freedom = variance**2 / math.fsum(s.error**4 / s.freedom for s in spreads)
     error = math.sqrt(variance)
     from scipy import stats

@@ -27,6 +27,7 @@ from axolotl_ual.settings.estimators import (
     SelfConsistencyConfig,
     Single,
 )
+from axolotl_ual.settings.evaluate import EvaluateConfig
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, shaping
 
@@ -150,6 +151,9 @@ class UALConfig(Section):
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
     pairs: PairsConfig | None = Field(None, description="Preference pairs from sampled responses.")
+    evaluate: EvaluateConfig = Field(
+        default_factory=EvaluateConfig, description="For `axolotl-ual evaluate` and `ablate`."
+    )
 
     @model_validator(mode="after")
     def _betas_match_the_stages(self) -> UALConfig:

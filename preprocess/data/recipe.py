@@ -91,7 +91,7 @@ def load_recipe(path: str | Path, for_pairs: bool = False) -> Recipe:
         base_model=_typed(raw, "base_model", str, f"{path}: base_model"),
         seed=_seed(raw, path),
         ual=parse_ual(raw.get("ual"), where=f"{path}: ual"),
-        entries=[] if no_data else _entries(raw, path),
+        entries=[] if no_data else read_entries(raw, path),
     )
 
 
@@ -157,22 +157,32 @@ def _refuse_other_training(raw: Mapping[str, Any], path: Path, for_pairs: bool) 
             )
 
 
-def _entries(raw: Mapping[str, Any], path: Path) -> list[Entry]:
-    datasets = raw.get("datasets")
+def read_entries(raw: Mapping[str, Any], path: Path, key: str = "datasets") -> list[Entry]:
+    """The datasets of a recipe.
+
+    Args:
+        raw: the recipe.
+        path: its file, for messages.
+        key: `datasets`, or another key that is spelled like it.
+
+    Raises:
+        ConfigError: naming the entry and its key.
+    """
+    datasets = raw.get(key)
     if datasets is None:
         raise ConfigError(
-            f"{path}: datasets: this key is needed",
-            "add for example\n    datasets:\n      - path: data.jsonl\n        type: alpaca",
+            f"{path}: {key}: this key is needed",
+            f"add for example\n    {key}:\n      - path: data.jsonl\n        type: alpaca",
         )
     if not isinstance(datasets, list) or not datasets:
         raise ConfigError(
-            f"{path}: datasets: must be a list of at least one dataset, not {datasets!r}",
+            f"{path}: {key}: must be a list of at least one dataset, not {datasets!r}",
             "begin each dataset with a dash: `- path: ...`",
         )
     expanded = [
         (where, entry)
         for number, spelled in enumerate(datasets)
-        for where in [f"{path}: datasets[{number}]"]
+        for where in [f"{path}: {key}[{number}]"]
         for entry in _expand(spelled, where)
     ]
     token = raw.get("hf_use_auth_token")

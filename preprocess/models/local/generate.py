@@ -91,12 +91,21 @@ class Generator:
             BackendError: the model or the adapter is not there or cannot be loaded.
         """
         local = LocalModel.load(name, key=f"{key}.model", device=device, dtype=dtype, section=key)
-        model, tokenizer = local.model, local.tokenizer
-        ends = _end_tokens(model, tokenizer)
-        _forget_defaults(model, tokenizer, ends)
         if adapter is not None:
-            model = _with_adapter(model, adapter, f"{key}.adapter")
-        return cls(model, tokenizer, ends, local.max_positions)
+            model = with_adapter(local.model, adapter, f"{key}.adapter")
+            local = LocalModel(model, local.tokenizer)
+        return cls.of(local)
+
+    @classmethod
+    def of(cls, local: LocalModel) -> Generator:
+        """Draw from a model that is loaded already; its own sampling settings are forgotten.
+
+        Raises:
+            BackendError: the model names no token that ends a response.
+        """
+        ends = _end_tokens(local.model, local.tokenizer)
+        _forget_defaults(local.model, local.tokenizer, ends)
+        return cls(local.model, local.tokenizer, ends, local.max_positions)
 
     def encode(self, text: str, has_template: bool, max_length: int) -> list[int]:
         """Token ids of a prompt; one that is too long loses tokens from its left.
@@ -259,7 +268,18 @@ def _forget_defaults(model: Any, tokenizer: Any, ends: tuple[int, ...]) -> None:
     )
 
 
-def _with_adapter(model: Any, adapter: str, key: str) -> Any:
+def with_adapter(model: Any, adapter: str, key: str) -> Any:
+    """A model with a LoRA adapter on it, in evaluation mode.
+
+    Args:
+        model: a causal language model.
+        adapter: folder or Hub name.
+        key: the YAML key that names the adapter, for error messages.
+
+    Raises:
+        ConfigError: peft is not installed.
+        BackendError: the adapter is not there or does not fit.
+    """
     source = existing_model(adapter, key)
     try:
         from peft import PeftModel

@@ -1,0 +1,89 @@
+"""The `evaluate:` section of `ual:`: what models are measured on, and how."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from axolotl_ual.settings.server import OPERATIONAL, Section
+
+GSM8K = r"####\s*(-?[0-9][0-9.,]*)"
+"""The final answer of a GSM8K solution."""
+
+
+class AnswersConfig(Section):
+    """What counts as the answer in a response, for exact match."""
+
+    column: str | None = Field(
+        None, description="Column with the right answer; null: it is found in the reference."
+    )
+    pattern: str = Field(
+        GSM8K,
+        description="Regular expression with one group: the answer in a text. The last match "
+        "counts. `(?s)(.+)` takes the whole text.",
+    )
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_one_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"{pattern!r} must have one group, the answer, and has {groups}")
+        return pattern
+
+
+class GenerationConfig(Section):
+    """Greedy responses, where a measure needs them."""
+
+    rows: int | None = Field(None, ge=1, description="The first rows only; null: all.")
+    max_tokens: int = Field(512, ge=1, description="Tokens of a response.")
+    max_prompt_length: int = Field(
+        2048, ge=1, description="Tokens; a longer prompt loses tokens from its left."
+    )
+    batch_tokens: int = Field(
+        32_768, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL
+    )
+
+
+class EvaluateConfig(Section):
+    """What `axolotl-ual evaluate` measures on."""
+
+    output: str = Field("evaluation", min_length=1, description="Folder of the results.")
+    data: list[dict[str, Any]] | None = Field(
+        None,
+        min_length=1,
+        description="Held-out datasets, as in `datasets:`; null: the recipe's `test_datasets`, or "
+        "the validation rows that `val_set_size` sets apart.",
+    )
+    by: list[str] = Field(
+        default_factory=list,
+        description="Further columns of the data to group rows by: quantiles of numbers, values "
+        "of anything else.",
+    )
+    quantiles: int = Field(4, ge=1, le=20, description="Groups that a number makes.")
+    against: str | None = Field(
+        None, description="Arm that the others are compared with; null: sft, else the first."
+    )
+    answers: AnswersConfig = Field(default_factory=AnswersConfig)
+    generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    max_length: int = Field(2048, ge=2, description="Tokens of prompt and response together.")
+    batch_tokens: int = Field(
+        8192, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL
+    )
+    device: str = Field(
+        "auto", description="auto, cpu, cuda, cuda:1, ...", json_schema_extra=OPERATIONAL
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto is the checkpoint's own on a GPU, float32 on a CPU."
+    )
+    seed: int = Field(0, ge=0, description="Of resamples and pictures.")
+    cache: str | None = Field(
+        None,
+        description="Folder of the durable cache; null is the user's cache directory.",
+        json_schema_extra=OPERATIONAL,
+    )

@@ -1,0 +1,192 @@
+"""`evaluate`, step by step: runs, held-out rows, what they make of them, and the document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from axolotl_ual import __version__
+from axolotl_ual.errors import ConfigError
+from axolotl_ual.evaluation.comparison import compare
+from axolotl_ual.evaluation.groups import ALL
+from axolotl_ual.evaluation.predictions import EXACT_MATCH, MEASURES
+from axolotl_ual.settings.evaluate import EvaluateConfig
+
+from ..calls.cache import Cache
+from ..data.recipe import Recipe, load_recipe, read_yaml
+from ..evaluation import document as documents
+from ..evaluation.heldout import HeldOut, read_heldout
+from ..evaluation.measuring import Measured, group_rows, measure_runs
+from ..evaluation.reading import Reader, Text, encode_rows
+from ..evaluation.runs import Run, find_runs
+from .annotate import library_versions
+from .pairs import chat_template
+
+_SFT: Final = "sft"
+_SHOWN: Final = ("nll", "brier", "ece_mass_15", "exact_match")
+"""Measures of the closing table; all of them are in the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What the command line adds to the recipe.
+
+    Attributes:
+        runs: NAME, NAME=PATH or PATH.
+        data: files of held-out rows.
+        output: takes the place of `ual.evaluate.output`.
+        limit: the first held-out rows only.
+        by: further columns to group rows by.
+        against: the arm that the others are compared with.
+    """
+
+    runs: Sequence[str]
+    data: Sequence[Path] = ()
+    output: Path | None = None
+    limit: int | None = None
+    by: Sequence[str] = ()
+    against: str | None = None
+
+
+def evaluate(path: Path, options: EvaluateOptions, console: Console) -> Mapping[str, Any]:
+    """Measure runs on held-out rows and compare them.
+
+    Args:
+        path: the recipe.
+        options: of the command line.
+        console: for progress and the closing table.
+
+    Returns:
+        What was written to `evaluation.json`.
+
+    Raises:
+        UALError: what is wrong and what to do; what was measured is in the cache.
+    """
+    recipe = load_recipe(path, for_pairs=bool(read_yaml(path).get("rl")))
+    settings = _settings(recipe, options)
+    runs = find_runs(options.runs, recipe)
+    against = _reference(runs, settings.against)
+    output = options.output or Path(settings.output)
+    template = chat_template(recipe.raw)
+    base = str(recipe.base_model)
+    heldout = read_heldout(recipe, options.data, options.limit)
+    text = encode_rows(heldout.samples, base, template, settings)
+    with Cache(settings.cache) as cache:
+        readers = [(run, Reader(run, base, template, settings, cache)) for run in runs]
+        measured = measure_runs(readers, text, heldout, settings, cache, console)
+    document = _document(recipe, settings, heldout, text, measured, against)
+    documents.write_document(output, document)
+    print_document(document, console)
+    console.print(f"wrote {output / documents.JSON_FILE}, and the same as .md and .html")
+    return document
+
+
+def _settings(recipe: Recipe, options: EvaluateOptions) -> EvaluateConfig:
+    settings = recipe.ual.evaluate
+    return settings.model_copy(
+        update={
+            "by": [*settings.by, *(name for name in options.by if name not in settings.by)],
+            "against": options.against or settings.against,
+        }
+    )
+
+
+def _reference(runs: Sequence[Run], wanted: str | None) -> str:
+    arms = list(dict.fromkeys(run.arm for run in runs))
+    if wanted is None:
+        return _SFT if _SFT in arms else arms[0]
+    if wanted not in arms:
+        raise ConfigError(
+            f"--against: {wanted}: is none of the runs", f"name one of {', '.join(arms)}"
+        )
+    return wanted
+
+
+def _document(
+    recipe: Recipe,
+    settings: EvaluateConfig,
+    heldout: HeldOut,
+    text: Text,
+    measured: Measured,
+    against: str,
+) -> dict[str, Any]:
+    arms = measured.arms
+    groups = group_rows(heldout, measured, text, settings)
+    measures = [*MEASURES, *([EXACT_MATCH] if measured.answered else [])]
+    results = compare(arms, heldout.clusters, groups, measures, against, settings.seed)
+    readable = text.readable
+    return {
+        "version": documents.VERSION,
+        "package_version": __version__,
+        "versions": library_versions(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "recipe": str(recipe.path),
+        "base_model": recipe.base_model,
+        "settings": settings.model_dump(mode="json", exclude={"cache"}),
+        "data": {
+            "source": heldout.source,
+            "rows": int(readable.sum()),
+            "prompts": len(set(heldout.clusters[readable].tolist())),
+            "tokens": int(measured.sums[0]["tokens"].sum()),
+            "answered": measured.answered,
+            "unreadable": text.unreadable,
+            "cut": text.cut,
+            "max_length": text.max_length,
+        },
+        "runs": [
+            {"arm": r.arm, "seed": r.seed, "kind": r.kind, "path": r.path, "digest": r.digest}
+            for r in measured.runs
+        ],
+        "against": against,
+        "single_seed": [arm.name for arm in arms if arm.trained and len(arm.seeds) == 1],
+        "statistics": documents.settings_of_the_statistics(settings.seed),
+        "measures": [documents.measure_dict(measure) for measure in measures],
+        "results": [documents.result_dict(result) for result in results],
+        "reliability": documents.reliability(arms),
+    }
+
+
+def print_document(document: Mapping[str, Any], console: Console) -> None:
+    """Print the closing table: the main measures over all rows."""
+    data = document["data"]
+    table = Table(title=f"{data['rows']:,} held-out rows", title_justify="left")
+    for name in ("measure", "arm"):
+        table.add_column(name)
+    for name in ("value", f"- {document['against']}", "95 %", "p (Holm)", "detectable"):
+        table.add_column(name, justify="right")
+    for part in documents.tables(document):
+        if part["name"] not in _SHOWN:
+            continue
+        rows = [row for row in part["rows"] if row["group"] == ALL]
+        for row in rows:
+            table.add_row(
+                part["label"] if row["first"] else "",
+                row["arm"],
+                documents.number(row["value"]),
+                *_cells(row["difference"]),
+                end_section=row is rows[-1],
+            )
+    console.print(table)
+    for reason, count in data["unreadable"].items():
+        console.print(f"{count:,} rows are left out for all runs: {reason}")
+    if document["single_seed"]:
+        names = ", ".join(document["single_seed"])
+        console.print(f"one seed of {names}: nothing here tells what another seed would give")
+
+
+def _cells(difference: Mapping[str, Any] | None) -> list[str]:
+    if difference is None:
+        return ["–"] * 4
+    test = difference["test"]
+    return [
+        documents.signed(difference["difference"]),
+        documents.span(difference["both"]),
+        documents.p_value(difference["p_holm"]),
+        documents.number(test["detectable"] if test else None),
+    ]

@@ -1,0 +1,1 @@
+"""Models on held-out data: what is read, generated, compared and written down."""
