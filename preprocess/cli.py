@@ -232,6 +232,86 @@ def evaluate(
 
 @main.command()
 @RECIPE
+@click.option(
+    "--over",
+    multiple=True,
+    metavar="KEY=V1,V2",
+    help="A key of the recipe and its values; several make a grid.",
+)
+@click.option(
+    "--control",
+    multiple=True,
+    metavar="NAME,...",
+    help="sft, constant, shuffled, decreasing, length; no-semantic, no-factual, no-value.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Runs of each point."
+)
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("ablation"),
+    show_default=True,
+    help="Folder of runs and evaluation.",
+)
+@click.option(
+    "--launcher",
+    metavar="COMMAND",
+    help="What trains a recipe and returns when it is done; {recipe} in it is the file. "
+    "Default: axolotl train.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs that train at the same time.",
+)
+@click.option(
+    "--data",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE",
+    help="Held-out rows, spelled like the recipe's first dataset.",
+)
+@click.option("--limit", type=click.IntRange(min=1), help="Only the first held-out rows.")
+@click.option("--by", multiple=True, metavar="COLUMN", help="Group rows by this column as well.")
+@click.option("--against", metavar="NAME", help="The point that the others are compared with.")
+@DRY_RUN
+@MAX_COST
+def ablate(
+    recipe: Path,
+    over: tuple[str, ...],
+    control: tuple[str, ...],
+    seeds: int,
+    output: Path,
+    launcher: str | None,
+    jobs: int,
+    data: tuple[Path, ...],
+    limit: int | None,
+    by: tuple[str, ...],
+    against: str | None,
+    dry_run: bool,
+    max_cost: float | None,
+) -> None:
+    """Train a grid of recipes and controls with several seeds, and evaluate them together.
+
+    Each run is an ordinary Axolotl recipe in a folder of its own. Started again, it repeats no run
+    that is finished and nothing that was measured.
+    """
+    from .commands.ablate import AblateOptions
+    from .commands.ablate import ablate as run
+    from .commands.evaluate import EvaluateOptions
+
+    evaluation = EvaluateOptions((), data, None, limit, by, against)
+    options = AblateOptions(
+        over, control, seeds, output, launcher, jobs, max_cost, dry_run, evaluation
+    )
+    run(recipe, options, _console())
+
+
+@main.command()
+@RECIPE
 @click.pass_context
 def check(ctx: click.Context, recipe: Path) -> None:
     """Is everything there for `axolotl train`, and what will it do?

@@ -29,7 +29,7 @@ from .annotate import library_versions
 from .pairs import chat_template
 
 _SFT: Final = "sft"
-_SHOWN: Final = ("nll", "brier", "ece_mass_15", "exact_match")
+_SHOWN: Final = ("nll", "ece_mass_15", "exact_match")
 """Measures of the closing table; all of them are in the files."""
 
 
@@ -69,8 +69,14 @@ def evaluate(path: Path, options: EvaluateOptions, console: Console) -> Mapping[
         UALError: what is wrong and what to do; what was measured is in the cache.
     """
     recipe = load_recipe(path, for_pairs=bool(read_yaml(path).get("rl")))
+    return evaluate_runs(recipe, find_runs(options.runs, recipe), options, console)
+
+
+def evaluate_runs(
+    recipe: Recipe, runs: Sequence[Run], options: EvaluateOptions, console: Console
+) -> Mapping[str, Any]:
+    """The same for runs that are known already; `options.runs` is not looked at."""
     settings = _settings(recipe, options)
-    runs = find_runs(options.runs, recipe)
     against = _reference(runs, settings.against)
     output = options.output or Path(settings.output)
     template = chat_template(recipe.raw)
@@ -153,26 +159,29 @@ def _document(
 
 
 def print_document(document: Mapping[str, Any], console: Console) -> None:
-    """Print the closing table: the main measures over all rows."""
+    """Print the closing tables: the main measures over all rows, and by the columns of `by`."""
     data = document["data"]
-    table = Table(title=f"{data['rows']:,} held-out rows", title_justify="left")
-    for name in ("measure", "arm"):
-        table.add_column(name)
-    for name in ("value", f"- {document['against']}", "95 %", "p (Holm)", "detectable"):
-        table.add_column(name, justify="right")
+    groups = tuple(f"{name} " for name in document["settings"]["by"])
+    console.print(f"{data['rows']:,} held-out rows, {data['prompts']:,} distinct prompts")
     for part in documents.tables(document):
         if part["name"] not in _SHOWN:
             continue
-        rows = [row for row in part["rows"] if row["group"] == ALL]
-        for row in rows:
-            table.add_row(
-                part["label"] if row["first"] else "",
-                row["arm"],
-                documents.number(row["value"]),
-                *_cells(row["difference"]),
-                end_section=row is rows[-1],
-            )
-    console.print(table)
+        better = f" ({part['better']} is better)" if part["better"] else ""
+        table = Table(title=f"{part['label']}{better}", title_justify="left")
+        for name in ("rows", "arm"):
+            table.add_column(name)
+        for name in ("value", f"- {document['against']}", "95 %", "p (Holm)", "detectable"):
+            table.add_column(name, justify="right")
+        for row in part["rows"]:
+            if row["group"] == ALL or row["group"].startswith(groups):
+                table.add_row(
+                    row["group"] if row["first"] else "",
+                    row["arm"],
+                    documents.number(row["value"]),
+                    *_cells(row["difference"]),
+                    end_section=row["last"],
+                )
+        console.print(table)
     for reason, count in data["unreadable"].items():
         console.print(f"{count:,} rows are left out for all runs: {reason}")
     if document["single_seed"]:

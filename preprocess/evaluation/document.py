@@ -124,8 +124,9 @@ def number(value: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """Likewise with a sign."""
-    shown = number(value)
-    return shown if value is None or value <= 0 else f"+{shown}"
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:+.3g}" if value else "0"
 
 
 def span(interval: Sequence[float] | None) -> str:
@@ -153,7 +154,7 @@ def _lines(result: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     for place, (arm, value) in enumerate(result["values"].items()):
         yield {
             "first": place == 0,
-            "arms": len(result["values"]),
+            "last": place == len(result["values"]) - 1,
             "group": result["group"],
             "rows": result["rows"],
             "prompts": result["prompts"],
