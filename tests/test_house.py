@@ -62,6 +62,7 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.data.carry",
     "axolotl_ual.data.collator",
     "axolotl_ual.preprocess.data.axolotl_says",
+    "axolotl_ual.preprocess.data.axolotl_split",
     "axolotl_ual.preprocess.data.tokenised",
     "axolotl_ual.schedule.curriculum",
     "axolotl_ual.schedule.plan",
