@@ -23,7 +23,6 @@ from ..models.local.encoding import Encoded
 from ..models.local.generate import Draw, Generator
 from ..progress import Progress
 from .reading import Reader, Text
-from .store import Store
 
 _FORMAT: Final = 1
 _GREEDY: Final = 0.0
@@ -93,14 +92,13 @@ def generate(
     repeats = {prompt: 0 for prompt in prompts}
     for prompt in prompts:
         repeats[prompt] += 1
-    store = Store(
-        cache,
+    store = cache.values(
         {
             "kind": "evaluate-generate",
             "format": _FORMAT,
             **reader.identity(text.max_length),
             "max_tokens": room.max_tokens,
-        },
+        }
     )
     answers: dict[Ids, Response] = {}
     for batch in plan_batches(prompts, room.max_tokens, settings.batch_tokens):

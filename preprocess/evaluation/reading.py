@@ -21,7 +21,7 @@ from axolotl_ual.errors import BackendError, DataError
 from axolotl_ual.evaluation.predictions import Predictions
 from axolotl_ual.settings.evaluate import EvaluateConfig
 
-from ..calls.cache import Cache
+from ..calls.cache import Cache, Values
 from ..data.sample import Sample
 from ..models.local.causal import LocalModel, nll
 from ..models.local.encoding import Encoded, encode
@@ -29,7 +29,6 @@ from ..models.local.generate import with_adapter
 from ..progress import Progress
 from ..sampling.local import identity
 from .runs import Run
-from .store import Store
 
 SECTION: Final = "ual.evaluate"
 _WINDOW: Final = 256
@@ -165,7 +164,7 @@ class Reader:
             BackendError: the model cannot be used, or gives numbers that are not finite.
         """
         shaped = self.identity(text.max_length)
-        store = Store(self._cache, {"kind": "evaluate-read", "format": _FORMAT, **shaped})
+        store = self._cache.values({"kind": "evaluate-read", "format": _FORMAT, **shaped})
         values = [
             found for window in _windows(text) for found in self._window(window, store, progress)
         ]
@@ -181,7 +180,7 @@ class Reader:
         return Predictions(row, len(text.samples), *table.T)
 
     def _window(
-        self, window: list[tuple[Sample, Encoded]], store: Store, progress: Progress
+        self, window: list[tuple[Sample, Encoded]], store: Values, progress: Progress
     ) -> list[npt.NDArray[np.float32]]:
         known = store.find([sample for sample, _ in window])
         if any(value is None for value in known):
