@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 OPERATIONAL: dict[str, Any] = {"operational": True}
 """Marks a key that changes how a run proceeds, and never what it produces."""
@@ -14,6 +14,29 @@ class Section(BaseModel):
     """A section: unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class EnvironmentValue(Section):
+    """A value that stands in an environment variable, and is never written down."""
+
+    env: str = Field(min_length=1, description="Name of the variable.")
+
+
+_OWN_KEYS = {
+    "logprobs": "score",
+    "max_completion_tokens": "max_tokens",
+    "max_tokens": "max_tokens",
+    "messages": None,
+    "model": "model",
+    "n": None,
+    "reasoning_effort": "reasoning_effort",
+    "response_format": None,
+    "seed": None,
+    "stream": None,
+    "temperature": "temperature",
+    "top_logprobs": "top_logprobs",
+}
+"""What a request holds already, and the key of the section that sets it."""
 
 
 class ServerConfig(Section):
@@ -59,7 +82,7 @@ class ServerConfig(Section):
     patience: float = Field(
         300.0,
         gt=0,
-        description="Seconds to wait for a server that answers nothing but errors.",
+        description="Seconds without one answer, by the clock on the wall, after which a run ends.",
         json_schema_extra=OPERATIONAL,
     )
     prices: str | None = Field(
@@ -81,6 +104,58 @@ class ServerConfig(Section):
         description="Seconds between looks at running batches.",
         json_schema_extra=OPERATIONAL,
     )
+    extra_body: dict[str, Any] | None = Field(
+        None,
+        description="Further fields of every request, for example "
+        "{chat_template_kwargs: {enable_thinking: false}}.",
+    )
+    reasoning_effort: str | None = Field(
+        None, min_length=1, description="How much a reasoning model thinks: minimal, low, ..."
+    )
+    top_logprobs: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Likeliest tokens asked for at each place, where log-probabilities are read; "
+        "null asks for 20, and for as many as the server allows.",
+    )
+    headers: dict[str, str | EnvironmentValue] = Field(
+        default_factory=dict,
+        description="Of every request; {env: NAME} takes a value from the environment. They are "
+        "never written down.",
+        json_schema_extra=OPERATIONAL,
+    )
+    api_version: str | None = Field(
+        None,
+        min_length=1,
+        description="Azure's; the key then goes into the header api-key.",
+        json_schema_extra=OPERATIONAL,
+    )
+    ca_file: str | None = Field(
+        None,
+        description="PEM file of certificates to trust beside the system's; null: "
+        "REQUESTS_CA_BUNDLE or SSL_CERT_FILE, where they are set.",
+        json_schema_extra=OPERATIONAL,
+    )
+
+    @field_validator("extra_body")
+    @classmethod
+    def _no_field_twice(cls, extra: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in extra or {}:
+            if name in _OWN_KEYS:
+                own = _OWN_KEYS[name]
+                where = f"set `{own}` in this section" if own else "every request has its own"
+                raise ValueError(f"`{name}` cannot be set here: {where}")
+        return extra
+
+    @property
+    def answer_shaping(self) -> dict[str, Any]:
+        """What is set of the keys that can change an answer, for the keys of a cache.
+
+        A key that is not set is left out, so that answers from before it was there stay valid.
+        """
+        shaping = {"extra_body": self.extra_body, "reasoning_effort": self.reasoning_effort}
+        return {name: value for name, value in shaping.items() if value}
 
 
 def shaping(section: BaseModel) -> dict[str, Any]:
@@ -96,6 +171,8 @@ def shaping(section: BaseModel) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return shaping(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

@@ -254,7 +254,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     """The section model that a pydantic error location points into."""
     section: type[BaseModel] = UALConfig
     for part in location:
-        if isinstance(part, str):
+        if isinstance(part, str) and part in section.model_fields:
             section = next(_sections_in(section.model_fields[part].annotation))
     return section
 

@@ -229,7 +229,7 @@ class BatchRun:
         """What a line of an output file is worth; None where it is to be asked again."""
         response = result.get("response") or {}
         body = orjson.dumps(response.get("body"))
-        verdict = read_reply(Reply(int(response.get("status_code") or 500), None, body))
+        verdict = read_reply(Reply(int(response.get("status_code") or 500), body))
         completion = verdict.completion
         if completion is None:
             outcome = self._exchange.without_completion(verdict.kind)

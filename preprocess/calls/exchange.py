@@ -58,6 +58,9 @@ class Exchange:
         """What a completion is worth."""
         outcome, reading = Outcome.SCORED, Reading()
         tokens = completion.completion_tokens
+        if completion.prompt_cut:
+            text = "the server cut the prompt to its context"
+            return Answer(Outcome.TOO_LONG, None, None, text, completion.prompt_tokens, tokens)
         try:
             reading = task.read(completion)
         except NoLogprobs:

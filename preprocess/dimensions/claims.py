@@ -13,7 +13,7 @@ from axolotl_ual.settings.pairs import PairsJudgeConfig
 
 from ..calls.cache import Answer
 from ..calls.task import Reading, Unparsable
-from ..judge.parse import parse_object
+from ..judge.parse import find_object, whole
 from ..models.server.prices import BYTES_PER_TOKEN
 from ..models.server.replies import Completion
 from .factual import VERDICTS, unsupported_share
@@ -54,20 +54,13 @@ class Claims(Review):
     kind: ClassVar[str] = "factual"
 
     @property
-    def max_tokens(self) -> int:
-        """As the recipe says."""
-        return self.config.max_tokens
-
-    @property
     def form(self) -> dict[str, Any]:
         """A JSON object by schema."""
         return {"response_format": SCHEMA}
 
     def read(self, completion: Completion) -> Reading:
         """Read the claims."""
-        if completion.refused:
-            raise Unparsable("refused")
-        return Reading(unsupported_share(parse_claims(completion.content)))
+        return Reading(unsupported_share(parse_claims(whole(completion))))
 
     def likely_tokens(self, item: Reviewed) -> float:
         """The claims say again what the response says, with verdicts and the signs of JSON."""
@@ -86,7 +79,7 @@ def parse_claims(content: str) -> list[str]:
     Raises:
         Unparsable: anything else.
     """
-    claims = parse_object(content).get("claims")
+    claims = find_object(content, "claims")["claims"]
     if not isinstance(claims, list):
         raise Unparsable("no list `claims`")
     verdicts = [claim.get("verdict") if isinstance(claim, dict) else None for claim in claims]

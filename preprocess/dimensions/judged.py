@@ -59,6 +59,7 @@ class Review(ABC):
             "model": self.config.model,
             "temperature": self.config.temperature,
             "max_sample_tokens": self.config.max_sample_tokens,
+            **self.config.answer_shaping,
         }
 
     @property
@@ -67,9 +68,9 @@ class Review(ABC):
         return {"dimension": self.kind}
 
     @property
-    @abstractmethod
     def max_tokens(self) -> int:
-        """Of an answer."""
+        """Of an answer, as the recipe says."""
+        return self.config.max_tokens
 
     @property
     @abstractmethod

@@ -15,9 +15,9 @@ import numpy as np
 from axolotl_ual.settings.pairs import PairsJudgeConfig
 
 from ..calls.cache import Answer
-from ..calls.task import NoLogprobs, Reading, Unparsable
-from ..judge.parse import expected_score
-from ..judge.rubric import DIGIT_TOKENS, TOP_LOGPROBS
+from ..calls.task import NoLogprobs, Reading
+from ..judge.parse import expected_score, read_digit, whole
+from ..judge.rubric import TOP_LOGPROBS
 from ..models.server.replies import Completion
 from .judged import Review, Reviewed, reading, template
 from .value import ValueScore, aggregate
@@ -40,23 +40,17 @@ class Principle(Review):
         return {"dimension": self.kind, "principle": self.name}
 
     @property
-    def max_tokens(self) -> int:
-        """Of a digit."""
-        return DIGIT_TOKENS
-
-    @property
     def form(self) -> dict[str, Any]:
         """One digit with the likeliest tokens beside it."""
         return {"top_logprobs": TOP_LOGPROBS}
 
     def read(self, completion: Completion) -> Reading:
         """Read the digit."""
-        if completion.refused:
-            raise Unparsable("refused")
+        answer = whole(completion)
         try:
-            return Reading(*expected_score(completion.content, completion.logprobs or []))
+            return Reading(*expected_score(answer, completion.logprobs or []))
         except NoLogprobs:
-            return Reading(parse_digit(completion.content))
+            return Reading(read_digit(answer) / 9)
 
     def likely_tokens(self, item: Reviewed) -> float:
         """A digit."""
@@ -69,18 +63,6 @@ def principle_tasks(config: PairsJudgeConfig, principles: dict[str, str]) -> lis
     return [
         Principle(config, asked(reading(), name, text), name) for name, text in principles.items()
     ]
-
-
-def parse_digit(content: str) -> float:
-    """A digit from 0 to 9 that stands alone, as a number in [0, 1].
-
-    Raises:
-        Unparsable: anything else.
-    """
-    body = content.strip()
-    if len(body) != 1 or body not in "0123456789":
-        raise Unparsable("the answer is not a digit")
-    return int(body) / 9
 
 
 def value_scores(

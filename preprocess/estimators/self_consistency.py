@@ -218,5 +218,5 @@ def build(annotate: AnnotateConfig, session: Session) -> Estimator:
         max_tokens=config.max_tokens,
         api=config,
     )
-    task = Sampling(settings, config.model, config.seed)
+    task = Sampling(settings, config.model, config.seed, shaping=config.answer_shaping)
     return SelfConsistency(config, ServerSampler(task, session.asker(config, SECTION)))

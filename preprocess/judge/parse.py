@@ -6,8 +6,8 @@ Two ways to read a score in [0, 1] out of an answer:
     expected:    u = sum_d d p(d) / (9 sum_d p(d)) over the digits d = 0..9 at the answer's token
 
 `expected` needs the log-probabilities of the most likely tokens at that place; digits that are not
-among them count as probability 0 and the rest is renormalised. The covered mass sum_d p(d) is kept,
-because a small one says that the model did not want to answer with a digit.
+among them count as probability 0 and the rest is renormalised. The covered mass sum_d p(d) is kept.
+Below a quarter it is no score: the model did not want to answer with a digit.
 """
 
 from __future__ import annotations
@@ -15,23 +15,48 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ..calls.task import NoLogprobs, Unparsable
+from ..models.server.completions import Completion
+from ..models.server.thinking import split_thinking
 
+LEAST_MASS: Final = 0.25
+"""Probability on digits below which a digit is no answer."""
 _ROUNDING: Final = 1e-3
 """A log-probability of 0 may come back a little above it; NaN and the rest are not counted."""
 _DIGIT_ALONE: Final = re.compile(r"\s*[0-9][ \t]*(?:\n.*)?", re.DOTALL)
-_THOUGHT: Final = re.compile(r"\s*<think>.*?</think>", re.DOTALL)
-_CODE_BLOCK: Final = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
+_NUMBER: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*%?\s*")
+_SPECIAL: Final = re.compile(
+    r"<[|｜][^<>]*[|｜]>|</?s>|<bos>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]"
+)
+_BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPELLINGS: Final = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n", "ĉ": "\t"})
+"""How tokenizers of SentencePiece and of bytes write white space."""
+_MOST_TRIES: Final = 1000
+"""Braces of an answer at which an object is looked for."""
+
+
+def whole(completion: Completion) -> str:
+    """The text of an answer that was given, to the whole question, to its end.
+
+    Raises:
+        Unparsable: the model declined, max_tokens cut the answer, or the server cut the prompt.
+    """
+    if completion.refused:
+        raise Unparsable("refused")
+    if completion.prompt_cut:
+        raise Unparsable("the server cut the prompt")
+    if completion.cut:
+        raise Unparsable("cut by max_tokens")
+    return completion.content
 
 
 def parse_verbalized(content: str) -> float:
-    """Read `{"uncertainty": N}`.
+    """Read `{"uncertainty": N}`, wherever it stands in an answer that holds it once.
 
-    A JSON object alone, in a code block, or after a `<think>` block; nothing else around it. A
-    number above 0 and up to 1 that is written with a fraction leaves open whether the judge
+    A number above 0 and up to 1 that is written with a fraction leaves open whether the judge
     used our scale or one from 0 to 1, so it is not a score.
 
     Returns:
@@ -40,45 +65,74 @@ def parse_verbalized(content: str) -> float:
     Raises:
         Unparsable: anything else.
     """
-    answer = parse_object(content)
-    if "uncertainty" not in answer:
-        raise Unparsable("no key `uncertainty`")
-    value = answer["uncertainty"]
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise Unparsable("`uncertainty` is not a number")
-    if not 0 <= value <= 100:
-        raise Unparsable("`uncertainty` is not in 0 to 100")
-    if isinstance(value, float) and 0 < value <= 1:
-        raise Unparsable("`uncertainty` may be on a scale from 0 to 1")
-    return value / 100
+    return number_of(find_object(content, "uncertainty"), "uncertainty", 100) / 100
 
 
-def parse_object(content: str) -> dict[str, Any]:
-    """Read a JSON object: alone, in a code block, or after a `<think>` block.
+def number_of(answer: Mapping[str, Any], key: str, most: int) -> float:
+    """A number from 0 to `most`, written as a number or as text.
 
     Raises:
-        Unparsable: anything else, a key that stands twice, or a number that JSON has not.
+        Unparsable: anything else, and a fraction that may be on a scale from 0 to 1.
     """
-    body = _THOUGHT.sub("", content, count=1).strip() if "<think>" in content else content.strip()
-    if body.startswith("```"):
-        block = _CODE_BLOCK.fullmatch(body)
-        body = block.group(1) if block else body
-    try:
-        answer = json.loads(body, object_pairs_hook=_object, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise Unparsable("not a JSON object") from None
-    if not isinstance(answer, dict):
-        raise Unparsable("not a JSON object")
-    return answer
+    value = answer[key]
+    if isinstance(value, str) and (written := _NUMBER.fullmatch(value)):
+        value = float(written.group(1)) if "." in written.group(1) else int(written.group(1))
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Unparsable(f"`{key}` is not a number")
+    if not 0 <= value <= most:
+        raise Unparsable(f"`{key}` is not in 0 to {most}")
+    if isinstance(value, float) and 0 < value <= 1:
+        raise Unparsable(f"`{key}` may be on a scale from 0 to 1")
+    return float(value)
+
+
+def find_object(content: str, *keys: str) -> dict[str, Any]:
+    """The one JSON object of an answer that has these keys, whatever stands around it.
+
+    Prose, a code block, thinking before it and tokens that end a turn are passed over.
+
+    Raises:
+        Unparsable: there is none, or there are several.
+    """
+    found = [o for o in _objects(split_thinking(content).answer) if all(key in o for key in keys)]
+    if not found:
+        raise Unparsable(f"no object with the key `{'` and `'.join(keys)}`")
+    if len(found) > 1:
+        raise Unparsable(f"{len(found)} objects with the key `{'` and `'.join(keys)}`")
+    return found[0]
+
+
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Every JSON object in a text, those inside others too."""
+    place = text.find("{")
+    for _ in range(_MOST_TRIES):
+        if place < 0:
+            return
+        try:
+            value, end = _DECODER.raw_decode(text, place)
+        except (ValueError, RecursionError):
+            end = place + 1
+        else:
+            yield from _inside(value)
+        place = text.find("{", end)
+
+
+def _inside(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, (dict, list)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _inside(item)
 
 
 def expected_score(content: str, tokens: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Expectation over the digits at the token of the answer.
 
     Args:
-        content: the whole answer: a digit, alone on its first line.
+        content: the answer: a digit, alone on its first line.
         tokens: `choices[0].logprobs.content` of a chat completion: for each token its text and
             `top_logprobs`, the most likely tokens at its place with their log-probabilities.
+            Those of thinking before the answer, of white space and of a turn's end are passed over.
 
     Returns:
         The score in [0, 1] and the covered mass.
@@ -87,28 +141,66 @@ def expected_score(content: str, tokens: Sequence[Mapping[str, Any]]) -> tuple[f
         Unparsable: the answer is not a digit.
         NoLogprobs: there are no log-probabilities.
     """
-    if not _DIGIT_ALONE.fullmatch(content):
-        raise Unparsable("the answer is not a digit")
-    place = next((token for token in tokens if str(token.get("token", "")).strip()), None)
-    if place is None or _digit(place.get("token")) is None:
+    answered = read_digit(content)
+    place = _place_of_answer(tokens)
+    if place is None or _digit(place) != answered:
         raise NoLogprobs
     candidates = place.get("top_logprobs")
     if not isinstance(candidates, list) or not candidates:
         raise NoLogprobs
     mass = [0.0] * 10
     for candidate in candidates:
-        digit, logprob = _digit(candidate.get("token")), candidate.get("logprob")
+        digit, logprob = _digit(candidate), candidate.get("logprob")
         if digit is not None and isinstance(logprob, (int, float)) and logprob <= _ROUNDING:
             mass[digit] += math.exp(min(logprob, 0.0))
     covered = math.fsum(mass)
-    if covered <= 0:
-        raise Unparsable("no digit has a probability")
+    if covered < LEAST_MASS:
+        raise Unparsable(f"digits have a probability of {covered:.3g} only")
     expectation = math.fsum(digit * p for digit, p in enumerate(mass)) / covered
     return expectation / 9, min(covered, 1.0)
 
 
-def _digit(token: object) -> int | None:
-    text = token.strip() if isinstance(token, str) else ""
+def read_digit(content: str) -> int:
+    """A digit from 0 to 9, alone on the first line of an answer.
+
+    Raises:
+        Unparsable: anything else.
+    """
+    answer = split_thinking(content).answer
+    if not _DIGIT_ALONE.fullmatch(answer):
+        raise Unparsable("the answer is not a digit")
+    return int(answer.strip()[0])
+
+
+def _place_of_answer(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The first token of the answer that is neither white space nor special."""
+    texts = [_text(token) for token in tokens]
+    start, end = split_thinking("".join(texts)).start, 0
+    for token, text in zip(tokens, texts, strict=True):
+        end += len(text)
+        if end > start and _SPECIAL.sub("", text).strip():
+            return token
+    return None
+
+
+def _text(token: Mapping[str, Any]) -> str:
+    """A token as text, however its tokenizer spells it."""
+    values = token.get("bytes")
+    if isinstance(values, list) and values:
+        try:
+            return bytes(values).decode("utf-8")
+        except (TypeError, ValueError):
+            pass
+    text = token.get("token")
+    if not isinstance(text, str):
+        return ""
+    if byte := _BYTE.fullmatch(text):
+        return chr(int(byte.group(1), 16))
+    return text.translate(_SPELLINGS)
+
+
+def _digit(token: Mapping[str, Any]) -> int | None:
+    text = _SPECIAL.sub("", _text(token)).strip()
     return int(text) if len(text) == 1 and text in "0123456789" else None
 
 
@@ -121,3 +213,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)

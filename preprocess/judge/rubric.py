@@ -20,8 +20,6 @@ Score = Literal["verbalized", "expected"]
 TEMPLATES: Final = Path(__file__).parent / "templates"
 TOP_LOGPROBS: Final = 20
 """The most that OpenAI gives; the ten digits fit with room for spellings such as " 7"."""
-DIGIT_TOKENS: Final = 3
-"""Room for a digit where a tokenizer puts a blank before it."""
 
 SCHEMA: Final[dict[str, Any]] = {
     "type": "json_schema",

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from axolotl_ual.settings.estimators import JudgeConfig
 
-from ..calls.task import Reading, Unparsable
+from ..calls.task import Reading
 from ..data.sample import Sample
 from ..models.server.dialect import Chat
 from ..models.server.replies import Completion
 from .frame import framed_chat
-from .parse import expected_score, parse_verbalized
-from .rubric import DIGIT_TOKENS, SCHEMA, TOP_LOGPROBS, Rubric, Score
+from .parse import expected_score, parse_verbalized, whole
+from .rubric import SCHEMA, TOP_LOGPROBS, Rubric, Score
 
 _LIKELY_TOKENS: Final = {"verbalized": 8, "expected": 1}
 
@@ -43,6 +43,7 @@ class Uncertainty:
             "score": self.score,
             "temperature": self.config.temperature,
             "max_sample_tokens": self.config.max_sample_tokens,
+            **self.config.answer_shaping,
         }
 
     @cached_property
@@ -67,8 +68,8 @@ class Uncertainty:
 
     @property
     def max_tokens(self) -> int:
-        """Of an answer."""
-        return DIGIT_TOKENS if self.needs_logprobs else self.config.max_tokens
+        """As the recipe says: a model that reasons needs room before a digit as well."""
+        return self.config.max_tokens
 
     def sample(self, item: Sample) -> Sample:
         """The sample itself."""
@@ -89,11 +90,10 @@ class Uncertainty:
 
     def read(self, completion: Completion) -> Reading:
         """Read a score."""
-        if completion.refused:
-            raise Unparsable("refused")
+        answer = whole(completion)
         if self.needs_logprobs:
-            return Reading(*expected_score(completion.content, completion.logprobs or []))
-        return Reading(parse_verbalized(completion.content))
+            return Reading(*expected_score(answer, completion.logprobs or []))
+        return Reading(parse_verbalized(answer))
 
     def likely_tokens(self, item: Sample) -> float:
         """A number in JSON, or a digit."""

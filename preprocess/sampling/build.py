@@ -28,7 +28,10 @@ def build_sampler(
         from .server import Sampling, ServerSampler
 
         asker = session.asker(settings.api, f"{SECTION}.api")
-        return ServerSampler(Sampling(settings, settings.api.model, pairs.seed), asker)
+        task = Sampling(
+            settings, settings.api.model, pairs.seed, shaping=settings.api.answer_shaping
+        )
+        return ServerSampler(task, asker)
     model = settings.local.model or base_model
     if model is None:
         raise ConfigError(

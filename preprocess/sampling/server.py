@@ -5,8 +5,8 @@ A server that does not heed `n` gives one choice; the others are then asked for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,12 +37,14 @@ class Sampling:
         model: name of the model.
         seed: base of all seeds.
         likely: tokens of a response.
+        shaping: further keys of the server's section that can change a response.
     """
 
     settings: SamplingConfig
     model: str
     seed: int
     likely: float = 0.0
+    shaping: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     needs_logprobs = False
 
@@ -57,6 +59,7 @@ class Sampling:
             "top_p": self.settings.top_p,
             "max_tokens": self.settings.max_tokens,
             "seed": self.seed,
+            **self.shaping,
         }
 
     @property

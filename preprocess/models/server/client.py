@@ -1,38 +1,41 @@
 """A model behind an OpenAI-compatible `/v1/chat/completions`.
 
-`ChatBackend.ask` gives the completion of one request, or says why there is none. It waits its turn
-at the limiter, tries again where that can help, leaves out parameters that the server does not
-take, and ends the run where every further request would fail as well.
+`ChatBackend.ask` gives the completion of one request, or says why there is none. The first request
+goes alone. Each waits its turn at the limiter, is tried again where that can help, and leaves out
+parameters that the server does not take; the run ends where every further request would fail too.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Final, Protocol
-from urllib.parse import urlsplit
+from typing import Any, Final, Protocol
 
-from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.settings.server import ServerConfig
 
-from .breaker import Breaker
+from . import endings
+from .address import Server
+from .completions import Completion
+from .cut_prompts import is_cut
 from .dialect import Chat, Dialect
+from .gate import Gate
 from .limiter import Limiter
 from .pacing import Start
-from .replies import Completion, Kind, Verdict, read_reply
-from .transport import ConnectionFailed, Transport, resolve_base_url, shown
+from .patience import AloneUnanswered, Patience
+from .replies import read_reply
+from .transport import ConnectionFailed, Transport
+from .verdicts import Kind, Verdict
 
 _FIRST_BACK_OFF: Final = 0.5
 _LONGEST_BACK_OFF: Final = 30.0
-_TRIES_TO_CONNECT: Final = 3
+_TRIES_AT_START: Final = 3
+"""Tries to connect, and answers that are none, before a server has given one."""
 _AGAIN: Final = (Kind.RETRY, Kind.RATE_LIMITED, Kind.UNREACHABLE)
-_REFUSALS_AT_START: Final = 16
+_REFUSALS_AT_START: Final = 4
 """Requests that a server may call bad before it has accepted one."""
 
 
@@ -88,58 +91,6 @@ class Counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
-    """Where a judge is, and the key to it.
-
-    Attributes:
-        base_url: root of the API.
-        key_env: environment variable of the key.
-        key: the key; never shown, not even in a repr.
-        section: the YAML section, for error messages.
-    """
-
-    base_url: str
-    key_env: str
-    key: str | None = field(repr=False)
-    section: str = "ual.annotate.judge"
-
-    @property
-    def url(self) -> str:
-        """The address as it may be shown."""
-        return shown(self.base_url)
-
-    def redact(self, text: str) -> str:
-        """Take the key out of a text that came from outside."""
-        return text.replace(self.key, "***") if self.key else text
-
-
-def find_server(config: ServerConfig, section: str = "ual.annotate.judge") -> Server:
-    """Resolve address and key from settings and environment."""
-    key = os.environ.get(config.api_key_env, "").strip() or None
-    return Server(resolve_base_url(config.base_url), config.api_key_env, key, section)
-
-
-def check_key(server: Server) -> None:
-    """Tell before the first request that a key is missing or cannot be one.
-
-    Raises:
-        ConfigError: the server is not a local one and there is no key.
-    """
-    if server.key is None and not _is_local(server.base_url):
-        raise ConfigError(
-            f"{server.section}.api_key_env: the environment variable {server.key_env} is not "
-            f"set, and {server.url} wants a key",
-            f"export {server.key_env}=..., or name another variable, or set base_url to a server "
-            "of your own",
-        )
-    if server.key is not None and not (server.key.isascii() and server.key.isprintable()):
-        raise ConfigError(
-            f"{server.section}.api_key_env: {server.key_env} holds characters that no key has",
-            "set it again; copying may have added a line break or a quotation mark",
-        )
-
-
 class ChatBackend:
     """Asks one model. Use as an async context manager.
 
@@ -150,28 +101,37 @@ class ChatBackend:
     """
 
     def __init__(self, config: ServerConfig, server: Server, say: Callable[[str], None]) -> None:
+        def tell(line: str) -> None:
+            say(server.redact(line))
+
         self._config = config
         self._server = server
+        self._say = tell
         self._transport = Transport(
-            f"{server.base_url}/chat/completions",
-            server.key,
+            server.chat_url,
+            server.all_headers,
             config.timeout,
             config.max_concurrency,
-            f"{server.section}.base_url",
+            server.section,
+            server.ca_file,
         )
         self._limiter = Limiter(
             config.max_concurrency, config.requests_per_minute, config.tokens_per_minute
         )
-        self._breaker = Breaker(
-            max(32, 2 * config.max_concurrency), config.patience, server.url, say
-        )
-        self._dialect = Dialect(config.model, lambda line: say(server.redact(line)))
-        self._refusals = 0
+        threshold = max(32, 2 * config.max_concurrency)
+        self._patience = Patience(config.patience, threshold, server.url, tell, self._limiter.abort)
+        self._watch: asyncio.Task[None] | None = None
+        self._dialect = Dialect(config, tell)
+        self._gate = Gate()
+        self._refusals = self._faults = self._cut_prompts = 0
         self._has_completed = False
+        self._models: dict[str, None] = {}
+        self._fingerprints: dict[str, None] = {}
         self.counts = Counts()
 
     async def __aenter__(self) -> ChatBackend:
         await self._transport.__aenter__()
+        self._watch = asyncio.create_task(self._patience.watch())
         return self
 
     async def __aexit__(
@@ -180,12 +140,26 @@ class ChatBackend:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         await self._transport.__aexit__(kind, error, trace)
 
     @property
     def gives_logprobs(self) -> bool:
         """Whether the server has not refused to give log-probabilities."""
         return self._dialect.gives_logprobs
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was sent otherwise than asked for and who answered, for the manifest."""
+        facts: dict[str, Any] = {}
+        if self._models:
+            facts["served_model"] = list(self._models)
+        if self._fingerprints:
+            facts["system_fingerprint"] = list(self._fingerprints)
+        if self._dialect.changes:
+            facts["changed_requests"] = self._dialect.changes
+        return facts
 
     def body(self, chat: Chat) -> bytes:
         """The JSON of a request, as this server takes it."""
@@ -202,13 +176,25 @@ class ChatBackend:
             NoCompletion: there is none for this request.
             BackendError: there would be none for any other either.
         """
+        self._patience.began()
+        try:
+            await self._gate.enter()
+            try:
+                return await self._ask(chat, account)
+            finally:
+                self._gate.leave()
+        except AloneUnanswered as alone:
+            raise NoCompletion(Kind.RETRY, f"{alone} (`patience` is over)") from None
+        finally:
+            self._patience.ended()
+
+    async def _ask(self, chat: Chat, account: Account | None) -> Completion:
         tries = 0
         while True:
             dialect = self._dialect.version
             verdict = await self._send(chat)
             if verdict.completion is not None:
-                self._count(verdict.completion)
-                return verdict.completion
+                return self._completed(chat, verdict.completion)
             if verdict.kind is Kind.BAD_REQUEST and (
                 self._dialect.version > dialect
                 or self._dialect.adapt(chat, verdict.message, verdict.param)
@@ -218,18 +204,21 @@ class ChatBackend:
             if verdict.is_lost and account is not None:
                 account.lost()
             self._give_up_where_useless(verdict, tries)
+            # What breaks the server may be this one request: after some tries another one goes.
+            self._gate.widen(1 + tries // _TRIES_AT_START)
             self.counts.retries += 1
-            await asyncio.sleep(_back_off(tries, verdict.retry_after))
+            await self._patience.sleep(_back_off(tries, verdict.retry_after), verdict.message)
             if account is not None:
                 await account.again()
 
     async def _send(self, chat: Chat) -> Verdict:
-        """One request over HTTP, reported to limiter and breaker."""
-        await self._breaker.wait()
+        """One request over HTTP, reported to those who pace requests and who lose patience."""
+        await self._patience.wait()
         reserved = chat.prompt_tokens + chat.n * chat.max_tokens
         start = await self._limiter.start(reserved)
         used: int | None = None
         self.counts.requests += 1
+        self._patience.sent()
         try:
             verdict = read_reply(await self._transport.post(self._dialect.body(chat)))
             if verdict.completion is not None:
@@ -239,6 +228,7 @@ class ChatBackend:
             kind = Kind.UNREACHABLE if error.unreachable else Kind.RETRY
             verdict = Verdict(kind, error.reason)
         finally:
+            self._patience.came_back()
             self._limiter.finish(reserved, used)
         if verdict.message:
             verdict = replace(verdict, message=self._server.redact(verdict.message))
@@ -247,86 +237,69 @@ class ChatBackend:
 
     def _report(self, verdict: Verdict, start: Start) -> None:
         now = time.monotonic()
+        pacing = self._limiter.pacing
         if verdict.kind is Kind.RATE_LIMITED:
             self.counts.rate_limited += 1
-            self._limiter.pacing.rejected(start, now, verdict.retry_after)
-            self._breaker.failed(verdict.message)
+            pacing.rejected(start, now, verdict.retry_after)
+            self._patience.tell_wait(self._limiter.pause(), verdict.message)
+            self._patience.failed(verdict.message, verdict.retry_after)
         elif verdict.kind in _AGAIN:
-            self._limiter.pacing.failed(start)
-            self._breaker.failed(verdict.message)
+            pacing.failed(start)
+            self._patience.failed(verdict.message, verdict.retry_after)
         else:
-            self._limiter.pacing.succeeded(start, now - start.at)
-            self._breaker.succeeded()
+            pacing.succeeded(start, now - start.at)
+            self._patience.succeeded()
 
-    def _count(self, completion: Completion) -> None:
+    def _completed(self, chat: Chat, completion: Completion) -> Completion:
         self._has_completed = True
+        self._gate.widen()
         self.counts.prompt_tokens += completion.prompt_tokens
         self.counts.completion_tokens += completion.completion_tokens
         self.counts.cached_tokens += completion.cached_tokens
+        if completion.finish_reason == "tool_calls" and not chat.tools:
+            completion = replace(completion, content="", tool_calls=())
+        if completion.model is not None and len(self._models) < 8:
+            self._models.setdefault(completion.model)
+        if completion.fingerprint is not None and len(self._fingerprints) < 8:
+            self._fingerprints.setdefault(completion.fingerprint)
+        if not is_cut(chat.messages, completion.prompt_tokens):
+            return completion
+        if not self._cut_prompts:
+            size = sum(len(message.get("content") or "") for message in chat.messages)
+            self._say(
+                f"{self._server.url} read {completion.prompt_tokens:,} tokens of a prompt of "
+                f"{size:,} characters: it cuts prompts to its context and does not say so; such "
+                "answers are not used. Give it a larger context (Ollama: num_ctx), or lower "
+                "max_sample_tokens"
+            )
+        self._cut_prompts += 1
+        return replace(completion, prompt_cut=True)
 
     def _give_up_where_useless(self, verdict: Verdict, tries: int) -> None:
         """Raise unless asking once more may help."""
+        model = self._config.model
         if verdict.kind is Kind.FATAL:
-            raise self._fatal(verdict)
-        if verdict.kind is Kind.UNREACHABLE and not self._breaker.has_worked:
-            if tries >= _TRIES_TO_CONNECT:
-                raise BackendError(
-                    f"cannot reach the judge at {self._server.url}: {verdict.message}",
-                    f"is the server running, and is {self._server.section}.base_url right? A "
-                    "local one looks like http://localhost:8000/v1",
-                )
+            raise endings.fatal(self._server, model, verdict)
+        if verdict.kind is Kind.UNREACHABLE and not self._patience.has_worked:
+            if tries >= _TRIES_AT_START:
+                raise endings.unreachable(self._server, verdict)
             return
-        if verdict.kind is Kind.BAD_REQUEST and not self._has_completed:
-            self._refusals += 1
+        if not self._has_completed:
+            self._refusals += verdict.kind is Kind.BAD_REQUEST
+            self._faults += verdict.kind is Kind.RETRY and verdict.in_answer
             if self._refusals >= _REFUSALS_AT_START:
-                raise BackendError(
-                    f"{self._server.url} refuses every request for {self._config.model}: "
-                    f"{verdict.message}",
-                    f"look at the settings under {self._server.section}; nothing was answered",
-                )
+                raise endings.refuses_all(self._server, model, verdict)
+            if self._faults >= _TRIES_AT_START:
+                raise endings.no_answers(self._server, model, verdict)
         if verdict.kind not in _AGAIN:
             raise NoCompletion(verdict.kind, verdict.message)
-        if tries > self._config.max_retries:
+        may_be_starting = verdict.is_about_the_server and not self._patience.has_worked
+        if tries > self._config.max_retries and not may_be_starting:
             raise NoCompletion(verdict.kind, f"{verdict.message} ({tries} tries)")
-
-    def _fatal(self, verdict: Verdict) -> BackendError:
-        server, model = self._server, self._config.model
-        if verdict.status in (401, 403):
-            held = "the key in" if server.key else "no key: there is nothing in"
-            return BackendError(
-                f"{server.url} does not accept {held} {server.key_env} ({verdict.message})",
-                f"export {server.key_env}=... with a key for this server, or set "
-                f"{server.section}.api_key_env to the variable that holds it",
-            )
-        if verdict.status in (402, 429):
-            return BackendError(
-                f"the account at {server.url} has no credit left ({verdict.message})",
-                "add credit and run the same command again: what was answered is in the cache",
-            )
-        if verdict.status in (404, 405):
-            return BackendError(
-                f"{server.url} does not serve {model} ({verdict.message})",
-                f"look at {server.section}.model and base_url, which ends in /v1 on most servers",
-            )
-        return BackendError(
-            f"{server.url} redirects elsewhere ({verdict.message})",
-            f"set {server.section}.base_url to where it redirects to; a key is not sent along",
-        )
-
-
-def _is_local(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    if host == "localhost" or host.endswith((".local", ".internal", ".localhost")):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_private
-    except ValueError:
-        # A name without a dot is of the local network or of a container.
-        return "." not in host
 
 
 def _back_off(tries: int, retry_after: float | None) -> float:
     """Seconds until the next try: what the server asked for, else doubling; with jitter."""
     if retry_after is not None:
-        return retry_after + random.uniform(0.0, 0.1 + 0.1 * retry_after)
+        return retry_after + random.uniform(0.0, min(5.0, 0.1 + 0.1 * retry_after))
     return min(_LONGEST_BACK_OFF, _FIRST_BACK_OFF * 2.0 ** (tries - 1)) * random.uniform(0.5, 1.5)

@@ -1,34 +1,56 @@
-"""The request a server takes. Parameters that it objects to are left out for the rest of the run.
+"""The request a server takes. What it objects to is changed or left out for the rest of the run.
 
-Each fallback is taken once, is remembered, and is said in a line: JSON schema to JSON asked for by
-the prompt, max_tokens to max_completion_tokens, temperature left to the server, the system message
-put before the user's.
+Each fallback is taken once, is remembered, and is said in a line:
+
+    JSON schema       without its bounds, then json_object, then by the prompt alone
+    top_logprobs      as many as the server allows, then no log-probabilities
+    max_tokens        max_completion_tokens
+    temperature       just above 0 where 0 is refused, then left to the server
+    top_p             left to the server; it goes before temperature where only one is taken
+    system message    put before the user's
+    seed, n, reasoning_effort: left out
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
+from axolotl_ual.settings.server import ServerConfig
+
 _RESPONSE_FORMAT: Final = re.compile(
-    r"response_format|json_schema|structured output|guided|grammar|schema", re.IGNORECASE
+    r"response_?format|json_schema|json_object|json mode|structured[ _]outputs?|guided|grammar|"
+    r"schema|requested parameters|for '\w+' type, propert",
+    re.IGNORECASE,
 )
 _MAX_TOKENS: Final = re.compile(r"max_completion_tokens|max_tokens.{0,40}(?:not|un)supported", re.I)
 _TEMPERATURE: Final = re.compile(r"temperature", re.IGNORECASE)
-_LOGPROBS: Final = re.compile(r"logprobs|log[- ]probabilities", re.IGNORECASE)
+_POSITIVE: Final = re.compile(r"positive|greater than 0|> ?0|\(0|non-?zero|at least 0\.", re.I)
+_LOGPROBS: Final = re.compile(r"logprobs|log[- ]probabilities|requested parameters", re.IGNORECASE)
+_NUMBER: Final = re.compile(r"(?<![\w.-])\d+(?![\w-]|\.\d)")
 _SEVERAL: Final = re.compile(
     r"^n\b|[`'\"]n[`'\"]|\bn (?:>|must|is|=)|multiple (?:choices|completions)"
 )
 _TOOLS: Final = re.compile(r"\btool(?:s|_choice|_calls| choice| call|-call)?\b", re.IGNORECASE)
 _SYSTEM: Final = re.compile(
-    r"system[^.]{0,40}(?:role|message|prompt)|roles must alternate|"
+    r"system[^.]{0,40}(?:role|message|prompt)|roles must alternate|developer instruction|"
     r"role[^.]{0,20}system",
     re.IGNORECASE,
 )
+_FEW_LOGPROBS: Final = 5
+"""What servers allow that allow fewer than OpenAI."""
+_LEAST_TEMPERATURE: Final = 0.01
+_BOUNDS: Final = {"minimum", "maximum", "minItems", "maxItems", "minLength", "maxLength"}
+_FORMATS: Final = (
+    "the server takes a JSON schema only without bounds",
+    "the server takes no JSON schema: it is asked for any JSON object",
+    "the server takes no JSON schema: the prompt alone asks for JSON",
+)
+"""What is said at each step down from the whole schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +99,28 @@ class Dialect:
     """How requests are written for one server.
 
     Args:
-        model: name of the model.
+        config: the section of the server.
         say: prints a line for the user.
     """
 
-    def __init__(self, model: str, say: Callable[[str], None]) -> None:
-        self._model = model
+    def __init__(self, config: ServerConfig, say: Callable[[str], None]) -> None:
+        self._config = config
         self._say = say
+        self._changes: list[str] = []
         self._given_up: set[str] = set()
+        self._format_step = 0
+        self._least_temperature = 0.0
+        self._most_logprobs: int | None = config.top_logprobs
 
     @property
     def version(self) -> int:
         """Number of fallbacks taken: a request of an earlier one is worth sending again."""
-        return len(self._given_up)
+        return len(self._changes)
+
+    @property
+    def changes(self) -> list[str]:
+        """The fallbacks in words, for the manifest."""
+        return list(self._changes)
 
     @property
     def gives_logprobs(self) -> bool:
@@ -103,29 +134,30 @@ class Dialect:
             messages = chat.plain
         if "system" in self._given_up:
             messages = _merge_system(messages)
-        body: dict[str, Any] = {"model": self._model, "messages": messages}
+        body: dict[str, Any] = {"model": self._config.model, "messages": messages}
         limit = "max_completion_tokens" if "max_tokens" in self._given_up else "max_tokens"
         body[limit] = chat.max_tokens
         if "temperature" not in self._given_up:
-            body["temperature"] = chat.temperature
-        if chat.response_format is not None and "response_format" not in self._given_up:
-            body["response_format"] = chat.response_format
+            body["temperature"] = max(chat.temperature, self._least_temperature)
+        body.update(self._response_format(chat))
         if chat.wants_logprobs and self.gives_logprobs:
             body["logprobs"] = True
             if chat.top_logprobs:
-                body["top_logprobs"] = chat.top_logprobs
-        if chat.seed is not None and "seed" not in self._given_up:
-            body["seed"] = chat.seed
-        if chat.n > 1 and "n" not in self._given_up:
-            body["n"] = chat.n
-        if chat.top_p is not None and "top_p" not in self._given_up:
-            body["top_p"] = chat.top_p
-        if chat.tools and "tools" not in self._given_up:
-            body["tools"] = chat.tools
-        return orjson.dumps(body)
+                body["top_logprobs"] = self._most_logprobs or chat.top_logprobs
+        optional = {
+            "seed": chat.seed,
+            "n": chat.n if chat.n > 1 else None,
+            "top_p": chat.top_p,
+            "reasoning_effort": self._config.reasoning_effort,
+            "tools": chat.tools or None,
+        }
+        for name, value in optional.items():
+            if value is not None and name not in self._given_up:
+                body[name] = value
+        return orjson.dumps({**body, **(self._config.extra_body or {})})
 
     def adapt(self, chat: Chat, message: str, param: str) -> bool:
-        """Leave out what a server objected to.
+        """Change or leave out what a server objected to.
 
         Args:
             chat: what was asked.
@@ -133,41 +165,87 @@ class Dialect:
             param: the parameter it named, or an empty string.
 
         Returns:
-            Whether something was left out, so that asking again is worth it.
+            Whether something was changed, so that asking again is worth it.
         """
         said = f"{param} {message}"
+        for take in (self._lower_logprobs, self._simplify_format, self._raise_temperature):
+            if (line := take(chat, said)) is not None:
+                return self._note(line, message)
         for name, pattern, line in self._fallbacks(chat):
             if name not in self._given_up and pattern.search(said):
                 self._given_up.add(name)
-                self._say(f"{line} ({message})")
-                return True
+                return self._note(line, message)
         return False
 
-    def _fallbacks(self, chat: Chat) -> list[tuple[str, re.Pattern[str], str]]:
-        found = []
+    def _note(self, line: str, message: str) -> bool:
+        self._changes.append(line)
+        self._say(f"{line} ({message})")
+        return True
+
+    def _response_format(self, chat: Chat) -> dict[str, Any]:
+        wanted = chat.response_format
+        if wanted is None or self._format_step == len(_FORMATS):
+            return {}
+        if self._format_step == 0:
+            return {"response_format": wanted}
+        if self._format_step == 1:
+            return {"response_format": _without_bounds(wanted)}
+        return {"response_format": {"type": "json_object"}}
+
+    def _simplify_format(self, chat: Chat, said: str) -> str | None:
+        if chat.response_format is None or not _RESPONSE_FORMAT.search(said):
+            return None
+        if self._format_step == len(_FORMATS):
+            return None
+        has_bounds = _without_bounds(chat.response_format) != chat.response_format
+        if self._format_step == 0 and not has_bounds:
+            self._format_step = 1
+        self._format_step += 1
+        return _FORMATS[self._format_step - 1]
+
+    def _lower_logprobs(self, chat: Chat, said: str) -> str | None:
+        asked = self._most_logprobs or chat.top_logprobs
+        if not chat.top_logprobs or not self.gives_logprobs or not _LOGPROBS.search(said):
+            return None
+        named = [int(number) for number in _NUMBER.findall(said) if 0 < int(number) < asked]
+        if named:
+            self._most_logprobs = max(named)
+        elif "top_logprobs" in said and asked > _FEW_LOGPROBS and "support" not in said:
+            self._most_logprobs = _FEW_LOGPROBS
+        else:
+            return None
+        return f"the server gives the {self._most_logprobs} likeliest tokens and not {asked}"
+
+    def _raise_temperature(self, chat: Chat, said: str) -> str | None:
+        refused = _TEMPERATURE.search(said) and _POSITIVE.search(said)
+        if not refused or chat.temperature > 0 or self._least_temperature:
+            return None
+        self._least_temperature = _LEAST_TEMPERATURE
+        return f"the server takes no temperature of 0: it gets {_LEAST_TEMPERATURE:g}"
+
+    def _fallbacks(self, chat: Chat) -> Iterator[tuple[str, re.Pattern[str], str]]:
         if chat.wants_logprobs:
-            found.append(("logprobs", _LOGPROBS, "the server gives no log-probabilities"))
-        if chat.response_format is not None:
-            line = "the server takes no JSON schema: the prompt alone asks for JSON"
-            found.append(("response_format", _RESPONSE_FORMAT, line))
+            yield "logprobs", _LOGPROBS, "the server gives no log-probabilities"
         line = "the server takes max_completion_tokens instead of max_tokens"
-        found.append(("max_tokens", _MAX_TOKENS, line))
-        line = "the server takes no temperature for this model: its default is used"
-        found.append(("temperature", _TEMPERATURE, line))
-        if chat.seed is not None:
-            found.append(("seed", re.compile(r"\bseed\b"), "the server takes no seed"))
-        if chat.n > 1:
-            found.append(("n", _SEVERAL, "the server gives one completion a request"))
+        yield "max_tokens", _MAX_TOKENS, line
         if chat.top_p is not None:
             line = "the server takes no top_p for this model: its default is used"
-            found.append(("top_p", re.compile(r"\btop_p\b"), line))
+            yield "top_p", re.compile(r"\btop_p\b"), line
+        line = "the server takes no temperature for this model: its default is used"
+        yield "temperature", _TEMPERATURE, line
+        if chat.seed is not None:
+            yield "seed", re.compile(r"\bseed\b"), "the server takes no seed"
+        if chat.n > 1:
+            yield "n", _SEVERAL, "the server gives one completion a request"
+        if self._config.reasoning_effort is not None:
+            line = "the server takes no reasoning_effort for this model"
+            yield "reasoning_effort", re.compile(r"reasoning"), line
         if chat.plain is not None:
             line = "the server takes no tools: they are written out in the system message"
-            found.append(("tools", _TOOLS, line))
+            yield "tools", _TOOLS, line
         if chat.messages[0]["role"] == "system":
             line = "the model takes no system message: it is put before the user's"
-            found.append(("system", _SYSTEM, line))
-        return found
+            yield "system", _SYSTEM, line
 
 
 def _merge_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -177,3 +255,17 @@ def _merge_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     second, *others = rest
     merged = {**second, "content": f"{first['content']}\n\n{second['content']}"}
     return [merged, *others]
+
+
+def _without_bounds(schema: Any) -> Any:
+    """A JSON schema without what says how large or how long a value may be."""
+    if isinstance(schema, Mapping):
+        is_leaf = isinstance(schema.get("type"), str)
+        return {
+            name: _without_bounds(value)
+            for name, value in schema.items()
+            if not (is_leaf and name in _BOUNDS)
+        }
+    if isinstance(schema, list):
+        return [_without_bounds(item) for item in schema]
+    return schema

@@ -10,7 +10,7 @@ import orjson
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.server import ServerConfig
 
-from .client import Server, check_key, find_server
+from .address import Server, check_key, find_server
 from .dialect import Chat
 from .prices import Price, find_price
 from .replies import Completion

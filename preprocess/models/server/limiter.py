@@ -93,6 +93,17 @@ class Limiter:
         if self._waiting:
             self._pump()
 
+    def abort(self, error: Exception) -> None:
+        """End all waits with an error."""
+        waiting, self._waiting = self._waiting, deque()
+        for turn, _ in waiting:
+            if not turn.done():
+                turn.set_exception(error)
+
+    def pause(self) -> float:
+        """Seconds for which nobody may start because the server asks for it."""
+        return self.pacing.pause(self._clock())
+
     def _wait(self, tokens: int) -> float:
         now = self._clock()
         seconds = self.pacing.wait(now)

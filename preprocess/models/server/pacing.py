@@ -198,6 +198,10 @@ class Pacing:
             self._grow(now)
         return max(0.0, self._paused_until - now, self._next_start - now)
 
+    def pause(self, now: float) -> float:
+        """Seconds for which everyone waits because most requests are rejected."""
+        return max(0.0, self._paused_until - now)
+
     def started(self, now: float) -> Start:
         """A request is sent."""
         self.in_flight += 1

@@ -7,9 +7,9 @@ server says is read in `replies.py`.
 from __future__ import annotations
 
 import asyncio
-import os
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
@@ -21,8 +21,8 @@ from yarl import URL
 from axolotl_ual import __version__
 from axolotl_ual.errors import BackendError
 
-DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
-"""The openai client's default."""
+from .trust import Trust
+
 _OTHER_FILES: Final = 256
 """Files that are open beside the connections."""
 _MOST_BYTES: Final = 16 << 20
@@ -45,16 +45,22 @@ class ConnectionFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back over HTTP."""
+    """What came back over HTTP.
+
+    Attributes:
+        status: of HTTP.
+        body: as it came.
+        headers: by lower-case name.
+    """
 
     status: int
-    retry_after: str | None
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
-
-def resolve_base_url(base_url: str | None) -> str:
-    """The server's root: the setting, else OPENAI_BASE_URL, else OpenAI."""
-    return (base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
+    @property
+    def content_type(self) -> str:
+        """What the body is said to be."""
+        return self.headers.get("content-type", "")
 
 
 def shown(url: str) -> str:
@@ -69,22 +75,29 @@ class Transport:
 
     Args:
         url: where to.
-        api_key: for the Authorization header, or None.
+        headers: beside those of JSON, the key among them.
         timeout: seconds until the whole answer must be there.
         connections: the most that are open at a time.
-        section: the YAML key of the URL, for error messages.
+        section: the YAML section of the server, for error messages.
+        ca_file: certificates of authorities, or None for those of the environment.
 
     Raises:
-        BackendError: the URL is not one.
+        BackendError: the URL is not one, or the certificates cannot be read.
     """
 
     def __init__(
-        self, url: str, api_key: str | None, timeout: float, connections: int, section: str
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout: float,
+        connections: int,
+        section: str,
+        ca_file: str | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise BackendError(
-                f"{section}: {shown(url)!r} is not an http or https URL",
+                f"{section}.base_url: {shown(url)!r} is not an http or https URL",
                 "write it with its scheme and its /v1, for example http://localhost:8000/v1",
             )
         self._url = URL(url)
@@ -92,9 +105,9 @@ class Transport:
             hdrs.CONTENT_TYPE: "application/json",
             hdrs.ACCEPT: "application/json",
             hdrs.USER_AGENT: f"axolotl-ual/{__version__}",
+            **headers,
         }
-        if api_key:
-            self._headers[hdrs.AUTHORIZATION] = f"Bearer {api_key}"
+        self._trust = Trust(ca_file, section) if parts.scheme == "https" else None
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._connections = connections
         self._proxy = _proxy(parts.scheme, parts.hostname)
@@ -104,7 +117,11 @@ class Transport:
         _allow_files(self._connections)
         # The proxy is found here and not by trust_env, which would read ~/.netrc as well.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._connections, ttl_dns_cache=300),
+            connector=aiohttp.TCPConnector(
+                limit=self._connections,
+                ttl_dns_cache=300,
+                ssl=True if self._trust is None else self._trust.context,
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=self._headers,
             timeout=self._timeout,
@@ -125,6 +142,7 @@ class Transport:
 
         Raises:
             ConnectionFailed: no answer came within the deadline.
+            BackendError: the server's certificate is not trusted.
         """
         assert self._session is not None
         try:
@@ -134,9 +152,13 @@ class Transport:
                 content = await response.content.read(_MOST_BYTES)
                 while not response.content.at_eof() and len(content) < _MOST_BYTES:
                     content += await response.content.read(_MOST_BYTES - len(content))
-                return Reply(response.status, response.headers.get(hdrs.RETRY_AFTER), content)
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return Reply(response.status, content, headers)
         except (asyncio.TimeoutError, aiohttp.ServerTimeoutError):
             raise ConnectionFailed(f"no answer within {self._timeout.total:g} s") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            assert self._trust is not None
+            raise self._trust.refused(error.certificate_error, shown(str(self._url))) from None
         except aiohttp.ClientConnectorError as error:
             raise ConnectionFailed(_reason(error), unreachable=True) from None
         except (aiohttp.ClientError, OSError) as error:

@@ -41,6 +41,15 @@ any_text = st.text(st.characters(codec=None))
         ('```json\n{"uncertainty": 12}\n```', 0.12),
         ('```\n{"uncertainty": 12}\n```', 0.12),
         ('<think>Perhaps {"uncertainty": 90}?</think>\n{"uncertainty": 12}', 0.12),
+        ('Perhaps {"uncertainty": 90}?</think>\n{"uncertainty": 12}', 0.12),
+        ('```JSON {"uncertainty": 12} ```', 0.12),
+        ('Sure: {"uncertainty": 80}', 0.8),
+        ('{"uncertainty": 80} because {it} varies', 0.8),
+        ('{"uncertainty": "80"}', 0.8),
+        ('{"uncertainty": " 80 %"}', 0.8),
+        ('[{"uncertainty": 80}]', 0.8),
+        ('{"rating": {"uncertainty": 80}}', 0.8),
+        ('{"uncertainty": 80}<|im_end|>', 0.8),
     ],
 )
 def test_scores(answer: str, score: float) -> None:
@@ -54,11 +63,8 @@ def test_scores(answer: str, score: float) -> None:
         "80",
         "0.8",
         "I would say 80.",
-        'Sure: {"uncertainty": 80}',
-        '{"uncertainty": 80} because',
         '{"uncertainty": 0.8}',
         '{"uncertainty": 1.0}',
-        '{"uncertainty": "80"}',
         '{"uncertainty": true}',
         '{"uncertainty": null}',
         '{"uncertainty": [80]}',
@@ -70,10 +76,13 @@ def test_scores(answer: str, score: float) -> None:
         '{"uncertainty": 80, "uncertainty": 10}',
         '{"Uncertainty": 80}',
         '{"uncertainty": 8',
-        '[{"uncertainty": 80}]',
         '{"uncertainty": 80}{"uncertainty": 80}',
-        '```json\n{"uncertainty": 12}',
         '<think>{"uncertainty": 12}',
+        '{"uncertainty": "0.8"}',
+        '{"uncertainty": "high"}',
+        '{"uncertainty": 8} or {"uncertainty": 80}',
+        '{"a": {"uncertainty": 8}, "b": {"uncertainty": 80}}',
+        '{"a":' * 100_000,
         "[" * 100_000,
         '{"uncertainty": ' + "9" * 10_000 + "}",
     ],
@@ -84,12 +93,25 @@ def test_what_is_not_a_score(answer: str) -> None:
 
 
 @given(any_text)
-def test_text_is_never_scored_unless_it_is_the_object(text: str) -> None:
+def test_text_is_never_scored_unless_it_holds_the_object(text: str) -> None:
+    """The object alone is what a slow search over all pairs of braces finds once."""
     try:
         score = parse_verbalized(text)
     except Unparsable:
         return
-    assert json.loads(text.strip().strip("`").removeprefix("json"))["uncertainty"] == score * 100
+    found = [
+        text[start : end + 1]
+        for start, opening in enumerate(text)
+        for end, closing in enumerate(text)
+        if opening == "{" and closing == "}" and start < end
+    ]
+    assert sum('"uncertainty"' in one for one in found) >= 1
+    assert 0 <= score <= 1
+
+
+@given(st.integers(0, 100), st.text("ab \n{}[]:,`<>/", max_size=40), st.text("ab {}`", max_size=9))
+def test_an_object_is_found_whatever_stands_around_it(n: int, before: str, after: str) -> None:
+    assert parse_verbalized(f'{before}{{"uncertainty": {n}}}{after}') == n / 100
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists, max_leaves=5))
@@ -98,6 +120,7 @@ def test_a_value_is_scored_as_it_stands_or_not_at_all(value: Any) -> None:
         score = parse_verbalized(json.dumps({"uncertainty": value}))
     except Unparsable:
         return
+    value = float(value.strip(" %\n\t\r")) if isinstance(value, str) else value
     assert isinstance(value, float)
     assert score == pytest.approx(value / 100)
     assert value == 0 or 1 < value <= 100
@@ -127,6 +150,39 @@ def test_an_answer_that_is_not_one_digit(content: str) -> None:
         expected_score(content, [token("7", ("7", 1.0))])
 
 
+@pytest.mark.parametrize(
+    ("spelling", "before"),
+    [
+        ("▁7", ()),
+        ("Ġ7", ()),
+        ("<0x37>", ()),
+        ("7", ("<|im_start|>", "\n")),
+        ("7", ("<think>", "9", "</think>", "\n\n")),
+        ("7", ("8", "?", "</think>")),
+        ("7<|im_end|>", ()),
+    ],
+)
+def test_the_digit_is_found_however_it_is_spelt(spelling: str, before: tuple[str, ...]) -> None:
+    tokens = [token(text, (text, 1.0)) for text in before]
+    score, mass = expected_score("7", [*tokens, token(spelling, (spelling, 0.9), ("the", 0.1))])
+    assert (score, mass) == (pytest.approx(7 / 9), pytest.approx(0.9))
+
+
+def test_the_bytes_of_a_token_are_its_text() -> None:
+    place = {"token": "id:23", "bytes": [55], "top_logprobs": [{"bytes": [55], "logprob": 0.0}]}
+    assert expected_score("7", [place]) == (pytest.approx(7 / 9), pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(("mass", "is_scored"), [(0.003, False), (0.24, False), (0.26, True)])
+def test_a_digit_that_is_hardly_meant_is_no_score(mass: float, is_scored: bool) -> None:
+    place = token("7", ("7", mass), ("The", 1 - mass))
+    if is_scored:
+        assert expected_score("7", [place])[1] == pytest.approx(mass)
+        return
+    with pytest.raises(Unparsable, match="probability"):
+        expected_score("7", [place])
+
+
 def test_an_answer_without_log_probabilities() -> None:
     for tokens in ([], [{"token": "7"}], [{"token": "7", "top_logprobs": []}]):
         with pytest.raises(NoLogprobs):
@@ -136,7 +192,7 @@ def test_an_answer_without_log_probabilities() -> None:
 probabilities = st.lists(st.floats(0.001, 1.0), min_size=10, max_size=10)
 
 
-@given(probabilities, st.floats(0.0, 0.9))
+@given(probabilities, st.floats(0.0, 0.74))
 def test_the_expectation_is_linear(weights: list[float], other: float) -> None:
     total = math.fsum(weights)
     digits = [(str(d), w / total * (1 - other)) for d, w in enumerate(weights)]

@@ -1,0 +1,22 @@
+"""The table of what servers do: `BEHAVIOURS`, one small function each."""
+
+from __future__ import annotations
+
+from . import answers, dialects, errors, limits, logprobs, thinking
+from .kit import BEHAVIOURS, DROP, HANG, Asked, Behaviour, row_of, score_of
+
+__all__ = [
+    "BEHAVIOURS",
+    "DROP",
+    "HANG",
+    "Asked",
+    "Behaviour",
+    "answers",
+    "dialects",
+    "errors",
+    "limits",
+    "logprobs",
+    "row_of",
+    "score_of",
+    "thinking",
+]
