@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 import sampling_server
 import yaml
-from judging_kit import command
+from judging_kit import command, run, sample, session
 
+import judge_server
 from axolotl_ual.columns import Manifest
+from axolotl_ual.preprocess.calls.ask import Session
+from axolotl_ual.preprocess.calls.task import Question, Questions
+from axolotl_ual.preprocess.data.sample import Sample
+from axolotl_ual.preprocess.estimators import self_consistency
+from axolotl_ual.preprocess.estimators.judge import make_judge
+from axolotl_ual.preprocess.progress import SilentProgress
+from axolotl_ual.settings.estimators import JudgeConfig
+from axolotl_ual.settings.ual import AnnotateConfig
 
 PROMPTS = ["question 1", "question 2", "question that rambles", "an unratable question"]
 
@@ -105,3 +114,76 @@ def test_consistency_asks_again_only_where_it_is_told_to(tmp_path: Path, more: l
         assert command(*given, *more).exit_code == 0
         # The two ratings that were cut, in both repeats.
         assert len(sampling_server.stats(url)["bodies"]) == 4 * 2 + (4 if more else 0)
+
+
+def test_ratings_of_pairs_go_by_batches_as_well(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """Two principles and 30 responses are 60 ratings: one at once, 59 in a batch for each task."""
+    texts = [f"answer {number}" for number in range(30)]
+    rows = [{"prompt": f"p {n // 2}", "response": text} for n, text in enumerate(texts)]
+    responses = tmp_path / "responses.jsonl"
+    responses.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = {"model": "judge-1", "base_url": server.base_url, "batch_poll": 0.05}
+    principles = {"kind": "Be kind.", "brief": "Be brief."}
+    written = []
+    for mode in ("batch", "live"):
+        folder = tmp_path / mode
+        folder.mkdir()
+        value = {"method": "judge", "principles": principles}
+        recipe = write_recipe(folder, "", judge={**judge, "mode": mode}, value=value)
+        result = command("pairs", recipe, "--from-responses", responses)
+        assert result.exit_code == 0, result.output
+        written.append((folder / "out/train.parquet").read_bytes())
+        stats = server.stats()
+        if mode == "batch":
+            assert (stats["requests"], stats["batched"], stats["batches"]) == (1, 59, 2)
+            assert Manifest.read(folder / "out").usage.requests == 60
+    assert server.stats()["requests"] == 61
+    assert written[0] == written[1]
+
+
+def test_self_consistency_learns_its_server_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_consistency, "_WINDOW", 4)
+    with sampling_server.running(n="refused") as url:
+        section = {"model": "m", "base_url": url, "answers": 3, "max_concurrency": 1}
+        annotate = {"output": "o", "cache": str(tmp_path), "estimator": "self_consistency"}
+        config = AnnotateConfig.model_validate({**annotate, "self_consistency": section})
+        found, progress = run(config, [sample(f"Question {n}?") for n in range(12)])
+        bodies = sampling_server.stats(url)["bodies"]
+    # Three windows of four rows; only the first request of the first asks for several at once.
+    assert sum("n" in body for body in bodies) == 1
+    assert found.usage.requests == len(bodies) == 1 + 12 * 3
+    assert len([line for line in progress.lines if "one completion" in line]) == 1
+
+
+def ask(lent: Session, url: str, asked: list[Sample]) -> dict[int, float | None]:
+    """Scores by place."""
+    judge = make_judge(JudgeConfig(model="judge-1", base_url=url), "ual.annotate.judge", lent)
+    scores: dict[int, float | None] = {}
+    judge.asker.run(
+        Questions(
+            [judge.task],
+            lambda: (Question(judge.task, each, 0, [row]) for row, each in enumerate(asked)),
+        ),
+        lambda row, answer: scores.update({row: answer.score}),
+        lent.meter(SilentProgress(), len(asked)),
+    )
+    return scores
+
+
+def test_a_session_asks_an_endpoint_by_one_asker(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """What the server does not take is learnt once; equal questions are asked once."""
+    server.set(refuses=["temperature"], keep=True)
+    asked = [sample(f"Question {number}?") for number in range(3)]
+    with session(tmp_path) as lent:
+        first = ask(lent, server.base_url, asked[:1])
+        both = ask(lent, server.base_url, [*asked, *asked])
+    assert [both[place] for place in range(3)] == [both[place] for place in range(3, 6)]
+    assert both[0] == first[0] is not None
+    refused = [body for body in server.requests() if "temperature" in body]
+    assert len(refused) == 1 and server.stats()["answered"] == 3

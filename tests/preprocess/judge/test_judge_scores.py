@@ -7,7 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from judging_kit import estimate, run, sample, samples, settings, stated, stated_percent
+import yaml
+from judging_kit import (
+    command,
+    estimate,
+    run,
+    sample,
+    samples,
+    settings,
+    stated,
+    stated_percent,
+    write_recipe,
+)
 
 import judge_server
 from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
@@ -94,6 +105,17 @@ def panel(
         "cache": str(folder),
     }
     return run(AnnotateConfig.model_validate(annotate), asked)
+
+
+def test_a_panel_writes_its_folder(server: judge_server.Running, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, server)
+    raw = yaml.safe_load(recipe.read_text())
+    judge = raw["ual"]["annotate"].pop("judge")
+    raw["ual"]["annotate"] |= {"estimator": "panel", "panel": {"judges": [judge, judge]}}
+    recipe.write_text(yaml.safe_dump(raw))
+    result = command("annotate", recipe)
+    assert result.exit_code == 0, result.output
+    assert "| estimator | panel |" in (tmp_path / "out/README.md").read_text()
 
 
 def test_a_panel_combines_its_judges(server: judge_server.Running, tmp_path: Path) -> None:
