@@ -50,6 +50,23 @@ class GenerationConfig(Section):
     )
 
 
+class ForgettingConfig(Section):
+    """What a run has lost or gained against the base model, beside the held-out rows."""
+
+    tasks: list[str] = Field(
+        default_factory=list, description="Tasks of lm-evaluation-harness, by name."
+    )
+    include_path: str | None = Field(None, description="Folder with task files of your own.")
+    limit: int | None = Field(None, ge=1, description="The first questions of a task; null: all.")
+    num_fewshot: int | None = Field(None, ge=0, description="null: what the task says.")
+    batch_size: int = Field(8, ge=1, json_schema_extra=OPERATIONAL)
+    neutral: str | None = Field(
+        None,
+        description="Text that nothing was trained on, for the divergence from the base model: a "
+        ".txt file of paragraphs, or a .jsonl file with `text`.",
+    )
+
+
 class EvaluateConfig(Section):
     """What `axolotl-ual evaluate` measures on."""
 
@@ -71,6 +88,7 @@ class EvaluateConfig(Section):
     )
     answers: AnswersConfig = Field(default_factory=AnswersConfig)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
+    forgetting: ForgettingConfig = Field(default_factory=ForgettingConfig)
     max_length: int = Field(2048, ge=2, description="Tokens of prompt and response together.")
     batch_tokens: int = Field(
         8192, ge=1, description="Padded tokens in a batch.", json_schema_extra=OPERATIONAL

@@ -21,10 +21,11 @@ from axolotl_ual.settings.evaluate import EvaluateConfig
 from ..calls.cache import Cache
 from ..data.recipe import Recipe, load_recipe, read_yaml
 from ..evaluation import document as documents
+from ..evaluation.forgetting import Forgetting, check_forgetting, measure_forgetting
 from ..evaluation.heldout import HeldOut, read_heldout
 from ..evaluation.measuring import Measured, group_rows, measure_runs
 from ..evaluation.reading import Reader, Text, encode_rows
-from ..evaluation.runs import Run, find_runs
+from ..evaluation.runs import BASE, Run, find_runs
 from .annotate import library_versions
 from .pairs import chat_template
 
@@ -81,12 +82,15 @@ def evaluate_runs(
     output = options.output or Path(settings.output)
     template = chat_template(recipe.raw)
     base = str(recipe.base_model)
+    check_forgetting(settings.forgetting, runs)
     heldout = read_heldout(recipe, options.data, options.limit)
     text = encode_rows(heldout.samples, base, template, settings)
     with Cache(settings.cache) as cache:
         readers = [(run, Reader(run, base, template, settings, cache)) for run in runs]
         measured = measure_runs(readers, text, heldout, settings, cache, console)
+        forgotten = measure_forgetting(readers, settings, text.max_length, cache, console)
     document = _document(recipe, settings, heldout, text, measured, against)
+    document["forgetting"] = None if forgotten is None else _forgetting(forgotten)
     documents.write_document(output, document)
     print_document(document, console)
     console.print(f"wrote {output / documents.JSON_FILE}, and the same as .md and .html")
@@ -158,35 +162,53 @@ def _document(
     }
 
 
+def _forgetting(forgotten: Forgetting) -> dict[str, Any]:
+    return {
+        "measures": [documents.measure_dict(measure) for measure in forgotten.measures],
+        "results": [documents.result_dict(result) for result in forgotten.results],
+        "left_out": forgotten.left_out,
+    }
+
+
 def print_document(document: Mapping[str, Any], console: Console) -> None:
     """Print the closing tables: the main measures over all rows, and by the columns of `by`."""
     data = document["data"]
     groups = tuple(f"{name} " for name in document["settings"]["by"])
     console.print(f"{data['rows']:,} held-out rows, {data['prompts']:,} distinct prompts")
     for part in documents.tables(document):
-        if part["name"] not in _SHOWN:
-            continue
-        better = f" ({part['better']} is better)" if part["better"] else ""
-        table = Table(title=f"{part['label']}{better}", title_justify="left")
-        for name in ("rows", "arm"):
-            table.add_column(name)
-        for name in ("value", f"- {document['against']}", "95 %", "p (Holm)", "detectable"):
-            table.add_column(name, justify="right")
-        for row in part["rows"]:
-            if row["group"] == ALL or row["group"].startswith(groups):
-                table.add_row(
-                    row["group"] if row["first"] else "",
-                    row["arm"],
-                    documents.number(row["value"]),
-                    *_cells(row["difference"]),
-                    end_section=row["last"],
-                )
-        console.print(table)
+        if part["name"] in _SHOWN:
+            rows = [r for r in part["rows"] if r["group"] == ALL or r["group"].startswith(groups)]
+            _print_table(part, rows, document["against"], console)
+    if document["forgetting"] is not None:
+        for part in documents.tables(document["forgetting"]):
+            _print_table(part, part["rows"], BASE, console)
+        for task, metrics in document["forgetting"]["left_out"].items():
+            console.print(f"{task}: no mean over questions, so left out: {', '.join(metrics)}")
     for reason, count in data["unreadable"].items():
         console.print(f"{count:,} rows are left out for all runs: {reason}")
     if document["single_seed"]:
         names = ", ".join(document["single_seed"])
         console.print(f"one seed of {names}: nothing here tells what another seed would give")
+
+
+def _print_table(
+    part: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], against: str, console: Console
+) -> None:
+    better = f" ({part['better']} is better)" if part["better"] else ""
+    table = Table(title=f"{part['label']}{better}", title_justify="left")
+    for name in ("rows", "arm"):
+        table.add_column(name)
+    for name in ("value", f"- {against}", "95 %", "p (Holm)", "detectable"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(
+            row["group"] if row["first"] else "",
+            row["arm"],
+            documents.number(row["value"]),
+            *_cells(row["difference"]),
+            end_section=row["last"],
+        )
+    console.print(table)
 
 
 def _cells(difference: Mapping[str, Any] | None) -> list[str]:

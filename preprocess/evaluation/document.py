@@ -111,8 +111,12 @@ def _render(template: str, document: Mapping[str, Any]) -> str:
     )
     environment.filters.update(number=number, signed=signed, span=span, p=p_value)
     return environment.get_template(template).render(
-        document=_plain(document), tables=list(tables(document))
+        document=_plain(document), tables=list(tables(document)), changes=_changes(document)
     )
+
+
+def _changes(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return list(tables(document["forgetting"])) if document["forgetting"] else []
 
 
 def number(value: float | None) -> str:

@@ -22,7 +22,7 @@ from ..progress import show_progress
 from .generation import Response, generate
 from .heldout import HeldOut, find_answer, stage_and_uncertainty
 from .reading import Reader, Text
-from .runs import BASE, Run
+from .runs import BASE, Run, make_arms
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -48,18 +48,7 @@ class Measured:
     @property
     def arms(self) -> list[Arm]:
         """Runs of one name together, in the order of the names."""
-        found: dict[str, list[int]] = {}
-        for index, run in enumerate(self.runs):
-            found.setdefault(run.arm, []).append(index)
-        return [
-            Arm(
-                name,
-                tuple(self.runs[index].seed for index in members),
-                tuple(self.sums[index] for index in members),
-                self.runs[members[0]].kind != BASE,
-            )
-            for name, members in found.items()
-        ]
+        return make_arms(self.runs, self.sums)
 
 
 def measure_runs(

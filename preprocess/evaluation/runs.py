@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.evaluation.comparison import Arm
+from axolotl_ual.evaluation.resampling import Sums
 
 from ..data.recipe import Recipe, read_yaml
 from ..sampling.local import identity
@@ -78,6 +80,27 @@ def find_runs(specs: Sequence[str], recipe: Recipe) -> list[Run]:
         name, found, path = part.partition("=")
         runs.append(_find(name.strip(), path.strip() if found else None, recipe, runs))
     return runs
+
+
+def make_arms(runs: Sequence[Run], sums: Sequence[Sums]) -> list[Arm]:
+    """Runs of one name together, in the order of the names.
+
+    Args:
+        runs: in order.
+        sums: of each run, over the same rows.
+    """
+    found: dict[str, list[int]] = {}
+    for index, run in enumerate(runs):
+        found.setdefault(run.arm, []).append(index)
+    return [
+        Arm(
+            name,
+            tuple(runs[index].seed for index in members),
+            tuple(sums[index] for index in members),
+            runs[members[0]].kind != BASE,
+        )
+        for name, members in found.items()
+    ]
 
 
 def _find(name: str, path: str | None, recipe: Recipe, before: Sequence[Run]) -> Run:
