@@ -2,6 +2,9 @@
 
 Axolotl goes on without a plugin whose import fails. So this module imports nothing that could be
 missing where Axolotl is there, and a failed import within a hook is an error like any other.
+
+Where Axolotl loads every installed plugin, the hooks run for every recipe: those that do not ask
+for the plugin are left as they are.
 """
 
 from __future__ import annotations
@@ -11,9 +14,7 @@ from typing import Any
 from axolotl.integrations.base import BasePlugin
 
 from axolotl_ual.errors import UnsupportedError
-
-NAMES = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
-"""What a recipe may call the plugin."""
+from axolotl_ual.host import PLUGIN, asks_for_plugin, host, names_plugin
 
 
 class UALPlugin(BasePlugin):
@@ -23,8 +24,12 @@ class UALPlugin(BasePlugin):
 
     def register(self, cfg: Any) -> None:
         """Check the recipe, and put the annotated copy in the place of its datasets."""
-        if not set(NAMES) & set(cfg.get("plugins") or []):
+        if not self._acts(cfg):
             return
+        if not names_plugin(cfg):
+            # Validation drops an empty `ual:`, and the later hooks must still know.
+            cfg["plugins"] = [*(cfg.get("plugins") or []), PLUGIN]
+        _warn_of_untested()
         from axolotl_ual.data.annotated import prepare
         from axolotl_ual.settings.curriculum_rules import PREFERENCE_TRAINERS, kind_of_rl
         from axolotl_ual.settings.refusals import unsupported
@@ -43,6 +48,9 @@ class UALPlugin(BasePlugin):
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
         """Load the datasets as Axolotl does, with our columns carried along."""
+        self._curriculum = None
+        if not self._acts(cfg):
+            return None
         from axolotl_ual.schedule.curriculum import load
 
         self._refuse_rivals(cfg)
@@ -59,7 +67,7 @@ class UALPlugin(BasePlugin):
 
     def get_trainer_cls(self, cfg: Any) -> Any:
         """The trainer with the smoothed loss; preference trainers are named by `trainer_cls`."""
-        if cfg.rl:
+        if cfg.rl or not self._acts(cfg):
             return None
         from axolotl_ual.training.sft import UALTrainer
 
@@ -74,27 +82,43 @@ class UALPlugin(BasePlugin):
         if self._curriculum is not None:
             trainer.follow(self._curriculum)
 
+    def _acts(self, cfg: Any) -> bool:
+        """Whether the recipe asks for the plugin, and no other instance does what it asks for."""
+        from axolotl.integrations.base import PluginManager
+
+        loaded = PluginManager.get_instance().plugins.values()
+        first = next((plugin for plugin in loaded if isinstance(plugin, UALPlugin)), self)
+        return first is self and asks_for_plugin(cfg)
+
     def _refuse_rivals(self, cfg: Any) -> None:
         """Stop where another plugin has a trainer: the first one listed would win, silently."""
         from axolotl.integrations.base import PluginManager
 
         for name, plugin in PluginManager.get_instance().plugins.items():
-            if plugin is self or name not in cfg.plugins:
+            if isinstance(plugin, UALPlugin):
                 continue
             trainer = plugin.get_trainer_cls(cfg)
             if trainer is not None:
                 raise UnsupportedError(
-                    f"plugins: `{name}` and `{NAMES[0]}` both bring a trainer "
+                    f"plugins: `{name}` and `{PLUGIN}` both bring a trainer "
                     f"({trainer.__name__} and UALTrainer), and only one can train",
-                    f"take `{name}` or `{NAMES[0]}` out of `plugins:`",
+                    f"take `{name}` or `{PLUGIN}` out of `plugins:`",
                 )
 
-    @staticmethod
-    def _seed(cfg: Any) -> None:
+    def _seed(self, cfg: Any) -> None:
+        if host().seeds_model or cfg.seed is None or not self._acts(cfg):
+            return
         from transformers import set_seed
 
-        if cfg.seed is not None:
-            set_seed(cfg.seed)
+        set_seed(cfg.seed)
+
+
+def _warn_of_untested() -> None:
+    """Say which parts nobody has tried with an Axolotl that is newer than the tested ones."""
+    if host().untested is not None:
+        from axolotl.utils.logging import get_logger
+
+        get_logger(__name__).warning(host().untested)
 
 
 def _recipe_name(cfg: Any) -> str:

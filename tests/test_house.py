@@ -45,8 +45,9 @@ FLOORS = {
     "settings": 1,
     "errors": 0,
     "columns": 0,
+    "host": 0,
 }
-SHARED = {"evaluation", "settings", "errors", "columns"}
+SHARED = {"evaluation", "settings", "errors", "columns", "host"}
 SHARED_MODULES = {
     "axolotl_ual.data.annotated",
     "axolotl_ual.data.dialogue",

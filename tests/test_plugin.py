@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import itertools
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import axolotl_ual.plugin
 import tiny
 from axolotl_ual.errors import UnsupportedError
 
+pytestmark = pytest.mark.host
 PLUGIN = "axolotl_ual.UALPlugin"
 
 
@@ -91,7 +94,11 @@ def test_nothing_is_imported_that_could_be_missing() -> None:
     ]
     names = {node.module for node in top if isinstance(node, ast.ImportFrom)}
     assert all(isinstance(node, ast.ImportFrom) for node in top)
-    assert names == {"__future__", "typing", "axolotl.integrations.base", "axolotl_ual.errors"}
+    ours = {"axolotl_ual.errors", "axolotl_ual.host"}
+    assert names == {"__future__", "typing", "axolotl.integrations.base", *ours}
+    for name in ours:
+        text = Path(sys.modules[name].__file__ or "").read_text()
+        assert set(re.findall(r"^(?:from|import) (\w+)", text, re.M)) <= sys.stdlib_module_names
 
 
 LIGER = "axolotl.integrations.liger.LigerPlugin"
@@ -132,7 +139,9 @@ def manager(monkeypatch: pytest.MonkeyPatch) -> Any:
     from axolotl.integrations.base import PluginManager
 
     monkeypatch.setattr(PluginManager, "_instance", None)
-    return PluginManager.get_instance()
+    manager = PluginManager.get_instance()
+    manager.plugins.clear()
+    return manager
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([LIGER, CUT, LM_EVAL, PLUGIN])))
@@ -161,10 +170,12 @@ def test_two_trainers_are_refused_in_any_order(manager: Any, order: tuple[str, .
 
     for name in order:
         manager.register(name)
+    cfg = DictDefault({"plugins": list(order)})
+    theirs = manager.plugins[DIFFUSION].get_trainer_cls(cfg).__name__
     with pytest.raises(UnsupportedError) as caught:
-        manager.plugins[PLUGIN].load_datasets(DictDefault({"plugins": list(order)}))
+        manager.plugins[PLUGIN].load_datasets(cfg)
     assert caught.value.problem == (
-        f"plugins: `{DIFFUSION}` and `{PLUGIN}` both bring a trainer (DiffusionTrainer and "
+        f"plugins: `{DIFFUSION}` and `{PLUGIN}` both bring a trainer ({theirs} and "
         "UALTrainer), and only one can train"
     )
     assert caught.value.fix == f"take `{DIFFUSION}` or `{PLUGIN}` out of `plugins:`"

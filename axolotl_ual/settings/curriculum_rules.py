@@ -27,6 +27,7 @@ _OWN_ORDER = {
     "curriculum_sampling": "takes the data in the order they are in",
     "sample_packing_sequentially": "packs the data in the order they are in",
     "group_by_length": "batches rows by their length",
+    "balance_labels": "batches rows by how many of their tokens are trained",
 }
 _OTHER_LOSSES = {
     "dpo_label_smoothing": "is one smoothing for all pairs, and Axolotl's sigmoid loss does not "
@@ -125,6 +126,12 @@ def _of_the_curriculum(recipe: Mapping[str, Any], ual: UALConfig) -> Iterator[UA
         yield ConfigError(
             "ual.curriculum.evaluate_at_boundary: there is nothing to evaluate on",
             "set `val_set_size` or `test_datasets`",
+        )
+    if ual.curriculum.evaluate_at_boundary and recipe.get("eval_on_start") is False:
+        yield ConfigError(
+            "eval_on_start: false: `ual.curriculum.evaluate_at_boundary` evaluates before the "
+            "first stage, which the table of transitions starts from",
+            "take `eval_on_start` out, or set `ual.curriculum.evaluate_at_boundary: false`",
         )
     yield from _of_the_scale(recipe, ual)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.host import host
 from axolotl_ual.settings.curriculum_rules import (
     PREFERENCE_TRAINERS,
     conflicts,
@@ -35,6 +36,10 @@ def _above_one(value: Any) -> bool:
     return isinstance(value, (int, float)) and value > 1
 
 
+def _size_above_one(value: Any) -> bool:
+    return isinstance(value, Mapping) and _above_one(value.get("size"))
+
+
 _OWN_LOSS = "brings a loss of its own, so the label smoothing of a sample would be left out"
 _CUT_SEQUENCE = "cuts sequences or the head over devices, which the smoothed loss does not follow"
 _NOT_ROWS = "does not give rows that carry their smoothing through tokenisation"
@@ -49,6 +54,7 @@ _RULES = (
     _Rule("reward_model", _OWN_LOSS, "take `reward_model:` out"),
     _Rule("process_reward_model", _OWN_LOSS, "take `process_reward_model:` out"),
     _Rule("use_eaft", _OWN_LOSS, "set `use_eaft: false`"),
+    _Rule("use_dft", _OWN_LOSS, "set `use_dft: false`"),
     _Rule("orpo_alpha", _OWN_LOSS, "take `orpo_alpha:` out"),
     _Rule("kd_trainer", _OWN_LOSS, "take `kd_trainer:` out"),
     _Rule(
@@ -73,10 +79,20 @@ _RULES = (
     ),
     _Rule("processor_type", _NOT_ROWS, "train a text model without `processor_type:`"),
     _Rule("context_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
+    _Rule(
+        "context_parallel",
+        _CUT_SEQUENCE,
+        "set `context_parallel.size: 1`, or take `context_parallel:` out",
+        _size_above_one,
+    ),
     _Rule("sequence_parallel_degree", _CUT_SEQUENCE, "set it to 1", _above_one),
     _Rule("tensor_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
     _Rule("expert_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
 )
+
+
+_HOSTS_DO = {"balance_labels": False, "eval_on_start": True, "full_determinism": False}
+"""What an Axolotl does by itself that lacks the setting."""
 
 
 def unsupported(recipe: Mapping[str, Any]) -> list[UALError]:
@@ -94,10 +110,23 @@ def unsupported(recipe: Mapping[str, Any]) -> list[UALError]:
         if rule.key in recipe and rule.wrong(recipe[rule.key])
         if not (rule.key == "orpo_alpha" and recipe.get("rl"))
     ]
+    errors.extend(_unknown_to_the_host(recipe))
     errors.extend(conflicts(recipe))
     errors.extend(_first_generation_fsdp(recipe))
     errors.extend(_with_an_adapter_on_the_head(recipe))
     return errors
+
+
+def _unknown_to_the_host(recipe: Mapping[str, Any]) -> Iterator[UALError]:
+    """Settings that the installed Axolotl would drop without a word."""
+    for key, by_itself in _HOSTS_DO.items():
+        value = recipe.get(key)
+        if key in host().lacks and value is not None and bool(value) != by_itself:
+            yield UnsupportedError(
+                f"{key}: {shown(value)}: Axolotl {host().version} does not have this setting and "
+                "would train without it",
+                f"take `{key}` out, or train with a newer Axolotl",
+            )
 
 
 def _first_generation_fsdp(recipe: Mapping[str, Any]) -> list[UALError]:
@@ -105,7 +134,7 @@ def _first_generation_fsdp(recipe: Mapping[str, Any]) -> list[UALError]:
     if not (recipe.get("fsdp") or config):
         return []
     named = [recipe.get("fsdp_version"), config.get("fsdp_version"), config.get("version")]
-    version = next((value for value in named if value is not None), 1)
+    version = next((value for value in named if value is not None), host().fsdp_generation)
     if str(version) == "2":
         return []
     return [

@@ -49,6 +49,9 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
             if kwargs.get(name) is not None:
                 kwargs[name] = SmoothingCollator(kwargs[name], keep=keep)
         super().__init__(*args, **kwargs)
+        # The loss is this micro-batch's share of its step already. Where a trainer believes that
+        # the model divides by the tokens of the step, it leaves the division by G and W out.
+        self.model_accepts_loss_kwargs = False
         self._check_arguments()
         self.loss_parts = LossParts()
         self._objective: SmoothedObjective | None = None
@@ -96,6 +99,15 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         """Train with the smoothed loss in the model's forward."""
         with self.objective.installed():
             return super().train(*args, **kwargs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """The trainer's own sampler, which may read how the collator that ours wraps pads."""
+        wrapping = self.data_collator
+        self.data_collator = wrapping.base
+        try:
+            return super()._get_train_sampler(train_dataset)
+        finally:
+            self.data_collator = wrapping
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device

@@ -23,12 +23,12 @@ from rich.text import Text
 from axolotl_ual import columns
 from axolotl_ual.data.annotated import locate
 from axolotl_ual.errors import ConfigError, UALError
+from axolotl_ual.host import PLUGIN, asks_for_plugin, host, names_plugin, runs_without_a_line
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 from ..data.recipe import read_yaml
 
-PLUGINS = ("axolotl_ual.UALPlugin", "axolotl_ual.plugin.UALPlugin")
 _PROBE_SECONDS = 600
 
 
@@ -91,13 +91,15 @@ def _note(findings: Findings, found: list[str | UALError]) -> None:
 
 
 def _plugin_named(recipe: Mapping[str, Any], path: Path) -> list[str | UALError]:
-    if set(PLUGINS) & set(recipe.get("plugins") or []):
+    if names_plugin(recipe):
         return []
+    if runs_without_a_line() and asks_for_plugin(recipe):
+        return [f"Axolotl {host().version} loads the plugin by itself, for `ual:`"]
     return [
         ConfigError(
-            f"{path}: plugins: does not list {PLUGINS[0]}, so training would take no notice of "
+            f"{path}: plugins: does not list {PLUGIN}, so training would take no notice of "
             "`ual:` and of the annotations",
-            f"add\n    plugins:\n      - {PLUGINS[0]}",
+            f"add\n    plugins:\n      - {PLUGIN}",
         )
     ]
 

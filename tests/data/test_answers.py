@@ -35,8 +35,10 @@ def row(chosen: str, rejected: str) -> dict[str, Any]:
 
 def test_short_answers_are_not_looked_for_in_the_template(tokenizer: Any) -> None:
     stock, _ = chat_template.default(CFG)
-    # The template writes "<|user|>" before the answer: this is what goes wrong without us.
-    assert stock(row("user", "a"), tokenizer=tokenizer)["chosen"] != "user</s>"
+    # The template writes "<|user|>" before the answer: this is what goes wrong without us where
+    # Axolotl looks for the answer's text; newer ones cut the prompt off first.
+    mended = hasattr(chat_template, "_completion_after_prompt")
+    assert (stock(row("user", "a"), tokenizer=tokenizer)["chosen"] == "user</s>") == mended
     found = exact(stock, FIELDS)(row("user", "a"), tokenizer=tokenizer)
     assert (found["chosen"], found["rejected"]) == ("user</s>", "a</s>")
     assert found["prompt"] == "<|user|>\nhi</s>\n<|assistant|>\n"

@@ -132,7 +132,7 @@ class CutCrossEntropyFork(BasePlugin):
         patch.cce_patch = self._patch
 
     @staticmethod
-    def _patch(model_type: str, remote_model_id: str | None) -> None:
+    def _patch(model_type: str, remote_model_id: str | None = None, **options: Any) -> None:
         from transformers import LlamaForCausalLM
 
         LlamaForCausalLM.forward = _cut_cross_entropy

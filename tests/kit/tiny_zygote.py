@@ -9,6 +9,7 @@ JSON request a line ({arguments, folder, environment, output, processes}) and an
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import os
 import socket
@@ -36,9 +37,24 @@ def _run(request: dict[str, Any], environment: dict[str, str]) -> int:
     return 0
 
 
+def _hide_installed_plugins() -> None:
+    """Make Axolotl see no plugin of another package, as if none were installed."""
+    found = importlib.metadata.entry_points
+
+    def hiding(**selection: Any) -> Any:
+        points = found(**selection)
+        if selection.get("group") != "axolotl.plugins":
+            return points
+        return [point for point in points if point.value.startswith("axolotl.")]
+
+    importlib.metadata.entry_points = hiding
+
+
 def _serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    if os.environ.get("TINY_HIDES_PLUGINS"):
+        _hide_installed_plugins()
     for name in ("cli.preprocess", "cli.train", "core.builders", "train"):
         importlib.import_module(f"axolotl.{name}")
 

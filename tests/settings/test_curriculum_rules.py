@@ -33,6 +33,20 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "set `sample_packing_sequentially: false`",
     ),
     (
+        {"ual": PHASED, "balance_labels": True},
+        "balance_labels: true: batches rows by how many of their tokens are trained",
+        "set `balance_labels: false`",
+    ),
+    (
+        {
+            "ual": {"curriculum": {"mode": "phased", "evaluate_at_boundary": True}},
+            "val_set_size": 0.1,
+            "eval_on_start": False,
+        },
+        "eval_on_start: false: `ual.curriculum.evaluate_at_boundary` evaluates before the first",
+        "take `eval_on_start` out, or set `ual.curriculum.evaluate_at_boundary: false`",
+    ),
+    (
         {"ual": PHASED, "streaming": True},
         "ual.curriculum: a streaming dataset (`streaming`) has no order",
         "take `streaming` out, or set `ual.curriculum.mode: none`",
@@ -160,6 +174,7 @@ def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
         {"rl": "orpo", "orpo_alpha": 0.1, "ual": PHASED},
         {"ual": {"curriculum": {"mode": "phased", "epochs": 1}}, "num_epochs": 2.5},
         {"group_by_length": True},
+        {"ual": PHASED, "eval_on_start": True},
     ],
 )
 def test_what_can_be_trained_is_not_refused(keys: dict[str, Any]) -> None:

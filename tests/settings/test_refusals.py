@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.host import describe
+from axolotl_ual.settings import refusals
 from axolotl_ual.settings.refusals import TRAINER, unsupported
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -18,6 +20,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "take `process_reward_model:` out",
     ),
     ({"use_eaft": True}, "use_eaft: true: brings a loss", "set `use_eaft: false`"),
+    ({"use_dft": True}, "use_dft: true: brings a loss", "set `use_dft: false`"),
     ({"orpo_alpha": 0.1}, "orpo_alpha: 0.1: brings a loss", "take `orpo_alpha:` out"),
     ({"kd_trainer": True}, "kd_trainer: true: brings a loss", "take `kd_trainer:` out"),
     (
@@ -48,10 +51,19 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "without `processor_type:`",
     ),
     ({"context_parallel_size": 2}, "context_parallel_size: 2: cuts sequences", "set it to 1"),
+    (
+        {"context_parallel": {"size": 2, "backend": "ring"}},
+        "context_parallel: {'size': 2, 'backend': 'ring'}: cuts sequences",
+        "set `context_parallel.size: 1`",
+    ),
     ({"sequence_parallel_degree": 4}, "sequence_parallel_degree: 4: cuts", "set it to 1"),
     ({"tensor_parallel_size": 2}, "tensor_parallel_size: 2: cuts", "set it to 1"),
     ({"expert_parallel_size": 2}, "expert_parallel_size: 2: cuts", "set it to 1"),
-    ({"fsdp_config": {"offload_params": True}}, "fsdp_version: 1: the first", "`fsdp_version: 2`"),
+    (
+        {"fsdp_config": {"offload_params": True, "fsdp_version": 1}},
+        "fsdp_version: 1: the first",
+        "`fsdp_version: 2`",
+    ),
     ({"fsdp": ["full_shard"], "fsdp_version": 1}, "fsdp_version: 1", "`fsdp_version: 2`"),
     (
         {"peft_use_dora": True, "lora_target_modules": ["q_proj", "lm_head"]},
@@ -86,6 +98,8 @@ def test_what_is_refused(recipe: dict[str, Any], problem: str, fix: str) -> None
     [
         {},
         {"context_parallel_size": 1, "tensor_parallel_size": None, "streaming": False},
+        {"context_parallel": {"size": 1}, "use_dft": False},
+        {"balance_labels": False, "full_determinism": False, "eval_on_start": True},
         {"trainer_cls": TRAINER},
         {"fsdp_config": {"offload_params": True}, "fsdp_version": 2},
         {"fsdp_config": {"fsdp_version": 2}},
@@ -96,3 +110,32 @@ def test_what_is_refused(recipe: dict[str, Any], problem: str, fix: str) -> None
 )
 def test_what_is_not(recipe: dict[str, Any]) -> None:
     assert unsupported(recipe) == []
+
+
+@pytest.mark.parametrize(("version", "refused"), [("0.19.0", True), ("0.20.0", False)])
+def test_fsdp_without_a_generation_is_what_the_host_takes_it_for(
+    monkeypatch: pytest.MonkeyPatch, version: str, refused: bool
+) -> None:
+    """Axolotl 0.20 has the second generation only, and needs no `fsdp_version`."""
+    monkeypatch.setattr(refusals, "host", lambda: describe(version))
+    assert bool(unsupported({"fsdp_config": {"offload_params": True}})) == refused
+    assert unsupported({"fsdp": ["full_shard"], "fsdp_version": 1})
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"balance_labels": True}, "balance_labels: true: Axolotl 0.20.0 does not have"),
+        ({"full_determinism": True}, "full_determinism: true: Axolotl 0.20.0 does not have"),
+        ({"eval_on_start": False}, "eval_on_start: false: Axolotl 0.20.0 does not have"),
+    ],
+)
+def test_what_the_host_would_drop_is_refused(
+    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], problem: str
+) -> None:
+    monkeypatch.setattr(refusals, "host", lambda: describe("0.20.0"))
+    (error,) = unsupported(keys)
+    assert error.problem.startswith(problem)
+    assert error.fix == f"take `{next(iter(keys))}` out, or train with a newer Axolotl"
+    monkeypatch.setattr(refusals, "host", lambda: describe("0.21.0"))
+    assert unsupported(keys) == []
