@@ -42,9 +42,9 @@ class UALPlugin(BasePlugin):
             # The builder of preference trainers gives a plugin's trainer no model.
             cfg["trainer_cls"] = PREFERENCE_TRAINERS[rl]
 
-    def get_input_args(self) -> str:
-        """The pydantic model that gives Axolotl's schema the key `ual`."""
-        return "axolotl_ual.settings.ual.UALArgs"
+    def get_input_args(self) -> str | None:
+        """The pydantic model that gives Axolotl's schema the key `ual`, once."""
+        return "axolotl_ual.settings.ual.UALArgs" if self._is_first() else None
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
         """Load the datasets as Axolotl does, with our columns carried along."""
@@ -84,11 +84,14 @@ class UALPlugin(BasePlugin):
 
     def _acts(self, cfg: Any) -> bool:
         """Whether the recipe asks for the plugin, and no other instance does what it asks for."""
+        return asks_for_plugin(cfg) and self._is_first()
+
+    def _is_first(self) -> bool:
+        """Whether no instance was loaded earlier, under the other name that a recipe may use."""
         from axolotl.integrations.base import PluginManager
 
         loaded = PluginManager.get_instance().plugins.values()
-        first = next((plugin for plugin in loaded if isinstance(plugin, UALPlugin)), self)
-        return first is self and asks_for_plugin(cfg)
+        return next((plugin for plugin in loaded if isinstance(plugin, UALPlugin)), self) is self
 
     def _refuse_rivals(self, cfg: Any) -> None:
         """Stop where another plugin has a trainer: the first one listed would win, silently."""

@@ -11,13 +11,13 @@ import json
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 
 def problems(recipe: Path) -> list[str]:
     """Load the recipe's plugins and validate it, without touching data, model or GPU."""
     import yaml
     from axolotl.cli.config import prepare_plugins
-    from axolotl.integrations.base import PluginManager
     from axolotl.utils.config import validate_config
     from axolotl.utils.dict import DictDefault
     from pydantic import ValidationError
@@ -26,15 +26,11 @@ def problems(recipe: Path) -> list[str]:
 
     cfg = DictDefault(yaml.safe_load(recipe.read_text(encoding="utf-8")))
     cfg.axolotl_config_path = str(recipe)
-    found = []
+    found = _take_out_what_fails(cfg)
     try:
         prepare_plugins(cfg)
     except UALError as error:
         found.append(str(error))
-    loaded = PluginManager.get_instance().plugins
-    found += [
-        f"plugins: {name} cannot be imported" for name in cfg.plugins or [] if name not in loaded
-    ]
     try:
         validate_config(cfg)
     except ValidationError as error:
@@ -44,6 +40,23 @@ def problems(recipe: Path) -> list[str]:
         ]
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         found.append(f"{type(error).__name__}: {error}")
+    return found
+
+
+def _take_out_what_fails(cfg: Any) -> list[str]:
+    """Leave the recipe the plugins that load: some Axolotls stop at the first that does not."""
+    from axolotl.integrations.base import load_plugin
+
+    if not cfg.plugins:
+        return []
+    found, loaded = [], []
+    for name in cfg.plugins:
+        try:
+            load_plugin(name)
+            loaded.append(name)
+        except Exception as error:  # a plugin may be the user's own, and raise anything
+            found.append(f"plugins: {name} cannot be loaded: {type(error).__name__}: {error}")
+    cfg.plugins = loaded
     return found
 
 

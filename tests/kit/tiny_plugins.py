@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from axolotl.integrations.base import BasePlugin
+from axolotl.integrations.base import BasePlugin, PluginManager
 from transformers import TrainerCallback
 
 
@@ -25,7 +25,12 @@ class _Writer(TrainerCallback):
 
 
 class Recorder(BasePlugin):
-    """Writes every log entry to `output_dir/log.jsonl` with all its digits."""
+    """Writes every log entry to `output_dir/log.jsonl` with all its digits, and who is loaded."""
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        path = Path(cfg.output_dir) / "plugins.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(list(PluginManager.get_instance().plugins)))
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         return [_Writer(Path(cfg.output_dir) / "log.jsonl")]
