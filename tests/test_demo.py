@@ -158,6 +158,7 @@ def test_recipes_differ_in_the_plugin_alone() -> None:
     assert (sft["lora_r"], sft["lora_alpha"], sft["lora_dropout"]) == (8, 16, 0.1)
 
 
+@pytest.mark.slow
 def test_a_failed_step_shows_the_end_of_its_log_and_ends_the_others(tmp_path: Path) -> None:
     (tmp_path / "bad.py").write_text("print('before'); raise SystemExit('no such thing')")
     (tmp_path / "slow.py").write_text(

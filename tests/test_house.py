@@ -188,6 +188,7 @@ def loaded_by(code: str) -> set[str]:
     return {line.partition(".")[0] for line in run.stdout.splitlines()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -202,6 +203,7 @@ def test_importing_costs_nothing(code: str) -> None:
     assert not heavy & loaded_by(code)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["annotate", "pairs", "consistency", "share"])
 def test_commands_start_with_the_base_installation(name: str) -> None:
     extras = {"axolotl", "peft", "scipy", "sentence_transformers", "sklearn", "torch"}

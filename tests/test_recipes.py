@@ -19,6 +19,7 @@ import tiny
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.settings.ual import parse_ual
 
+pytestmark = pytest.mark.host
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted((ROOT / "examples" / "lima").glob("*.yaml"))
 ON_A_CPU: dict[str, Any] = {
@@ -65,6 +66,7 @@ def test_there_are_recipes() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_as_it_stands_it_only_lacks_the_annotations(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ import tiny
 from axolotl_ual.data.carry import CarryingStrategy, carrying
 from axolotl_ual.errors import AnnotationError, DataError
 
+pytestmark = pytest.mark.slow  # datasets forks its workers
 # Exact in float32, so that what comes out can be compared with ==.
 SMOOTHING = [0.125, 0.0, 0.5]
 TURNS = [

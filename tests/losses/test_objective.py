@@ -129,6 +129,7 @@ def test_gradient_checkpointing(use_reentrant: bool) -> None:
         assert_equal_gradients(gradients(model, loss), wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("kernel", ["model", "chunked"])
 def test_compiled(kernel: str, backend: str) -> None:

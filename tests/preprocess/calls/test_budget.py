@@ -69,6 +69,7 @@ def written(folder: Path) -> list[bytes]:
     return [(folder / "out" / name).read_bytes() for name in ("train.parquet", "responses.parquet")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", ["honoured", "ignored"])
 def test_pairs_stop_before_the_limit_and_go_on_where_they_were(
     tmp_path: Path, prices: str, manner: str
@@ -117,6 +118,7 @@ def ratings(folder: Path) -> int:
     return len({(row["prompt_id"], row["response"]) for row in rows})
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_pairs_tells_the_price(tmp_path: Path, prices: str) -> None:
     with sampling_server.running() as url:
         recipe = write_recipe(tmp_path / "a", url, prices, factual={"method": "none"})
@@ -146,6 +148,7 @@ def test_a_dry_run_of_pairs_tells_the_price(tmp_path: Path, prices: str) -> None
     assert "in all" not in after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", ["honoured", "ignored"])
 def test_what_was_sampled_makes_the_estimate_of_the_rest(
     tmp_path: Path, prices: str, manner: str
@@ -163,6 +166,7 @@ def test_what_was_sampled_makes_the_estimate_of_the_rest(
     assert "factual: 16 requests to m" in output
 
 
+@pytest.mark.slow
 def test_the_price_of_given_responses(tmp_path: Path, prices: str) -> None:
     rows = [{"prompt": "what ?", "response": text} for text in ("yes m1", "no", "no")]
     responses = tmp_path / "responses.jsonl"
@@ -179,6 +183,7 @@ def test_the_price_of_given_responses(tmp_path: Path, prices: str) -> None:
     assert f"about {likely:.4f} USD; {most:.4f} USD" in output
 
 
+@pytest.mark.slow
 def test_pairs_need_prices_before_anything_is_sent(tmp_path: Path, prices: str) -> None:
     with sampling_server.running() as url:
         bare = {"model": "m", "base_url": url}
@@ -198,6 +203,7 @@ def test_pairs_need_prices_before_anything_is_sent(tmp_path: Path, prices: str) 
         assert Manifest.read(tmp_path / "a/out").usage.cost_usd is None
 
 
+@pytest.mark.slow
 def test_consistency_keeps_to_the_limit(tmp_path: Path, prices: str) -> None:
     rows = [{"prompt": f"q {n}", "response": w} for n in range(4) for w in ("yes m1", "no", "m2")]
     responses = tmp_path / "responses.jsonl"
@@ -226,6 +232,7 @@ def table(output: str) -> str:
     return output.split("between 2 repeats")[1].split("requests sent")[0].rsplit("\n", 1)[0]
 
 
+@pytest.mark.slow
 def test_consistency_tells_and_limits_the_price_of_evidence(tmp_path: Path, prices: str) -> None:
     responses = tmp_path / "responses.jsonl"
     responses.write_text('{"prompt": "question 1", "response": "m1"}\n')

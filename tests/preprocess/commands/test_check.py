@@ -14,6 +14,7 @@ from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.commands import check as module
 from axolotl_ual.preprocess.commands.check import Findings, examine
 
+pytestmark = pytest.mark.host
 ROWS = [{"instruction": f"Say {i}.", "input": "", "output": f"{i}!"} for i in range(12)]
 
 

@@ -44,6 +44,7 @@ def test_equal_scorings_agree_fully():
     assert agreement(np.full((2, 2), math.nan), np.zeros(2, dtype=np.int64)).responses == 0
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     rule = tiny_nli.make_rule_model(tmp_path / "rule")
     rows = [

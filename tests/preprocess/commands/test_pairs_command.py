@@ -199,6 +199,7 @@ def judged(url, **more):
     }
 
 
+@pytest.mark.slow
 def test_a_judge_rates_claims_and_principles(tmp_path, rule):
     rows = [{"prompt": "what ?", "response": text} for text in ("yes m1", "no", "it is", "no")]
     rows.append({"prompt": "unratable what ?", "response": "yes"})
@@ -240,6 +241,7 @@ def test_a_judge_rates_claims_and_principles(tmp_path, rule):
     assert manifest.failures["no pair: no_uncertainty"] == 2
 
 
+@pytest.mark.slow
 def test_sampling_from_prompts_of_several_shapes(tmp_path, rule):
     write_rows(
         tmp_path / "prompts.jsonl",
@@ -262,6 +264,7 @@ def test_sampling_from_prompts_of_several_shapes(tmp_path, rule):
     run(recipe, "--from-responses", tmp_path / "out" / "responses.parquet")
 
 
+@pytest.mark.slow
 def test_a_response_without_a_dimension_can_be_scored_by_the_rest(tmp_path, rule):
     rows = [{"prompt": "unratable what ?", "response": text} for text in ("yes", "no")]
     responses = write_rows(tmp_path / "responses.jsonl", rows)

@@ -160,6 +160,7 @@ def test_whatever_datasets_holds_is_read_or_explained(value: Any) -> None:
             assert recipe.entries[0].path == value
 
 
+@pytest.mark.slow
 def test_reading_a_recipe_and_the_readers_loads_no_heavy_library() -> None:
     code = (
         "import sys; from axolotl_ual.preprocess.data import load, recipe, rows, tokenised; "

@@ -12,6 +12,8 @@ from axolotl_ual.preprocess.data.rows import NATIVE
 from sample_rows import CHAT, CUSTOM, DETAILED, SHAREGPT, Rows, samples_of, trained
 from tiny import make_tokenizer
 
+pytestmark = pytest.mark.host
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:

@@ -24,6 +24,9 @@ from tiny import make_model, recipe
 Rows = Sequence[Mapping[str, Any]]
 
 
+pytestmark = pytest.mark.host
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))

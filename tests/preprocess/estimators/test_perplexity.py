@@ -196,6 +196,7 @@ def test_model_is_named_by_the_key_that_the_user_wrote() -> None:
         perplexity.build(annotate(model="./missing"), "other").estimate([], SilentProgress())
 
 
+@pytest.mark.slow
 def test_importing_the_estimator_loads_no_torch() -> None:
     code = (
         "import sys; import axolotl_ual.preprocess.estimators.perplexity; "

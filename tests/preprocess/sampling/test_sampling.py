@@ -51,6 +51,7 @@ def texts(sampled):
     return [[response.text for response in group] for group in sampled.responses]
 
 
+@pytest.mark.slow
 def test_a_server_that_heeds_n_is_asked_once_a_prompt(tmp_path):
     with sampling_server.running(n="honoured") as url:
         sampled, _ = sample(settings(url), tmp_path)
@@ -71,6 +72,7 @@ def test_a_server_that_heeds_n_is_asked_once_a_prompt(tmp_path):
     assert sampled.usage.requests == 12 and sampled.usage.prompt_tokens == 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", ["ignored", "refused"])
 def test_a_server_without_n_is_asked_again(tmp_path, manner):
     with sampling_server.running(n=manner) as url:
@@ -87,6 +89,7 @@ def test_a_server_without_n_is_asked_again(tmp_path, manner):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", ["ignored", "refused"])
 def test_a_server_without_logprobs(tmp_path, manner):
     with sampling_server.running(logprobs=manner) as url:
@@ -95,6 +98,7 @@ def test_a_server_without_logprobs(tmp_path, manner):
     assert len(flat) == 48 and all(response.logprob_sum is None for response in flat)
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_nothing(tmp_path):
     with sampling_server.running(n="ignored") as url:
         first, _ = sample(settings(url), tmp_path)
@@ -106,6 +110,7 @@ def test_a_second_run_asks_nothing(tmp_path):
         assert sampling_server.stats(url)["requests"] == 96
 
 
+@pytest.mark.slow
 def test_refused_truncated_and_empty_responses_are_told_apart(tmp_path):
     prompts = [prompt("forbidden"), prompt("truncate this"), prompt("sometimes empty, really")]
     with sampling_server.running() as url:
@@ -118,6 +123,7 @@ def test_refused_truncated_and_empty_responses_are_told_apart(tmp_path):
     assert all((s == "empty") == (r.text == "") for s, r in zip(statuses, empty, strict=True))
 
 
+@pytest.mark.slow
 def test_history_reaches_the_server(tmp_path):
     one = prompt("and then?", ("system", "be brief"), ("user", "hi"), ("assistant", "hello"))
     with sampling_server.running() as url:
