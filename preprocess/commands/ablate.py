@@ -18,6 +18,7 @@ from rich.console import Console
 from axolotl_ual.data.annotated import locate
 from axolotl_ual.data.fingerprint import fingerprint
 from axolotl_ual.errors import AnnotationError, ConfigError
+from axolotl_ual.host import PLUGIN, names_plugin
 from axolotl_ual.settings.ual import parse_ual
 
 from ..data.recipe import Recipe, load_recipe, read_yaml
@@ -26,7 +27,6 @@ from ..evaluation.grid import Point, folder_name, make_points
 from ..evaluation.runs import BASE, find_runs
 from ..evaluation.training import LOG, Training
 from .annotate import AnnotateOptions, annotate
-from .check import PLUGINS
 from .evaluate import EvaluateOptions, evaluate_runs
 from .pairs import PairsOptions, make_pairs
 
@@ -101,11 +101,11 @@ def ablate(path: Path, options: AblateOptions, console: Console) -> Mapping[str,
 
 
 def _check_plugin(recipe: Recipe) -> None:
-    if not set(PLUGINS) & set(recipe.raw.get("plugins") or []):
+    if not names_plugin(recipe.raw):
         raise ConfigError(
-            f"{recipe.path}: plugins: does not list {PLUGINS[0]}, so no setting of `ual:` would "
+            f"{recipe.path}: plugins: does not list {PLUGIN}, so no setting of `ual:` would "
             "make a difference",
-            f"add\n    plugins:\n      - {PLUGINS[0]}",
+            f"add\n    plugins:\n      - {PLUGIN}",
         )
 
 
