@@ -20,8 +20,9 @@ PACKAGES = {
 FLOORS = {
     # The command line, and rooms of `axolotl_ual.preprocess`. An import goes to a lower floor, or
     # stays in its room.
-    "preprocess.cli": 8,
-    "preprocess.commands": 7,
+    "preprocess.cli": 9,
+    "preprocess.commands": 8,
+    "preprocess.engines": 7,
     "preprocess.estimators": 6,
     "preprocess.evaluation": 6,
     "preprocess.dimensions": 6,

@@ -33,6 +33,8 @@ from ..calls.budget import Budget
 from ..data.load import load_entry
 from ..data.recipe import Entry, Recipe, load_recipe
 from ..data.rows import Sample, read_samples
+from ..engines.base import estimate
+from ..engines.local import LocalEngine
 from ..estimators import build_estimator
 from ..estimators.base import Estimation, Estimator, FloatArray
 from ..labels.remarks import remarks
@@ -169,7 +171,7 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
                 return None
             label = f"judging ({settings.estimator})"
             with show_progress(console, label, len(samples)) as progress:
-                estimation = estimator.estimate(samples, progress)
+                estimation = estimate(estimator, samples, progress, LocalEngine())
         annotations = annotate_rows(recipe, settings, estimation)
         manifest = _write(recipe, settings, options, output, sources, annotations, unscored)
     _print_result(manifest, output, path, settings, console)

@@ -20,15 +20,15 @@ def _judge(annotate: AnnotateConfig, base_model: str | None, session: Session) -
 
 
 def _perplexity(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
-    from .perplexity import build
+    from .likelihood import build_perplexity
 
-    return build(annotate, base_model)
+    return build_perplexity(annotate, base_model)
 
 
 def _entropy(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
-    from .entropy import build
+    from .likelihood import build_entropy
 
-    return build(annotate, base_model)
+    return build_entropy(annotate, base_model)
 
 
 def _mc_dropout(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:

@@ -19,11 +19,11 @@ import numpy as np
 from axolotl_ual.columns import PREFIX
 
 from ..calls.budget import total_usage
-from ..calls.plan import Paying, Plan, joined
+from ..calls.plan import Plan, joined
 from ..data.sample import Sample
 from ..labels.ranks import rank
 from ..progress import Progress, Uncounted
-from .base import Estimation, Estimator, FloatArray
+from .base import Estimation, Estimator, FloatArray, RowScores
 
 NO_MEMBER: Final = "no member has a value"
 
@@ -50,31 +50,39 @@ class Ensemble:
             for name, plan in plans.items()
         )
 
-    def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
-        """Let the members estimate one after the other, and mix.
+    def check(self) -> None:
+        """Find what any member is missing before one of them is paid for.
+
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        for member in self.members.values():
+            member.check()
+
+    def scorer(self) -> EnsembleScorer:
+        """What lets the members score."""
+        return EnsembleScorer(self.members)
+
+    def finish(self, scores: RowScores) -> Estimation:
+        """Finish each member, and mix.
 
         Raises:
             UALError: as the members raise.
         """
-        self.check()
-        found: dict[str, Estimation] = {}
-        for number, (name, member) in enumerate(self.members.items(), 1):
-            progress.say(f"{name} ({number} of {len(self.members)})")
-            last = number == len(self.members)
-            found[name] = member.estimate(samples, progress if last else Uncounted(progress))
+        found = {name: each.finish(scores.members[name]) for name, each in self.members.items()}
         values = {name: estimation.uncertainty for name, estimation in found.items()}
         uncertainty = mix(values, self.weights, self.mix)
         missing = int(np.isnan(uncertainty).sum())
         return Estimation(
             uncertainty,
             failures={NO_MEMBER: missing} if missing else {},
-            usage=total_usage([estimation.usage for estimation in found.values()]),
+            usage=scores.usage,
             facts={
                 "mix": self.mix,
                 "members": {
                     name: {
                         "weight": self.weights[name],
-                        "failures": estimation.failures,
+                        "failures": dict(estimation.failures),
                         **estimation.facts,
                     }
                     for name, estimation in found.items()
@@ -83,16 +91,6 @@ class Ensemble:
             columns=self._columns(found),
         )
 
-    def check(self) -> None:
-        """Find what any member is missing before one of them is paid for.
-
-        Raises:
-            ConfigError: a key, or a price where spending is limited.
-        """
-        for member in self.members.values():
-            if isinstance(member, Paying):
-                member.check()
-
     def _columns(self, found: Mapping[str, Estimation]) -> dict[str, FloatArray]:
         """What each member said, and its further columns where no other has one of that name."""
         columns = {f"{PREFIX}{name}": each.uncertainty for name, each in found.items()}
@@ -100,6 +98,30 @@ class Ensemble:
         for each in found.values():
             columns |= {name: v for name, v in each.columns.items() if names[name] == 1}
         return columns
+
+
+@dataclass(frozen=True)
+class EnsembleScorer:
+    """Lets members score rows one after the other, so that one model is loaded at a time.
+
+    Attributes:
+        members: estimators by name.
+    """
+
+    members: Mapping[str, Estimator]
+
+    def score(self, samples: Sequence[Sample], progress: Progress) -> RowScores:
+        """Score rows by each member.
+
+        Raises:
+            UALError: as the members raise.
+        """
+        found: dict[str, RowScores] = {}
+        for number, (name, member) in enumerate(self.members.items(), 1):
+            progress.say(f"{name} ({number} of {len(self.members)})")
+            shown = progress if number == len(self.members) else Uncounted(progress)
+            found[name] = member.scorer().score(samples, shown)
+        return RowScores(usage=total_usage([each.usage for each in found.values()]), members=found)
 
 
 def mix(values: Mapping[str, FloatArray], weights: Mapping[str, float], how: str) -> FloatArray:

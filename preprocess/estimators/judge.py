@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -35,8 +36,9 @@ from ..judge.rubric import load_rubric
 from ..judge.tally import Tally
 from ..judge.uncertainty import Uncertainty
 from ..progress import Progress
-from .base import Estimation, Estimator, FloatArray
+from .base import Estimation, Estimator, RowScores
 
+_UNCERTAINTY: Final = "uncertainty"
 COMBINE: Final = {"mean": np.nanmean, "median": np.nanmedian}
 
 
@@ -170,23 +172,6 @@ class JudgeEstimator:
     judges: tuple[Judge, ...]
     combine: str
 
-    def plan(self, samples: Sequence[Sample]) -> Plan:
-        """Tell requests, tokens and price. Sends nothing."""
-        return joined(judge.plan(samples) for judge in self.judges)
-
-    def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
-        """Ask about every sample that the cache does not know.
-
-        Raises:
-            BackendError: a judge cannot be used, or nothing it said was a score.
-            ConfigError: there is no key, no price under --max-cost, or the cache cannot be used.
-            LimitError: --max-cost was reached.
-        """
-        self.check()
-        run = JudgeRun(self.judges, samples, progress)
-        run.run()
-        return self._estimation(run, progress)
-
     def check(self) -> None:
         """Find what is missing before anything is sent.
 
@@ -196,73 +181,122 @@ class JudgeEstimator:
         for judge in self.judges:
             judge.asker.check()
 
-    def _estimation(self, run: JudgeRun, progress: Progress) -> Estimation:
-        scores_JN = np.stack([tally.mean for tally in run.tallies])
-        uncertainty = _over_judges(COMBINE[self.combine], scores_JN)
-        failures = self._failures(run, np.isnan(uncertainty))
+    def plan(self, samples: Sequence[Sample]) -> Plan:
+        """Tell requests, tokens and price. Sends nothing."""
+        return joined(judge.plan(samples) for judge in self.judges)
+
+    def scorer(self) -> JudgeScorer:
+        """What asks about rows."""
+        return JudgeScorer(self.judges, self.combine)
+
+    def finish(self, scores: RowScores) -> Estimation:
+        """Tell whether anything was scored, and name the columns.
+
+        Raises:
+            BackendError: nothing that the judges said was a score.
+        """
+        uncertainty = scores.values[_UNCERTAINTY]
         if uncertainty.size and np.isnan(uncertainty).all():
-            raise self._nothing_scored(run, failures)
-        self._say_what_was_cut(run, progress)
+            raise self._nothing_scored(scores)
         return Estimation(
             uncertainty=uncertainty.astype(np.float32),
-            failures=failures,
-            usage=run.meter.usage(),
-            facts=self._facts(run),
-            columns=self._columns(run, scores_JN),
+            failures=scores.failures,
+            usage=scores.usage,
+            facts=self._facts(scores),
+            columns={
+                name: values.astype(np.float32)
+                for name, values in scores.values.items()
+                if name != _UNCERTAINTY
+            },
         )
 
-    def _failures(self, run: JudgeRun, missing: npt.NDArray[np.bool_]) -> dict[str, int]:
-        """Rows that no judge scored, by the reason that the first judge gave."""
-        return run.tallies[0].reasons(missing)
+    def _facts(self, scores: RowScores) -> dict[str, Any]:
+        members = list(scores.members.values())
+        if len(members) == 1:
+            return {**members[0].facts, **scores.counts}
+        told = [{**member.facts, "failures": dict(member.failures)} for member in members]
+        return {"judges": told, "combine": self.combine, **scores.counts}
 
-    def _columns(self, run: JudgeRun, scores_JN: npt.NDArray[np.float64]) -> dict[str, FloatArray]:
-        columns: dict[str, FloatArray] = {}
-        if len(self.judges) > 1:
-            spread = _over_judges(np.nanstd, scores_JN)
-            spread[np.isfinite(scores_JN).sum(axis=0) < 2] = np.nan
-            columns[DISAGREEMENT] = spread.astype(np.float32)
-        elif self.judges[0].repeats > 1:
-            columns[SPREAD] = run.tallies[0].spread.astype(np.float32)
-        if len(self.judges) == 1 and run.judges[0].task.score == "expected":
-            columns[MASS] = run.tallies[0].mass
-        return columns
-
-    def _facts(self, run: JudgeRun) -> dict[str, Any]:
-        shown = run.meter.shown
-        if len(run.judges) == 1:
-            return {**run.judges[0].task.facts, **shown}
-        members = [
-            {**judge.task.facts, "failures": tally.missing()}
-            for judge, tally in zip(run.judges, run.tallies, strict=True)
-        ]
-        return {"judges": members, "combine": self.combine, **shown}
-
-    def _say_what_was_cut(self, run: JudgeRun, progress: Progress) -> None:
-        for judge, tally in zip(run.judges, run.tallies, strict=True):
-            cut = tally.missing().get(Outcome.CUT.value, 0)
-            config = judge.task.config
-            if cut and judge.task.max_tokens == config.max_tokens:
-                progress.say(
-                    f"{cut:,} answers of {config.model} were cut off by `max_tokens: "
-                    f"{config.max_tokens}`; raise it and run again: only these are asked"
-                )
-
-    def _nothing_scored(self, run: JudgeRun, failures: dict[str, int]) -> BackendError:
-        counts = ", ".join(f"{name}: {number:,}" for name, number in failures.items())
-        judge = run.judges[0]
+    def _nothing_scored(self, scores: RowScores) -> BackendError:
+        counts = ", ".join(f"{name}: {number:,}" for name, number in scores.failures.items())
+        judge = self.judges[0]
         fix = "look at what the server said; nothing was written"
-        if Outcome.CUT.value in failures:
+        if Outcome.CUT.value in scores.failures:
             fix = "raise ual.annotate.judge.max_tokens: the answers were cut off by it"
-        elif Outcome.UNPARSABLE.value in failures:
+        elif Outcome.UNPARSABLE.value in scores.failures:
             fix = (
                 f"{judge.task.config.model} does not keep to the form that is asked for; use a "
                 "more capable judge, or a server that takes a JSON schema"
             )
         return BackendError(
             f"none of the rows got a score from {judge.name} ({counts}); the first answer: "
-            f"{run.meter.first_unscored!r}",
+            f"{scores.example!r}",
             fix,
         )
+
+
+@dataclass(frozen=True)
+class JudgeScorer:
+    """Asks judges about rows.
+
+    Attributes:
+        judges: of the estimator.
+        combine: "mean" or "median" over the judges.
+    """
+
+    judges: tuple[Judge, ...]
+    combine: str
+
+    def score(self, samples: Sequence[Sample], progress: Progress) -> RowScores:
+        """Ask about every sample that the cache does not know.
+
+        Raises:
+            BackendError: a judge cannot be used.
+            ConfigError: the cache cannot be used.
+            LimitError: --max-cost was reached.
+        """
+        run = JudgeRun(self.judges, samples, progress)
+        run.run()
+        scores_JN = np.stack([tally.mean for tally in run.tallies])
+        uncertainty = _over_judges(COMBINE[self.combine], scores_JN)
+        _say_what_was_cut(run, progress)
+        return RowScores(
+            values={_UNCERTAINTY: uncertainty, **self._columns(run, scores_JN)},
+            # Of rows that no judge scored: the reason that the first one gave.
+            failures=Counter(run.tallies[0].reasons(np.isnan(uncertainty))),
+            counts=Counter(run.meter.shown),
+            usage=run.meter.usage(),
+            example=run.meter.first_unscored or "",
+            members={
+                str(place): RowScores(failures=Counter(tally.missing()), facts=judge.task.facts)
+                for place, (judge, tally) in enumerate(zip(run.judges, run.tallies, strict=True))
+            },
+        )
+
+    def _columns(
+        self, run: JudgeRun, scores_JN: npt.NDArray[np.float64]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        columns: dict[str, npt.NDArray[np.float64]] = {}
+        if len(self.judges) > 1:
+            spread = _over_judges(np.nanstd, scores_JN)
+            spread[np.isfinite(scores_JN).sum(axis=0) < 2] = np.nan
+            columns[DISAGREEMENT] = spread
+        elif self.judges[0].repeats > 1:
+            columns[SPREAD] = run.tallies[0].spread
+        if len(self.judges) == 1 and run.judges[0].task.score == "expected":
+            columns[MASS] = run.tallies[0].mass.astype(np.float64)
+        return columns
+
+
+def _say_what_was_cut(run: JudgeRun, progress: Progress) -> None:
+    for judge, tally in zip(run.judges, run.tallies, strict=True):
+        cut = tally.missing().get(Outcome.CUT.value, 0)
+        config = judge.task.config
+        if cut and judge.task.max_tokens == config.max_tokens:
+            progress.say(
+                f"{cut:,} answers of {config.model} were cut off by `max_tokens: "
+                f"{config.max_tokens}`; raise it and run again: only these are asked"
+            )
 
 
 def _over_judges(function: Any, scores_JN: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

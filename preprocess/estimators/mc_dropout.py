@@ -23,7 +23,7 @@ from axolotl_ual.settings.ual import AnnotateConfig
 from ..models.local.causal import LocalModel, nll
 from ..models.local.encoding import Encoded
 from .base import Estimator
-from .local_scores import LocalScores, Score, name_model
+from .likelihood import LocalScores, Score, name_model
 
 SECTION = "ual.annotate.mc_dropout"
 _IN_ATTENTION = "attention_dropout"

@@ -10,7 +10,6 @@ single token for either.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +17,6 @@ from typing import Final
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.settings.estimators import PTrueConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
@@ -29,8 +27,8 @@ from ..judge.rubric import TEMPLATES
 from ..models.local.causal import LocalModel, nll
 from ..models.local.encoding import Encoded, encode
 from ..progress import Progress
-from .base import Estimation, Estimator
-from .local_scores import (
+from .base import Estimation, Estimator, RowScores
+from .likelihood import (
     NOT_FINITE,
     load_model,
     model_facts,
@@ -40,6 +38,7 @@ from .local_scores import (
 )
 
 SECTION: Final = "ual.annotate.p_true"
+_UNCERTAINTY: Final = "uncertainty"
 _TEMPLATE: Final = "p-true-v1"
 _ANSWERS: Final = ("Yes", "No")
 _WINDOW: Final = 4096
@@ -67,48 +66,80 @@ class PTrue:
         how = f"p_true under the local model {self.model} (device {self.config.device})"
         return reading_plan(how, len(samples), tokens)
 
-    def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
-        """Ask about every sample.
+    def check(self) -> None:
+        """Nothing is sent, so nothing can be missing before."""
+
+    def scorer(self) -> PTrueScorer:
+        """The model, loaded.
 
         Raises:
             BackendError: the model cannot be loaded or does not fit in memory.
             ConfigError: the device does not exist.
             UALError: torch or transformers is not installed.
         """
-        local, max_length = load_model(self.config, self.model, self.key, SECTION)
-        ask = Questions(max_length)
-        uncertainty = np.full(len(samples), np.nan, dtype=np.float32)
-        failures: Counter[str] = Counter()
-        tokens = 0
+        return PTrueScorer(self, *load_model(self.config, self.model, self.key, SECTION))
+
+    def finish(self, scores: RowScores) -> Estimation:
+        """A row's verdict is its uncertainty."""
+        return Estimation(
+            scores.values[_UNCERTAINTY].astype(np.float32),
+            scores.failures,
+            scores.usage,
+            {**scores.facts, **scores.counts},
+        )
+
+
+@dataclass(frozen=True)
+class PTrueScorer:
+    """Asks a loaded model about rows.
+
+    Attributes:
+        settings: of the estimator.
+        local: the model.
+        max_length: tokens that a sequence may have.
+    """
+
+    settings: PTrue
+    local: LocalModel
+    max_length: int
+
+    def score(self, samples: Sequence[Sample], progress: Progress) -> RowScores:
+        """Ask about every sample, some at a time."""
+        ask = Questions(self.max_length)
+        uncertainty = np.full(len(samples), np.nan)
+        found = RowScores(
+            values={_UNCERTAINTY: uncertainty},
+            facts={
+                **model_facts(self.settings.model, self.local, self.max_length),
+                "template": _TEMPLATE,
+            },
+        )
         for start in range(0, len(samples), _WINDOW):
             window = [samples[i] for i in range(start, min(start + _WINDOW, len(samples)))]
             asked = [ask(sample, answer) for sample in window for answer in _ANSWERS]
-            encoded = encode(asked, local.tokenizer, max_length)
-            nll_NA = self._likelihoods(local, encoded).reshape(len(window), len(_ANSWERS))
-            tokens += sum(len(item.ids) for item in encoded if isinstance(item, Encoded))
+            encoded = encode(asked, self.local.tokenizer, self.max_length)
+            nll_NA = self._likelihoods(encoded).reshape(len(window), len(_ANSWERS))
+            found.usage.prompt_tokens += sum(
+                len(item.ids) for item in encoded if isinstance(item, Encoded)
+            )
             for row, likelihoods_A in enumerate(nll_NA):
                 reason = encoded[row * len(_ANSWERS)]
                 if np.isfinite(likelihoods_A).all():
                     uncertainty[start + row] = _share_of_no(*likelihoods_A)
                 else:
-                    failures[reason if isinstance(reason, str) else NOT_FINITE] += 1
+                    found.failures[reason if isinstance(reason, str) else NOT_FINITE] += 1
             progress.advance(len(window))
-        facts = {
-            **model_facts(self.model, local, max_length),
-            "template": _TEMPLATE,
-            "shortened": ask.shortened,
-        }
-        usage = ManifestUsage(prompt_tokens=tokens)
-        return Estimation(uncertainty, dict(failures), usage, facts)
+        found.counts["shortened"] = ask.shortened
+        return found
 
     def _likelihoods(
-        self, local: LocalModel, encoded: Sequence[Encoded | str]
+        self, encoded: Sequence[Encoded | str]
     ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
         """Negative log-likelihood of each answer; NaN where it cannot be had."""
         values = np.full(len(encoded), np.nan)
         places = [place for place, item in enumerate(encoded) if isinstance(item, Encoded)]
         sequences = [item for item in encoded if isinstance(item, Encoded)]
-        for index, nll_T in local.measure(sequences, nll, self.config.batch_tokens):
+        for index, nll_T in self.local.measure(sequences, nll, self.settings.config.batch_tokens):
             values[places[index]] = nll_T.astype(np.float64).sum()
         return values
 

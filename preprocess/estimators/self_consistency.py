@@ -46,11 +46,12 @@ from ..labels.similarity import overlap, units
 from ..progress import Progress, Uncounted
 from ..sampling.responses import Response
 from ..sampling.server import Left, Sampling, ServerSampler
-from .base import Estimation, Estimator
+from .base import Estimation, Estimator, RowScores
 
 SECTION: Final = "ual.annotate.self_consistency"
 NO_INSTRUCTION: Final = "no instruction before the response"
 TOO_FEW: Final = "fewer than two answers"
+_UNCERTAINTY: Final = "uncertainty"
 _WINDOW: Final = 2048
 """Rows whose answers are held at a time."""
 
@@ -86,48 +87,23 @@ class SelfConsistency:
         """
         self.sampler.check()
 
-    def estimate(self, samples: Sequence[Sample], progress: Progress) -> Estimation:
-        """Sample what the cache does not hold, and compare.
+    def scorer(self) -> SelfConsistencyScorer:
+        """What draws and compares answers, with its embedding model loaded.
 
         Raises:
-            BackendError: the server or the embedding model cannot be used.
-            ConfigError: there is no key, no price where spending is limited, or the cache cannot
-                be used.
-            LimitError: as much as may be spent was spent.
+            BackendError: the embedding model cannot be used.
             UALError: sentence-transformers is not installed and needed.
         """
-        self.check()
-        similarities = self._similarities()
-        uncertainty = np.full(len(samples), np.nan, dtype=np.float32)
-        failures: Counter[str] = Counter()
-        asker = self.sampler.asker
-        meter = asker.session.meter(Uncounted(progress), self.config.answers * len(samples))
-        questions = self.sampler.firsts(lambda: _prompts(samples))
-        asker.session.run(asker.bring_batches(questions, meter))
-        row = 0
-        for window in _windows(samples):
-            prompts = [prompt for prompt, _ in window]
-            asked = {row + at: prompt for at, prompt in enumerate(prompts) if prompt is not None}
-            drawn = self.sampler.draw(list(asked.values()), meter, partial(_place, list(asked)))
-            meter.count(self.config.answers * (len(prompts) - len(asked)))
-            answers = iter(drawn)
-            for prompt, response in window:
-                own = response if self.config.anchor else None
-                value = None if prompt is None else spread(next(answers), similarities, own)
-                if isinstance(value, float):
-                    uncertainty[row] = value
-                else:
-                    failures[value or NO_INSTRUCTION] += 1
-                row += 1
-            progress.advance(len(prompts))
-        meter.finish()
-        facts = {
-            "model": self.config.model,
-            "answers": self.config.answers,
-            "similarity": self.config.similarity,
-            "anchor": self.config.anchor,
-        }
-        return Estimation(uncertainty, dict(failures), meter.usage(), facts)
+        return SelfConsistencyScorer(self, self._similarities())
+
+    def finish(self, scores: RowScores) -> Estimation:
+        """A row's spread is its uncertainty."""
+        return Estimation(
+            scores.values[_UNCERTAINTY].astype(np.float32),
+            scores.failures,
+            scores.usage,
+            scores.facts,
+        )
 
     def _similarities(self) -> Similarities:
         if self.config.similarity == "words":
@@ -139,6 +115,58 @@ class SelfConsistency:
             embedding.model, key=f"{SECTION}.embedding", device=embedding.device
         )
         return lambda texts: cosine_similarities(embedder.embed(texts))
+
+
+@dataclass(frozen=True)
+class SelfConsistencyScorer:
+    """Draws answers to the instructions of rows, and compares them.
+
+    Attributes:
+        settings: of the estimator.
+        similarities: of the answers to one instruction.
+    """
+
+    settings: SelfConsistency
+    similarities: Similarities
+
+    def score(self, samples: Sequence[Sample], progress: Progress) -> RowScores:
+        """Sample what the cache does not hold, and compare.
+
+        Raises:
+            BackendError: the server cannot be used.
+            LimitError: as much as may be spent was spent.
+        """
+        config, sampler = self.settings.config, self.settings.sampler
+        uncertainty = np.full(len(samples), np.nan)
+        failures: Counter[str] = Counter()
+        session = sampler.asker.session
+        meter = session.meter(Uncounted(progress), config.answers * len(samples))
+        questions = sampler.firsts(lambda: _prompts(samples))
+        session.run(sampler.asker.bring_batches(questions, meter))
+        row = 0
+        for window in _windows(samples):
+            prompts = [prompt for prompt, _ in window]
+            asked = {row + at: prompt for at, prompt in enumerate(prompts) if prompt is not None}
+            drawn = sampler.draw(list(asked.values()), meter, partial(_place, list(asked)))
+            meter.count(config.answers * (len(prompts) - len(asked)))
+            answers = iter(drawn)
+            for prompt, response in window:
+                own = response if config.anchor else None
+                value = None if prompt is None else spread(next(answers), self.similarities, own)
+                if isinstance(value, float):
+                    uncertainty[row] = value
+                else:
+                    failures[value or NO_INSTRUCTION] += 1
+                row += 1
+            progress.advance(len(prompts))
+        meter.finish()
+        facts = {
+            "model": config.model,
+            "answers": config.answers,
+            "similarity": config.similarity,
+            "anchor": config.anchor,
+        }
+        return RowScores({_UNCERTAINTY: uncertainty}, failures, usage=meter.usage(), facts=facts)
 
 
 def spread(answers: Sequence[Response], similarities: Similarities, own: str | None) -> float | str:

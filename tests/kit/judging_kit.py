@@ -30,6 +30,7 @@ from axolotl_ual.preprocess.judge.frame import fence
 from axolotl_ual.preprocess.judge.rubric import load_rubric
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.ual import AnnotateConfig
+from estimating import estimate_here
 
 
 def sample(question: str, answer: str = "Yes.") -> Sample:
@@ -84,7 +85,7 @@ def run(
 ) -> tuple[Estimation, SilentProgress]:
     progress = progress or SilentProgress()
     with session(annotate.cache, budget, retry_failed=retry_failed) as lent:
-        return build_estimator(annotate, None, lent).estimate(asked, progress), progress
+        return estimate_here(build_estimator(annotate, None, lent), asked, progress), progress
 
 
 def plan(annotate: AnnotateConfig, asked: list[Sample]) -> Plan:

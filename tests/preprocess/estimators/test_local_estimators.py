@@ -18,11 +18,12 @@ from axolotl_ual.preprocess.data.sample import Sample
 from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.estimators.ensemble import mix
-from axolotl_ual.preprocess.estimators.entropy import token_entropy
+from axolotl_ual.preprocess.estimators.likelihood import token_entropy
 from axolotl_ual.preprocess.estimators.mc_dropout import dropout_on
 from axolotl_ual.preprocess.estimators.p_true import Questions
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.ual import AnnotateConfig, parse_ual
+from estimating import estimate_here
 
 ASKED = [sample(f"What is {i} and {i}?", f"It is {2 * i}, " + "no more. " * i) for i in range(1, 9)]
 
@@ -39,7 +40,7 @@ def estimate(
     estimator = build_estimator(AnnotateConfig.model_validate(settings), str(folder), session(None))
     progress = SilentProgress()
     assert any("no cost" in line for line in estimator.plan(asked).lines)
-    return estimator.estimate(asked, progress), progress
+    return estimate_here(estimator, asked, progress), progress
 
 
 def test_entropy_by_hand() -> None:
@@ -199,7 +200,7 @@ def test_an_ensemble_runs_its_members(folder: Path) -> None:
     }
     progress = SilentProgress()
     estimator = build_estimator(AnnotateConfig.model_validate(settings), str(folder), session(None))
-    found = estimator.estimate(ASKED, progress)
+    found = estimate_here(estimator, ASKED, progress)
     entropy, _ = estimate("entropy", folder)
     perplexity, _ = estimate("perplexity", folder)
     np.testing.assert_allclose(found.columns["ual_entropy"], entropy.uncertainty)

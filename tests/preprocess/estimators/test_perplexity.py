@@ -11,11 +11,13 @@ import pytest
 
 from axolotl_ual.errors import BackendError, ConfigError
 from axolotl_ual.preprocess.data.rows import Sample, Turn
-from axolotl_ual.preprocess.estimators import local_scores, perplexity
+from axolotl_ual.preprocess.estimators import likelihood
 from axolotl_ual.preprocess.estimators.base import Estimation
+from axolotl_ual.preprocess.estimators.likelihood import build_perplexity
 from axolotl_ual.preprocess.models.local.encoding import NO_RESPONSE
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.ual import AnnotateConfig
+from estimating import estimate_here
 from tiny import make_model
 
 
@@ -43,8 +45,8 @@ def chat(question: str, *answers: str) -> Sample:
 
 def estimate(folder: Path, samples: Sequence[Sample], **settings: Any) -> tuple[Estimation, int]:
     progress = SilentProgress()
-    estimator = perplexity.build(annotate(**settings), str(folder))
-    return estimator.estimate(samples, progress), progress.done
+    estimator = build_perplexity(annotate(**settings), str(folder))
+    return estimate_here(estimator, samples, progress), progress.done
 
 
 def mean_nll(folder: Path, text: str, *responses: str) -> float:
@@ -121,7 +123,7 @@ def test_likelihood_that_is_not_finite_is_nan_and_counted(tmp_path: Path) -> Non
     model.save_pretrained(folder)
     found, _ = estimate(folder, [chat("who?", "four"), chat("who?", "five")])
     assert np.isnan(found.uncertainty).all()
-    assert found.failures == {perplexity.NOT_FINITE: 2}
+    assert found.failures == {likelihood.NOT_FINITE: 2}
     assert found.facts["mean_nll"] is None
 
 
@@ -168,7 +170,7 @@ class Lazy(Sequence[Sample]):
 
 def test_windows_give_what_one_window_gives(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = estimate(folder, Lazy(50), mapping="minmax")
-    monkeypatch.setattr(local_scores, "_WINDOW", 16)
+    monkeypatch.setattr(likelihood, "_WINDOW", 16)
     lazy = Lazy(50)
     parts, done = estimate(folder, lazy, mapping="minmax")
     np.testing.assert_allclose(parts.uncertainty, whole.uncertainty, atol=1e-4)
@@ -178,28 +180,28 @@ def test_windows_give_what_one_window_gives(folder: Path, monkeypatch: pytest.Mo
 
 def test_plan_reads_a_few_rows_and_loads_nothing() -> None:
     lazy = Lazy(100_000)
-    plan = perplexity.build(annotate(model="./missing"), None).plan(lazy)
+    plan = build_perplexity(annotate(model="./missing"), None).plan(lazy)
     assert lazy.reads < 1000
     assert plan.requests == 0 and plan.cost_usd == 0
     assert "./missing" in plan.lines[0]
     # Responses of 1 to 7 characters and a prompt of 3: about 7 characters, or 1.75 tokens, a row.
     assert "100,000 rows, about 17" in plan.lines[1]
-    assert "0 rows, about 0 tokens" in perplexity.build(annotate(), "m").plan([]).lines[1]
+    assert "0 rows, about 0 tokens" in build_perplexity(annotate(), "m").plan([]).lines[1]
 
 
 def test_model_is_named_by_the_key_that_the_user_wrote() -> None:
     with pytest.raises(ConfigError, match=r"set `base_model`, or `ual\.annotate\.perplexity"):
-        perplexity.build(annotate(), None)
+        build_perplexity(annotate(), None)
     with pytest.raises(BackendError, match=r"^base_model: './missing' is not a folder"):
-        perplexity.build(annotate(), "./missing").estimate([], SilentProgress())
+        estimate_here(build_perplexity(annotate(), "./missing"), [], SilentProgress())
     with pytest.raises(BackendError, match=r"^ual\.annotate\.perplexity\.model: './missing'"):
-        perplexity.build(annotate(model="./missing"), "other").estimate([], SilentProgress())
+        estimate_here(build_perplexity(annotate(model="./missing"), "other"), [], SilentProgress())
 
 
 @pytest.mark.slow
 def test_importing_the_estimator_loads_no_torch() -> None:
     code = (
-        "import sys; import axolotl_ual.preprocess.estimators.perplexity; "
+        "import sys; import axolotl_ual.preprocess.estimators.likelihood; "
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

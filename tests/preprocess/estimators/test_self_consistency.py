@@ -30,6 +30,7 @@ from axolotl_ual.preprocess.estimators.self_consistency import (
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.sampling.responses import Response
 from axolotl_ual.settings.ual import AnnotateConfig
+from estimating import estimate_here
 
 ASKED = [sample(f"Question {i}?", "Word word") for i in range(30)]
 
@@ -59,7 +60,7 @@ def estimate(
     with session(folder) as lent:
         estimator = build_estimator(config(base_url, folder, **settings), None, lent)
         plan = estimator.plan(asked)
-        return estimator.estimate(asked, progress), plan, progress
+        return estimate_here(estimator, asked, progress), plan, progress
 
 
 def distance(one: str, other: str) -> float:

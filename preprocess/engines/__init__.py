@@ -1,0 +1,1 @@
+"""How rows are worked off: in this process, or elsewhere."""
