@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.curriculum import CurriculumConfig, PreferenceConfig
 from axolotl_ual.settings.estimators import (
+    CustomConfig,
     DropoutConfig,
     EnsembleConfig,
     EntropyConfig,
@@ -37,6 +38,7 @@ _NEEDS_SECTION = {
     "panel": "`panel: {judges: [{model: gpt-4o}, {model: gpt-4.1}]}`",
     "self_consistency": "`self_consistency: {model: gpt-4o-mini}`",
     "ensemble": "`ensemble: {members: {judge: 1, perplexity: 1}}`",
+    "custom": "`custom: {build: my_package.my_module:build}`",
 }
 """Estimators whose section has no default, with an example."""
 
@@ -56,6 +58,7 @@ class AnnotateConfig(Section):
         None, description="Needed by `estimator: self_consistency`."
     )
     ensemble: EnsembleConfig | None = Field(None, description="Needed by `estimator: ensemble`.")
+    custom: CustomConfig | None = Field(None, description="Needed by `estimator: custom`.")
     cache: str | None = Field(
         None,
         description="Folder of the durable cache; null is the user's cache directory.",

@@ -64,7 +64,14 @@ def _ensemble(annotate: AnnotateConfig, base_model: str | None, session: Session
     return Ensemble(members, weights, annotate.ensemble.mix)
 
 
+def _custom(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
+    from .custom import build
+
+    return build(annotate, base_model, session)
+
+
 ESTIMATORS: dict[str, Build] = {
+    "custom": _custom,
     "ensemble": _ensemble,
     "entropy": _entropy,
     "judge": _judge,
