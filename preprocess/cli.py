@@ -87,22 +87,14 @@ def main() -> None:
     metavar="N",
     help="Judge N rows five times each and tell whether the judge agrees with itself.",
 )
-def annotate(
-    recipe: Path,
-    output: Path | None,
-    limit: int | None,
-    dry_run: bool,
-    max_cost: float | None,
-    retry_failed: bool,
-    audit: int | None,
-) -> None:
+def annotate(recipe: Path, **given: Any) -> None:
     """Give every row of the recipe's datasets its uncertainty and label smoothing."""
     from .commands.annotate import AnnotateOptions
     from .commands.annotate import annotate as run
 
-    if audit is not None and dry_run:
+    options = AnnotateOptions(**given)
+    if options.audit is not None and options.dry_run:
         raise click.UsageError("--audit sends requests and --dry-run none: choose one")
-    options = AnnotateOptions(output, limit, dry_run, max_cost, retry_failed, audit)
     run(recipe, options, _console())
 
 
@@ -122,20 +114,11 @@ def annotate(
 @DRY_RUN
 @MAX_COST
 @RETRY_FAILED
-def pairs(
-    recipe: Path,
-    output: Path | None,
-    from_responses: Path | None,
-    limit: int | None,
-    dry_run: bool,
-    max_cost: float | None,
-    retry_failed: bool,
-) -> None:
+def pairs(recipe: Path, **given: Any) -> None:
     """Turn the recipe's prompts into preference pairs, by uncertainty."""
     from .commands.pairs import PairsOptions, make_pairs
 
-    options = PairsOptions(output, from_responses, limit, dry_run, max_cost, retry_failed)
-    make_pairs(recipe, options, _console())
+    make_pairs(recipe, PairsOptions(**given), _console())
 
 
 @main.command()
@@ -154,17 +137,7 @@ def pairs(
 @DRY_RUN
 @MAX_COST
 @RETRY_FAILED
-def consistency(
-    recipe: Path,
-    from_responses: Path | None,
-    repeats: int,
-    limit: int | None,
-    against: str | None,
-    against_adapter: str | None,
-    dry_run: bool,
-    max_cost: float | None,
-    retry_failed: bool,
-) -> None:
+def consistency(recipe: Path, **given: Any) -> None:
     """How far do the scores agree when the same responses are scored again?
 
     Each repeat draws fresh samples as evidence and asks the judge anew. Prints, for each dimension,
@@ -173,17 +146,7 @@ def consistency(
     """
     from .commands.consistency import ConsistencyOptions, measure_consistency
 
-    options = ConsistencyOptions(
-        from_responses,
-        repeats,
-        limit,
-        against,
-        against_adapter,
-        dry_run,
-        max_cost,
-        retry_failed,
-    )
-    measure_consistency(recipe, options, _console())
+    measure_consistency(recipe, ConsistencyOptions(**given), _console())
 
 
 @main.command()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Final, overload
+from typing import Final
 
 import numpy as np
 
@@ -24,29 +24,6 @@ from ..progress import Progress
 REPEATS: Final = 5
 _GOOD: Final = 0.9
 _FAIR: Final = 0.5
-
-
-class _Chosen(Sequence[Sample]):
-    """Some rows of a lazy sequence."""
-
-    def __init__(self, samples: Sequence[Sample], rows: list[int]) -> None:
-        self._samples = samples
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self._samples[row] for row in self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return _Chosen(self._samples, self._rows[index])
-        return self._samples[self._rows[index]]
 
 
 def audit(
@@ -75,7 +52,7 @@ def audit(
     chosen = sorted(random.Random(0).sample(range(len(samples)), min(rows, len(samples))))
     judges = [replace(judge, repeats=REPEATS) for judge in estimator.judges]
     estimator.check()
-    run = JudgeRun(judges, _Chosen(samples, chosen), progress)
+    run = JudgeRun(judges, [samples[row] for row in chosen], progress)
     run.run()
     return [f"audit: {len(chosen):,} rows, {REPEATS} times each", *_report(run)]
 

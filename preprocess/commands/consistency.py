@@ -21,6 +21,7 @@ from ..calls.budget import Budget, total_usage, usage_line
 from ..calls.plan import Plan, joined
 from ..data.recipe import Recipe, load_recipe
 from ..dimensions.base import Dimensions
+from ..dimensions.judged import Judged
 from ..labels.agreement import Agreement, agreement, report_lines
 from ..progress import show_progress
 from ..sampling.base import Sampler
@@ -120,7 +121,7 @@ class _Scorer:
         for settings, number, name in self._drawings(other, repeats):
             outlook = self._sampler(settings, number).plan(self.data.prompts)
             plans.append(outlook.plan(f"{name}: "))
-        plans += self._dimensions(self.settings, 0).plan(self.data, None, repeats)
+        plans += Judged(self.settings, self.session).plan(self.data, None, repeats)
         return joined(plans)
 
     def check(self, other: PairsConfig | None) -> None:
@@ -132,7 +133,7 @@ class _Scorer:
         samplers = [
             self._sampler(settings, number) for settings, number, _ in self._drawings(other, 1)
         ]
-        check_paying([*samplers, self._dimensions(self.settings, 0)])
+        check_paying([*samplers, Judged(self.settings, self.session)])
 
     def by_evidence(self, settings: PairsConfig, number: int) -> dict[str, FloatArray]:
         """Semantic and factual uncertainty against freshly drawn responses."""

@@ -29,6 +29,7 @@ from ..data.prompt import Prompt
 from ..data.prompts import read_prompts
 from ..data.recipe import Recipe, load_recipe
 from ..dimensions.base import Dimensions, Scores
+from ..dimensions.judged import Judged
 from ..dimensions.total import shares, total_uncertainty
 from ..labels.pairs import (
     OUTCOMES,
@@ -127,13 +128,13 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
             show = functools.partial(show_progress, console)
             dimensions = Dimensions(settings, session, show)
             if options.dry_run:
-                plan = plan_pairs(settings, given, sampler, dimensions)
+                plan = plan_pairs(settings, given, sampler, dimensions.judged)
                 prompts = f"{len(given.prompts):,} prompts"
                 print_plan(
                     [f"{path}: would make pairs from {prompts} into {output}"], plan, console
                 )
                 return None
-            check_paying([sampler, dimensions])
+            check_paying([sampler, dimensions.judged])
             sampled = sample(given, sampler, console)
             data = ResponseSet(given.prompts, sampled.responses)
             scores = dimensions.score(data)
@@ -191,7 +192,7 @@ def read_input(recipe: Recipe, from_responses: Path | None, limit: int | None) -
 
 
 def plan_pairs(
-    settings: PairsConfig, given: Input, sampler: Sampler | None, dimensions: Dimensions
+    settings: PairsConfig, given: Input, sampler: Sampler | None, judged: Judged
 ) -> Plan:
     """What would be sampled and rated.
 
@@ -207,7 +208,7 @@ def plan_pairs(
         sampling = settings.sampling
         unsampled = Unsampled(left, sampling.n, outlook.answer, sampling.max_tokens)
     if data is not None:
-        plans += dimensions.plan(data, unsampled, 1)
+        plans += judged.plan(data, unsampled, 1)
     local = [name for name in settings.dimensions if name not in settings.judged]
     lines = [f"{name}: {getattr(settings, name).method}, on this machine" for name in local]
     return joined([*plans, Plan(lines)])
@@ -222,7 +223,7 @@ def find_sampler(recipe: Recipe, settings: PairsConfig, session: Session) -> Sam
     return build_sampler(settings, recipe.base_model, chat_template(recipe.raw), session)
 
 
-def check_paying(askers: Iterable[Sampler | Dimensions | None]) -> None:
+def check_paying(askers: Iterable[Sampler | Judged | None]) -> None:
     """Find what any of them is missing before one of them is paid for.
 
     Raises:

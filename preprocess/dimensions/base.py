@@ -11,32 +11,29 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import ManifestUsage
-from axolotl_ual.settings.pairs import PairsConfig, PairsJudgeConfig
+from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.server import shaping
 
-from ..calls.ask import Asker, Session
+from ..calls.ask import Session
 from ..calls.budget import total_usage
-from ..calls.cache import Answer
-from ..calls.plan import Plan, Work
 from ..data.sample import Sample, Turn
 from ..models.local.classifier import SequenceClassifier
 from ..models.local.embedder import Embedder
 from ..models.local.nli import Labels, NliModel
-from ..models.server.prices import BYTES_PER_TOKEN
-from ..sampling.base import Unsampled
 from ..sampling.local import identity
 from ..sampling.responses import ResponseSet
-from .claims import claims_task, factual_scores
-from .judged import SECTION, Review, Reviewed, review, review_questions
+from .claims import factual_scores
+from .judged import Judged
 from .local import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli
-from .principles import principle_tasks, value_scores
+from .principles import value_scores
+from .review import Answers, Reviewed, distinct_responses
 from .semantic import among_sampled
 from .value_model import ValueClassifier
 
@@ -47,7 +44,6 @@ EMBEDDING: Final = "ual.pairs.semantic.embedding"
 SINGLE: Final = "single usable response"
 BLOCK: Final = 64
 """Prompts that local models score at a time: what a kill can lose."""
-_FILLER: Final = "a response that is still to come "
 
 
 @dataclass(slots=True)
@@ -91,6 +87,7 @@ class Dimensions:
         pairs: the recipe's `ual.pairs`.
         session: of the command.
         show: opens progress displays.
+        judged: the judge, where one is asked.
         repeat: number of an intended repeat of judged ratings.
     """
 
@@ -100,46 +97,8 @@ class Dimensions:
     repeat: int = 0
     _nli: NliModel | None = None
 
-    def check(self) -> None:
-        """Find what the judge is missing before anything is sent.
-
-        Raises:
-            ConfigError: a key, or a price where spending is limited.
-        """
-        if self.pairs.judged:
-            self._asker().check()
-
-    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> list[Plan]:
-        """What the judge would be asked, by dimension.
-
-        Args:
-            data: responses that are there.
-            unsampled: those that are not, or None.
-            scorings: times that everything is scored.
-        """
-        usable = data.usable(self.pairs.sampling.truncated == "keep")
-        distinct, _ = distinct_responses(data, np.flatnonzero(usable))
-        plans = []
-        for name in self.pairs.judged:
-            asker, tasks = self._asker(), self._tasks(name)
-            number = scorings * self._repeats(name)
-            work = asker.plan(review_questions(tasks, distinct, range(number)))
-            bound = ""
-            if unsampled is not None and unsampled.prompts:
-                work += _unsampled_work(asker, tasks, unsampled).times(unsampled.n * number)
-                bound = " at most: equal responses are rated once, empty and truncated ones not "
-                bound += "at all"
-            if name == "factual":
-                how = f"{work.how}; claims taken to be twice as long as responses"
-                work = replace(work, how=how)
-            endpoint = asker.endpoint
-            plans.append(
-                work.plan(
-                    f"{name}: {work.requests:,} requests to {endpoint.config.model} at "
-                    f"{endpoint.server.url}{bound}"
-                )
-            )
-        return plans
+    def __post_init__(self) -> None:
+        self.judged = Judged(self.pairs, self.session)
 
     def score(self, data: ResponseSet) -> Scores:
         """Score every usable response in every dimension that is on.
@@ -205,8 +164,7 @@ class Dimensions:
         values = scores.dimensions["factual"]
         if self.pairs.factual.method == "judge":
             rows, distinct, of = _distinct(data, places)
-            answers = self._review("factual", data, rows, distinct, of, scores)
-            found, reasons = factual_scores(answers)
+            found, reasons = factual_scores(self._ask("factual", data, rows, distinct, of, scores))
             values[rows] = [found[place] for place in of]
             _count(scores, "factual", (reasons[place] for place in of if place in reasons))
         else:
@@ -227,7 +185,7 @@ class Dimensions:
         rows, distinct, of = _distinct(data, places)
         values = scores.dimensions["value"]
         if self.pairs.value.method == "judge":
-            answers = self._review("value", data, rows, distinct, of, scores)
+            answers = self._ask("value", data, rows, distinct, of, scores)
             self._value_by_judge(answers, rows, of, scores)
         elif self.pairs.value.classifier is not None:
             config = self.pairs.value.classifier
@@ -245,7 +203,7 @@ class Dimensions:
 
     def _value_by_judge(
         self,
-        answers: list[list[list[Answer]]],
+        answers: Answers,
         rows: npt.NDArray[np.int64],
         of: list[int],
         scores: Scores,
@@ -261,7 +219,7 @@ class Dimensions:
         scores.columns["value_spread_repeats"] = spread[1]
         _count(scores, "value", (reasons[place] for place in of if place in reasons))
 
-    def _review(
+    def _ask(
         self,
         name: str,
         data: ResponseSet,
@@ -269,36 +227,20 @@ class Dimensions:
         distinct: list[Reviewed],
         of: list[int],
         scores: Scores,
-    ) -> list[list[list[Answer]]]:
-        """What the judge says of distinct responses, by task, response and repeat."""
-        tasks, number = self._tasks(name), self._repeats(name)
-        first = self.repeat * number
+    ) -> Answers:
+        """What the judge says of distinct responses."""
         shown = dict(zip(reversed(of), reversed(rows.tolist()), strict=True))
-        prompt_of, responses = data.prompt_of(), data.numbers()
+        prompt_of, numbers = data.prompt_of(), data.numbers()
 
         def place(response: int) -> dict[str, Any]:
             row = shown[response]
-            return {"prompt_id": int(prompt_of[row]), "response_id": responses[row]}
+            return {"prompt_id": int(prompt_of[row]), "response_id": numbers[row]}
 
-        self.check()
-        with self.show(f"{name} (judge)", len(tasks) * len(distinct) * number) as progress:
-            meter = self.session.meter(progress, len(tasks) * len(distinct) * number)
-            repeats = range(first, first + number)
-            answers = review(self._asker(), tasks, distinct, repeats, meter, place)
-            meter.finish()
+        with self.show(f"{name} (judge)", self.judged.total(name, distinct)) as progress:
+            answers, meter = self.judged.ask(name, distinct, self.repeat, progress, place)
         scores.usage = total_usage([scores.usage, meter.usage()])
         scores.facts[name] = {key: count for key, count in meter.shown.items() if count}
         return answers
-
-    def _tasks(self, name: str) -> Sequence[Review]:
-        config = self._judge()
-        if name == "factual":
-            return [claims_task(config)]
-        return principle_tasks(config, self.pairs.value.principles)
-
-    def _repeats(self, name: str) -> int:
-        """Times that a judged dimension asks in one scoring."""
-        return self.pairs.value.repeats if name == "value" else 1
 
     def _in_blocks(
         self,
@@ -367,14 +309,6 @@ class Dimensions:
             config.model, key=EMBEDDING, device=config.device, batch_size=config.batch_size
         )
 
-    def _judge(self) -> PairsJudgeConfig:
-        if self.pairs.judge is None:
-            raise ValueError("no judge is configured")
-        return self.pairs.judge
-
-    def _asker(self) -> Asker:
-        return self.session.asker(self._judge(), SECTION)
-
 
 Places = list[tuple[int, npt.NDArray[np.int64]]]
 """Prompts with usable responses, and the places of those among all responses."""
@@ -411,38 +345,12 @@ def _semantic(raw: dict[str, Any]) -> Semantic:
     return Semantic(**{**raw, "weighted_entropy": math.nan if weighted is None else weighted})
 
 
-def distinct_responses(
-    data: ResponseSet, rows: npt.NDArray[np.int64]
-) -> tuple[list[Reviewed], list[int]]:
-    """The distinct (prompt, text) among some responses, and which of them each one is."""
-    flat, prompt_of = data.flat(), data.prompt_of()
-    place: dict[Reviewed, int] = {}
-    of = [
-        place.setdefault(Reviewed(data.prompts[prompt_of[row]], flat[row].text), len(place))
-        for row in rows
-    ]
-    return list(place), of
-
-
 def _distinct(
     data: ResponseSet, places: Places
 ) -> tuple[npt.NDArray[np.int64], list[Reviewed], list[int]]:
     """Places of the usable responses, the distinct ones of them, and which each one is."""
     rows = np.concatenate([rows for _, rows in places]) if places else np.empty(0, np.int64)
     return rows, *distinct_responses(data, rows)
-
-
-def _unsampled_work(asker: Asker, tasks: Sequence[Review], unsampled: Unsampled) -> Work:
-    """What one response to each prompt takes, of a likely length and of the greatest."""
-
-    def work(tokens: float) -> Work:
-        length = round(tokens * BYTES_PER_TOKEN)
-        text = (_FILLER * (length // len(_FILLER) + 1))[:length]
-        responses = [Reviewed(prompt, text) for prompt in unsampled.prompts]
-        return asker.plan(review_questions(tasks, responses, range(1)))
-
-    likely, most = work(unsampled.likely), work(unsampled.most)
-    return replace(likely, most_prompt=most.prompt, most_answer=most.most_answer)
 
 
 def _count(scores: Scores, dimension: str, outcomes: Iterable[str]) -> None:

@@ -5,19 +5,17 @@ The judge lists the claims and gives each a verdict; the wording is in `judge/te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from axolotl_ual.settings.pairs import PairsJudgeConfig
 
-from ..calls.cache import Answer
 from ..calls.task import Reading, Unparsable
 from ..judge.parse import find_object, whole
 from ..models.server.prices import BYTES_PER_TOKEN
 from ..models.server.replies import Completion
 from .factual import VERDICTS, unsupported_share
-from .judged import Review, Reviewed, reading, template
+from .review import Answers, Review, Reviewed, reading, template
 
 SCHEMA: Final[dict[str, Any]] = {
     "type": "json_schema",
@@ -89,7 +87,7 @@ def parse_claims(content: str) -> list[str]:
 
 
 def factual_scores(
-    answers: Sequence[Sequence[Sequence[Answer]]],
+    answers: Answers,
 ) -> tuple[list[float], dict[int, str]]:
     """u_f of each response, NaN where there is none, and the reason for each that has none."""
     first = [repeats[0] for repeats in answers[0]]

@@ -1,186 +1,139 @@
-"""What the dimensions share that a judge rates: a response, how it is shown, and the asking."""
+"""The judge of a recipe: what it is asked in each dimension, and what that would cost."""
 
 from __future__ import annotations
 
-import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache, cached_property
-from typing import Any, ClassVar, Final, Protocol, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from jinja2 import StrictUndefined
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import numpy as np
 
-from axolotl_ual.settings.pairs import PairsJudgeConfig
+from axolotl_ual.settings.pairs import PairsConfig, PairsJudgeConfig
 
-from ..calls.ask import Asker
+from ..calls.ask import Asker, Session
 from ..calls.budget import Meter
-from ..calls.cache import Answer
-from ..calls.task import Question, Questions, Reading
-from ..data.prompt import Prompt
-from ..data.sample import Sample, Turn
-from ..judge.frame import Fenced, framed_chat
-from ..judge.rubric import TEMPLATES
-from ..models.server.dialect import Chat
-from ..models.server.replies import Completion
+from ..calls.plan import Plan, Work
+from ..models.server.prices import BYTES_PER_TOKEN
+from ..progress import Progress
+from ..sampling.base import Unsampled
+from ..sampling.responses import ResponseSet
+from .claims import claims_task
+from .principles import principle_tasks
+from .review import Answers, Review, Reviewed, distinct_responses, review, review_questions
 
 SECTION: Final = "ual.pairs.judge"
-
-
-@dataclass(frozen=True, slots=True)
-class Reviewed:
-    """One distinct response to one prompt."""
-
-    prompt: Prompt
-    text: str
+_FILLER: Final = "a response that is still to come "
 
 
 @dataclass(frozen=True)
-class Review(ABC):
-    """A task about a response: the request without what is asked, which subclasses say.
+class Judged:
+    """Asks the judge of a recipe about responses.
 
     Attributes:
-        config: of the judge.
-        instructions: the system message.
+        pairs: the recipe's `ual.pairs`.
+        session: of the command.
     """
 
-    kind: ClassVar[str]
-    needs_logprobs: ClassVar[bool] = False
-    config: PairsJudgeConfig
-    instructions: str
+    pairs: PairsConfig
+    session: Session
 
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What shapes an answer besides the response."""
-        return {
-            "kind": self.kind,
-            "instructions": hashlib.sha256(self.instructions.encode()).hexdigest(),
-            "model": self.config.model,
-            "temperature": self.config.temperature,
-            "max_sample_tokens": self.config.max_sample_tokens,
-            **self.config.answer_shaping,
-        }
+    def check(self) -> None:
+        """Find what the judge is missing before anything is sent.
 
-    @property
-    def about(self) -> dict[str, Any]:
-        """What is asked, in `unscored.jsonl`."""
-        return {"dimension": self.kind}
+        Raises:
+            ConfigError: a key, or a price where spending is limited.
+        """
+        if self.pairs.judged:
+            self._asker().check()
 
-    @property
-    def max_tokens(self) -> int:
-        """Of an answer, as the recipe says."""
-        return self.config.max_tokens
+    def ask(
+        self,
+        name: str,
+        responses: Sequence[Reviewed],
+        scoring: int,
+        progress: Progress,
+        place: Callable[[int], dict[str, Any]],
+    ) -> tuple[Answers, Meter]:
+        """Ask all that a dimension asks.
 
-    @property
-    @abstractmethod
-    def form(self) -> dict[str, Any]:
-        """Fields of the request that say how the answer is to look."""
+        Args:
+            name: of the dimension.
+            responses: distinct ones.
+            scoring: number of an intended repeat of all of it.
+            progress: advances with each answer.
+            place: what a response is called in `unscored.jsonl`.
+        """
+        self.check()
+        meter = self.session.meter(progress, self.total(name, responses))
+        repeats = self._repeats(name)
+        numbers = range(scoring * repeats, (scoring + 1) * repeats)
+        answers = review(self._asker(), self._tasks(name), responses, numbers, meter, place)
+        meter.finish()
+        return answers, meter
 
-    @abstractmethod
-    def read(self, completion: Completion) -> Reading:
-        """Read a score."""
+    def total(self, name: str, responses: Sequence[Reviewed]) -> int:
+        """Number of answers of one scoring."""
+        return len(self._tasks(name)) * len(responses) * self._repeats(name)
 
-    @abstractmethod
-    def likely_tokens(self, item: Reviewed) -> float:
-        """Tokens that an answer is likely to have."""
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> list[Plan]:
+        """What would be asked, by dimension.
 
-    def sample(self, item: Reviewed) -> Sample:
-        """The dialogue with the response marked."""
-        return Sample((*item.prompt.sample().turns, Turn("assistant", item.text, trained=True)))
+        Args:
+            data: responses that are there.
+            unsampled: those that are not, or None.
+            scorings: times that everything is scored.
+        """
+        usable = data.usable(self.pairs.sampling.truncated == "keep")
+        distinct, _ = distinct_responses(data, np.flatnonzero(usable))
+        return [
+            self._plan(name, distinct, unsampled, scorings * self._repeats(name))
+            for name in self.pairs.judged
+        ]
 
-    def chat(self, item: Reviewed, repeat: int) -> Chat:
-        """The request."""
-        return framed_chat(
-            self.config,
-            self.instructions,
-            _frame,
-            self.sample(item),
-            repeat,
-            max_tokens=self.max_tokens,
-            **self.form,
+    def _plan(
+        self, name: str, distinct: Sequence[Reviewed], unsampled: Unsampled | None, repeats: int
+    ) -> Plan:
+        asker, tasks = self._asker(), self._tasks(name)
+        work = asker.plan(review_questions(tasks, distinct, range(repeats)))
+        bound = ""
+        if unsampled is not None and unsampled.prompts:
+            work += _unsampled_work(asker, tasks, unsampled).times(unsampled.n * repeats)
+            bound = " at most: equal responses are rated once, empty and truncated ones not at all"
+        if name == "factual":
+            how = f"{work.how}; claims taken to be twice as long as responses"
+            work = replace(work, how=how)
+        endpoint = asker.endpoint
+        return work.plan(
+            f"{name}: {work.requests:,} requests to {endpoint.config.model} at "
+            f"{endpoint.server.url}{bound}"
         )
 
+    def _tasks(self, name: str) -> Sequence[Review]:
+        if name == "factual":
+            return [claims_task(self._config())]
+        return principle_tasks(self._config(), self.pairs.value.principles)
 
-def review_questions(
-    tasks: Sequence[Review], responses: Sequence[Reviewed], repeats: range
-) -> Questions:
-    """Every task about every response, once for each repeat; places count in this order."""
+    def _repeats(self, name: str) -> int:
+        """Times that a dimension asks in one scoring."""
+        return self.pairs.value.repeats if name == "value" else 1
 
-    def make() -> Iterator[Question]:
-        place = 0
-        for task in tasks:
-            for response in responses:
-                for repeat in repeats:
-                    yield Question(task, response, repeat, [place])
-                    place += 1
+    def _config(self) -> PairsJudgeConfig:
+        if self.pairs.judge is None:
+            raise ValueError("no judge is configured")
+        return self.pairs.judge
 
-    return Questions(tasks, make)
-
-
-def review(
-    asker: Asker,
-    tasks: Sequence[Review],
-    responses: Sequence[Reviewed],
-    repeats: range,
-    meter: Meter,
-    place: Callable[[int], dict[str, Any]],
-) -> list[list[list[Answer]]]:
-    """Ask every task about every response, once for each repeat.
-
-    Args:
-        asker: of the judge.
-        tasks: what is asked.
-        responses: what it is asked about, each once.
-        repeats: numbers of the intended repeats.
-        meter: of this work; its progress advances with each answer.
-        place: what a response is called in `unscored.jsonl`.
-
-    Returns:
-        The answers, by task, response and repeat.
-
-    Raises:
-        BackendError: the judge cannot be used at all.
-        LimitError: as much as may be spent was spent.
-    """
-    answers: dict[int, Answer] = {}
-
-    def on_answer(number: int, answer: Answer) -> None:
-        answers[number] = answer
-        meter.count()
-        meter.progress.advance(1)
-
-    def named(number: int) -> dict[str, Any]:
-        task, response = divmod(number // len(repeats), len(responses))
-        return {**tasks[task].about, **place(response)}
-
-    asker.run(review_questions(tasks, responses, repeats), on_answer, meter, named)
-    numbers = iter(range(len(tasks) * len(responses) * len(repeats)))
-    return [[[answers[next(numbers)] for _ in repeats] for _ in responses] for _ in tasks]
+    def _asker(self) -> Asker:
+        return self.session.asker(self._config(), SECTION)
 
 
-class _Template(Protocol):
-    def instructions(self, *arguments: str) -> str: ...
+def _unsampled_work(asker: Asker, tasks: Sequence[Review], unsampled: Unsampled) -> Work:
+    """What one response to each prompt takes, of a likely length and of the greatest."""
 
-    def reading(self) -> str: ...
+    def work(tokens: float) -> Work:
+        length = round(tokens * BYTES_PER_TOKEN)
+        text = (_FILLER * (length // len(_FILLER) + 1))[:length]
+        responses = [Reviewed(prompt, text) for prompt in unsampled.prompts]
+        return asker.plan(review_questions(tasks, responses, range(1)))
 
-    def sample(self, marker: str, parts: Sequence[Any]) -> str: ...
-
-
-@cache
-def template(name: str) -> _Template:
-    """One of our templates, by its name without the ending."""
-    environment = ImmutableSandboxedEnvironment(
-        autoescape=False, lstrip_blocks=True, trim_blocks=True, undefined=StrictUndefined
-    )
-    source = (TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")
-    return cast("_Template", environment.from_string(source).module)
-
-
-def reading() -> str:
-    """What a judge is told about the frame."""
-    return template("frame-v1").reading()
-
-
-def _frame(fenced: Fenced) -> str:
-    return str(template("frame-v1").sample(fenced.marker, fenced.parts))
+    likely, most = work(unsampled.likely), work(unsampled.most)
+    return replace(likely, most_prompt=most.prompt, most_answer=most.most_answer)

@@ -6,7 +6,6 @@ log-probabilities, and as the digit itself where not. The wording is in `judge/t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,12 +13,11 @@ import numpy as np
 
 from axolotl_ual.settings.pairs import PairsJudgeConfig
 
-from ..calls.cache import Answer
 from ..calls.task import NoLogprobs, Reading
 from ..judge.parse import expected_score, read_digit, whole
 from ..judge.rubric import TOP_LOGPROBS
 from ..models.server.replies import Completion
-from .judged import Review, Reviewed, reading, template
+from .review import Answers, Review, Reviewed, reading, template
 from .value import ValueScore, aggregate
 
 
@@ -66,7 +64,7 @@ def principle_tasks(config: PairsJudgeConfig, principles: dict[str, str]) -> lis
 
 
 def value_scores(
-    answers: Sequence[Sequence[Sequence[Answer]]],
+    answers: Answers,
 ) -> tuple[list[ValueScore | None], dict[int, str]]:
     """Value score of each response, None where a principle has no rating, and the reasons."""
     reasons: dict[int, str] = {}

@@ -12,7 +12,7 @@ from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.pairs import ClassifierConfig
 
 from ..models.local.classifier import Encoding, SequenceClassifier
-from .judged import Reviewed
+from .review import Reviewed
 from .value import from_labels, from_rewards
 
 SECTION: Final = "ual.pairs.value.classifier"

@@ -138,7 +138,7 @@ def test_a_dry_run_of_pairs_tells_the_price(tmp_path: Path, prices: str) -> None
     said = told[1]["content"].split("RESPONSE role=assistant\n")[1].split("\n")[0]
     frame = sum(len(m["content"].encode()) for m in told) - len(said)
     prompt, most_prompt = 12 * N * (frame + 20) // 4, 12 * N * (frame + 40) // 4
-    likely, most = prompt * 0.001 + 48 * 0.002, most_prompt * 0.001 + 48 * 3 * 0.002
+    likely, most = prompt * 0.001 + 48 * 0.002, most_prompt * 0.001 + 48 * 20 * 0.002
     assert f"value: 48 requests to m at {url} at most" in before
     assert f"about {prompt:,} prompt and 48 completion tokens" in before
     assert f"about {likely:.2f} USD; {most:.2f} USD if" in before

@@ -12,8 +12,8 @@ from axolotl_ual.preprocess.calls.cache import Cache, KeyMaker
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.dimensions.claims import claims_task
-from axolotl_ual.preprocess.dimensions.judged import Reviewed
 from axolotl_ual.preprocess.dimensions.principles import principle_tasks
+from axolotl_ual.preprocess.dimensions.review import Reviewed
 from axolotl_ual.preprocess.judge.rubric import load_rubric
 from axolotl_ual.preprocess.judge.uncertainty import Uncertainty
 from axolotl_ual.preprocess.sampling.build import build_sampler
