@@ -22,6 +22,8 @@ from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.estimators import JudgeConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
+pytestmark = pytest.mark.slow  # Each test starts a server.
+
 PROMPTS = ["question 1", "question 2", "question that rambles", "an unratable question"]
 
 
