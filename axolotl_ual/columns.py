@@ -50,12 +50,23 @@ class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class ManifestColumn(_Record):
+    """A column of ours in a Parquet file."""
+
+    name: str
+    dtype: str = Field(description="float32, string, list, ...")
+    meaning: str
+
+
 class ManifestFile(_Record):
     """One Parquet file of the output folder."""
 
     path: str = Field(description="File name, relative to the folder.")
     rows: int = Field(ge=0)
     sha256: str = Field(description="Of the file's bytes.")
+    columns: list[ManifestColumn] = Field(
+        default_factory=list, description="Those of ours, in their order."
+    )
 
 
 class ManifestSource(_Record):
@@ -105,6 +116,10 @@ class Manifest(_Record):
         default_factory=dict, description="mean, max and the scale a of min(a * u, max)."
     )
     stages: dict[str, int] = Field(default_factory=dict, description="Rows by stage.")
+    trained: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What training makes of the rows, or why that is not known.",
+    )
 
     @classmethod
     def read(cls, folder: str | Path) -> Manifest:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+_MOST_CHARACTERS: Final = 1200
+
 
 class UALError(Exception):
     """Base of every error that axolotl-ual raises on purpose.
@@ -15,6 +19,25 @@ class UALError(Exception):
         self.problem = problem
         self.fix = fix
         super().__init__(f"{problem}\n  fix: {fix}" if fix else problem)
+
+
+def words_of(error: BaseException) -> str:
+    """What an error of a library says, whole and on one line.
+
+    The useful words may stand at the end ("... because column names don't match"), so where there
+    are too many, those in the middle are left out. Of a failed validation each key and its problem.
+    """
+    found = getattr(error, "errors", None)
+    if callable(found) and type(error).__name__ == "ValidationError":
+        places = [(".".join(map(str, item["loc"])), item["msg"]) for item in found()]
+        said = "; ".join(f"{key}: {problem}" if key else problem for key, problem in places)
+    else:
+        said = " ".join(str(error).split())
+    said = said or type(error).__name__
+    if len(said) <= _MOST_CHARACTERS:
+        return said
+    half = _MOST_CHARACTERS // 2
+    return f"{said[:half]} ... {said[-half:]}"
 
 
 class ConfigError(UALError):

@@ -20,10 +20,12 @@ from pathlib import Path
 import numpy as np
 
 from axolotl_ual.preprocess.commands.pairs import pair_up
-from axolotl_ual.preprocess.commands.pairs_tables import pairs_table, scored_table, write_table
 from axolotl_ual.preprocess.data.prompt import Prompt
+from axolotl_ual.preprocess.data.responses import Response, ResponseSet
 from axolotl_ual.preprocess.dimensions.base import Scores
-from axolotl_ual.preprocess.sampling.responses import Response, ResponseSet
+from axolotl_ual.preprocess.output.folder import write_table
+from axolotl_ual.preprocess.output.pairing import Pairing
+from axolotl_ual.preprocess.output.tables import PAIRS, fill, scored
 from axolotl_ual.settings.pairs import PairsConfig
 
 
@@ -66,10 +68,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), time.process_time()
         paired = pair_up(settings, data, scores)
-        train = write_table(Path(folder) / "train.parquet", pairs_table(data, paired))
-        responses = write_table(
-            Path(folder) / "responses.parquet", scored_table(data, scores, paired)
-        )
+        pairing = Pairing(data, scores, paired)
+        train = write_table(Path(folder) / "train.parquet", fill(PAIRS, pairing))
+        responses = write_table(Path(folder) / "responses.parquet", scored(pairing))
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(

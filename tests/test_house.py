@@ -51,6 +51,7 @@ FLOORS = {
 SHARED = {"evaluation", "settings", "errors", "columns", "host"}
 SHARED_MODULES = {
     "axolotl_ual.data.annotated",
+    "axolotl_ual.data.carry",
     "axolotl_ual.data.dialogue",
     "axolotl_ual.data.files",
     "axolotl_ual.data.fingerprint",
@@ -66,6 +67,7 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.preprocess.data.axolotl_says",
     "axolotl_ual.preprocess.data.axolotl_split",
     "axolotl_ual.preprocess.data.tokenised",
+    "axolotl_ual.preprocess.data.trained",
     "axolotl_ual.schedule.curriculum",
     "axolotl_ual.schedule.plan",
     "axolotl_ual.training.dpo",

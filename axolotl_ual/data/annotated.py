@@ -84,11 +84,11 @@ def locate(recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str) -> Locat
     _check_sources(manifest, entries, recipe.get("seed"), folder, again)
     for source in manifest.sources:
         _check_file(source.file, folder, again)
-    rewritten = [
-        _rewritten(entry, folder / source.file.path)
+    found = [
+        rewritten(entry, folder / source.file.path)
         for source, entry in zip(manifest.sources, entries, strict=True)
     ]
-    return Located(rewritten, _content(source.file.sha256 for source in manifest.sources))
+    return Located(found, _content(source.file.sha256 for source in manifest.sources))
 
 
 def _locate_pairs(
@@ -114,8 +114,12 @@ def _locate_pairs(
     _check_settings("pairs", {"pairs": made}, {"pairs": wanted}, folder, again)
     file = manifest.sources[0].file
     _check_file(file, folder, again)
-    entry = {"path": str(folder / file.path), "ds_type": "parquet", "split": "train"}
-    return Located([{**entry, **_PAIRS_TYPE}], _content(iter([file.sha256])))
+    return Located([pairs_entry(folder / file.path)], _content(iter([file.sha256])))
+
+
+def pairs_entry(path: Path) -> dict[str, Any]:
+    """The entry that reads preference pairs."""
+    return {"path": str(path), "ds_type": "parquet", "split": "train", **_PAIRS_TYPE}
 
 
 def prepare(recipe: MutableMapping[str, Any], recipe_name: str) -> None:
@@ -261,7 +265,8 @@ def _check_file(file: ManifestFile, folder: Path, again: str) -> None:
         raise AnnotationError(f"{path}: does not hold what the manifest says", again)
 
 
-def _rewritten(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def rewritten(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """An entry that reads the annotated copy in place of its own data, in the same way."""
     kept = {key: value for key, value in entry.items() if key not in _READ_FROM_SOURCE}
     return {**kept, "path": str(path), "ds_type": "parquet", "split": "train"}
 

@@ -228,6 +228,11 @@ class PairsConfig(Section):
         "exclude",
         description="A response without one of the dimensions: in no pair, or scored by the rest.",
     )
+    on_unreadable: Literal["error", "drop"] = Field(
+        "error",
+        description="What becomes of a row without a prompt: the run stops and names it, or it is "
+        "left out.",
+    )
     policy: Literal["worst", "second", "median", "random"] = Field(
         "worst", description="Which suboptimal response is rejected."
     )
@@ -311,6 +316,8 @@ class PairsConfig(Section):
             del settings["nli"]
         if not self.judged:
             del settings["judge"]
+        if self.on_unreadable == "error":
+            del settings["on_unreadable"]
         settings["weights"] = {name: self.weight(name) for name in self.dimensions}
         del settings["output"]
         return settings

@@ -67,6 +67,23 @@ class AnnotateConfig(Section):
     on_missing: Literal["mean", "drop", "error"] = Field(
         "mean", description="What becomes of a row whose uncertainty could not be had."
     )
+    on_unreadable: Literal["error", "mean", "drop"] = Field(
+        "error",
+        description="What becomes of a row that cannot be read, an empty response for example: the "
+        "run stops and names it, it keeps the mean smoothing, or it is left out.",
+    )
+    trained: Literal["tell", "only", "ignore"] = Field(
+        "tell",
+        description="tell: say which rows training leaves out (validation set, beyond "
+        "sequence_len, without a trained token), as far as Axolotl is installed. only: judge those "
+        "that are trained, and take the mean over them. ignore: do not look.",
+    )
+
+    @property
+    def about_rows(self) -> dict[str, str]:
+        """Which rows are judged, where it is not the default: annotations made with it stay so."""
+        chosen = {"on_unreadable": self.on_unreadable, "trained": self.trained}
+        return {k: v for k, v in chosen.items() if v != type(self).model_fields[k].default}
 
     @property
     def estimators(self) -> list[str]:
@@ -196,6 +213,7 @@ class UALConfig(Section):
             "estimator": self.annotate.estimator,
             **sections,
             "on_missing": self.annotate.on_missing,
+            **self.annotate.about_rows,
             "smoothing": shaping(self.smoothing),
             "stages": shaping(self.stages),
         }

@@ -6,58 +6,40 @@ written before everything is known.
 
 from __future__ import annotations
 
-import bisect
-import importlib.metadata
-import itertools
-import platform
-import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timezone
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-import pyarrow as pa
+import numpy.typing as npt
 from rich.console import Console
 
-from axolotl_ual import __version__, columns
-from axolotl_ual.columns import Manifest, ManifestSource
-from axolotl_ual.data.fingerprint import fingerprint, plain
+from axolotl_ual.columns import Manifest
 from axolotl_ual.errors import BackendError, ConfigError, DataError
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.ask import open_session
 from ..calls.budget import Budget
-from ..data.load import load_entry
-from ..data.recipe import Entry, Recipe, load_recipe
-from ..data.rows import Sample, read_samples
+from ..data.recipe import Recipe, load_recipe
+from ..data.rows import Concatenated, Sample
+from ..data.sources import load_sources
 from ..engines.base import estimate
 from ..engines.local import LocalEngine
 from ..estimators import build_estimator
 from ..estimators.base import Estimation, Estimator, FloatArray
 from ..labels.remarks import remarks
 from ..labels.smoothing import SmoothingMap, solve_smoothing
-from ..labels.stages import StageCodes, assign_stages, stage_counts
-from ..output import card
-from ..output.folder import (
-    check_target,
-    float_column,
-    replace_folder,
-    write_manifest,
-    write_parquet,
-)
+from ..labels.stages import assign_stages
+from ..output.annotated import UNREADABLE_FILE, UNSCORED_FILE, Outcome, write_annotated
+from ..output.folder import check_target
+from ..output.tables import Annotations
 from ..progress import show_progress
 from .audit import audit
+from .beforehand import Rows, drift, look_at_rows, without
 from .closing import print_plan, print_written
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
-UNSCORED_FILE = "unscored.jsonl"
-"""Answers of a judge that gave no score, beside the annotated rows."""
-_VERSIONED = ("datasets", "numpy", "openai", "pyarrow", "torch", "transformers")
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,59 +63,6 @@ class AnnotateOptions:
     audit: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One dataset of the recipe, loaded."""
-
-    entry: Entry
-    table: Dataset
-    samples: Sequence[Sample]
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Annotations:
-    """What is known about the rows of all sources, one after the other."""
-
-    estimation: Estimation
-    smoothing: FloatArray
-    stages: StageCodes
-    map: SmoothingMap
-
-    @property
-    def missing(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Bool of shape (N,): rows without an uncertainty."""
-        return np.isnan(self.estimation.uncertainty)
-
-
-class Concatenated(Sequence[Sample]):
-    """The samples of several sources as one lazy sequence."""
-
-    def __init__(self, parts: Sequence[Sequence[Sample]]) -> None:
-        self._parts = parts
-        self._ends = list(itertools.accumulate(len(part) for part in parts))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __iter__(self) -> Iterator[Sample]:
-        return itertools.chain.from_iterable(self._parts)
-
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        part = bisect.bisect_right(self._ends, index)
-        return self._parts[part][index - (self._ends[part] - len(self._parts[part]))]
-
-
 def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest | None:
     """Annotate the datasets of a recipe.
 
@@ -152,8 +81,12 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
     settings = _annotate_settings(recipe)
     output = options.output or Path(settings.output)
     check_target(output)
-    sources = load_sources(recipe, options.limit)
-    samples = Concatenated([source.samples for source in sources])
+    sources = load_sources(recipe, options.limit, settings.on_unreadable)
+    if options.audit is None:
+        rows = look_at_rows(recipe, settings, sources, console)
+    else:
+        rows = Rows.of(sources)
+    samples = Concatenated([source.samples for source in rows.sources])
     with tempfile.TemporaryDirectory() as scratch:
         unscored = Path(scratch) / UNSCORED_FILE
         with open_session(
@@ -164,7 +97,7 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
         ) as session:
             estimator = build_estimator(settings, recipe.base_model, session)
             if options.dry_run:
-                _print_plan(recipe, sources, estimator, samples, output, console)
+                _print_plan(recipe, rows, estimator, samples, output, console)
                 return None
             if options.audit is not None:
                 _audit(estimator, samples, options.audit, console)
@@ -172,39 +105,82 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
             label = f"judging ({settings.estimator})"
             with show_progress(console, label, len(samples)) as progress:
                 estimation = estimate(estimator, samples, progress, LocalEngine())
-        annotations = annotate_rows(recipe, settings, estimation)
-        manifest = _write(recipe, settings, options, output, sources, annotations, unscored)
-    _print_result(manifest, output, path, settings, console)
+        _check_missing(settings, estimation)
+        found = over_all_rows(estimation, rows)
+        keep = _kept_rows(settings, found, rows)
+        if keep is not None:
+            rows = without(recipe, rows, ~keep)
+        annotations, solved = annotate_rows(recipe, settings, found, rows)
+        mean, drifted = drift(rows, annotations.smoothing, recipe.ual.smoothing.mean)
+        outcome = Outcome(
+            {
+                "name": settings.estimator,
+                **estimation.facts,
+                "remarks": remarks(
+                    estimation.uncertainty, estimation.facts.get("mapping"), solved.scale
+                ),
+            },
+            found.failures,
+            estimation.usage,
+            solved.scale,
+            keep,
+            rows.untrained,
+            {**(rows.facts or {}), **({} if np.isnan(mean) else {"mean_smoothing": mean})},
+            options.limit,
+            unscored,
+        )
+        manifest = write_annotated(output, recipe, rows.sources, annotations, outcome)
+    _print_result(manifest, output, path, drifted, console)
     return manifest
 
 
-def load_sources(recipe: Recipe, limit: int | None) -> list[Source]:
-    """Load every dataset of the recipe and check all of its rows.
+def over_all_rows(estimation: Estimation, rows: Rows) -> Estimation:
+    """An estimation of the judged rows as one of all N, with NaN for the others."""
 
-    Raises:
-        DataError: a dataset cannot be read, or rows are not what their type says.
-    """
-    sources = []
-    for entry in recipe.entries:
-        table = load_entry(entry, seed=recipe.seed)
-        if limit is not None:
-            table = table.select(range(min(limit, len(table))))
-        samples = read_samples(table, entry, recipe)
-        samples.check()
-        sources.append(Source(entry, table, samples, fingerprint(entry.raw, recipe.seed)))
-    return sources
+    def spread(values: FloatArray) -> FloatArray:
+        everywhere = np.full(rows.judged.size, np.nan, dtype=np.float32)
+        everywhere[rows.judged] = values
+        return everywhere
+
+    return replace(
+        estimation,
+        uncertainty=spread(estimation.uncertainty),
+        columns={name: spread(values) for name, values in estimation.columns.items()},
+        failures={**estimation.failures, **rows.not_judged},
+    )
 
 
-def annotate_rows(recipe: Recipe, settings: AnnotateConfig, estimation: Estimation) -> Annotations:
+def annotate_rows(
+    recipe: Recipe, settings: AnnotateConfig, found: Estimation, rows: Rows
+) -> tuple[Annotations, SmoothingMap]:
     """Map uncertainty to smoothing and stages.
 
+    Args:
+        recipe: the recipe.
+        settings: its `annotate:` section.
+        found: about all N rows.
+        rows: these rows, with what is trained of them.
+
     Raises:
-        BackendError: no row at all has an uncertainty.
-        DataError: `on_missing: error`, and there are rows without an uncertainty.
         ConfigError: the mean cannot be reached.
     """
-    uncertainty = estimation.uncertainty
-    missing = np.isnan(uncertainty)
+    wanted, uncertainty = recipe.ual.smoothing, found.uncertainty
+    counted = uncertainty
+    if settings.trained == "only" and rows.weight is not None:
+        # A row that becomes several sequences counts as often in the mean.
+        counted = np.repeat(uncertainty, rows.weight)
+    solved = solve_smoothing(
+        counted, wanted.mean, wanted.max, decreasing=wanted.direction == "decreasing"
+    )
+    smoothing = solved(uncertainty)
+    smoothing[np.isnan(uncertainty)] = wanted.mean
+    stages = assign_stages(uncertainty, recipe.ual.stages.thresholds)
+    made = Annotations(uncertainty, smoothing.astype(np.float32), stages, found.columns)
+    return made, solved
+
+
+def _check_missing(settings: AnnotateConfig, estimation: Estimation) -> None:
+    missing = np.isnan(estimation.uncertainty)
     if missing.all():
         raise BackendError(
             f"none of the {missing.size:,} rows got an uncertainty ({_reasons(estimation)})",
@@ -218,14 +194,14 @@ def annotate_rows(recipe: Recipe, settings: AnnotateConfig, estimation: Estimati
             "set ual.annotate.on_missing to `mean` or `drop`, or mend these rows; answers that "
             "were had are kept in the cache",
         )
-    wanted = recipe.ual.smoothing
-    solved = solve_smoothing(
-        uncertainty, wanted.mean, wanted.max, decreasing=wanted.direction == "decreasing"
-    )
-    smoothing = solved(uncertainty)
-    smoothing[missing] = wanted.mean
-    stages = assign_stages(uncertainty, recipe.ual.stages.thresholds)
-    return Annotations(estimation, smoothing.astype(np.float32), stages, solved)
+
+
+def _kept_rows(settings: AnnotateConfig, found: Estimation, rows: Rows) -> BoolArray | None:
+    """Rows that are written; None where none is dropped."""
+    if settings.on_missing != "drop":
+        return None
+    keep: BoolArray = ~(np.isnan(found.uncertainty) & rows.judged)
+    return None if keep.all() else keep
 
 
 def _annotate_settings(recipe: Recipe) -> AnnotateConfig:
@@ -236,121 +212,6 @@ def _annotate_settings(recipe: Recipe) -> AnnotateConfig:
             "        estimator: judge\n        judge: {model: gpt-4o}",
         )
     return recipe.ual.annotate
-
-
-def _write(
-    recipe: Recipe,
-    settings: AnnotateConfig,
-    options: AnnotateOptions,
-    output: Path,
-    sources: Sequence[Source],
-    annotations: Annotations,
-    unscored: Path,
-) -> Manifest:
-    keep = ~annotations.missing if settings.on_missing == "drop" else None
-    arrays = _arrow_columns(annotations)
-    with replace_folder(output) as folder:
-        written, start = [], 0
-        for source in sources:
-            rows = slice(start, start + len(source.table))
-            start = rows.stop
-            file = write_parquet(
-                folder / _file_name(source, len(sources)),
-                source.table,
-                {name: array[rows] for name, array in arrays.items()},
-                None if keep is None else keep[rows],
-            )
-            written.append(
-                ManifestSource(
-                    entry=plain(source.entry.raw),
-                    fingerprint=source.fingerprint,
-                    rows=len(source.table),
-                    file=file,
-                )
-            )
-        if unscored.exists():
-            shutil.copyfile(unscored, folder / UNSCORED_FILE)
-        manifest = _manifest(recipe, settings, options, written, annotations, keep)
-        (folder / "README.md").write_text(card.render(manifest, output), encoding="utf-8")
-        write_manifest(folder, manifest)
-    return manifest
-
-
-def _arrow_columns(annotations: Annotations) -> dict[str, pa.Array]:
-    estimation = annotations.estimation
-    return {
-        columns.UNCERTAINTY: float_column(estimation.uncertainty),
-        columns.SMOOTHING: float_column(annotations.smoothing),
-        columns.STAGE: pa.array(np.array(columns.STAGES)[annotations.stages]),
-        **{name: float_column(values) for name, values in estimation.columns.items()},
-    }
-
-
-def _manifest(
-    recipe: Recipe,
-    settings: AnnotateConfig,
-    options: AnnotateOptions,
-    written: list[ManifestSource],
-    annotations: Annotations,
-    keep: np.ndarray[Any, np.dtype[np.bool_]] | None,
-) -> Manifest:
-    kept = slice(None) if keep is None else keep
-    smoothing = annotations.smoothing[kept]
-    missing = int(annotations.missing.sum())
-    rows = annotations.missing.size
-    return Manifest(
-        package_version=__version__,
-        versions=library_versions(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        estimator={
-            "name": settings.estimator,
-            **annotations.estimation.facts,
-            "remarks": _remarks(annotations),
-        },
-        settings=recipe.ual.result_settings(recipe.base_model),
-        sources=written,
-        limit=options.limit,
-        counts={
-            "rows": rows,
-            "scored": rows - missing,
-            "missing": missing,
-            "dropped": rows - smoothing.size,
-        },
-        failures=dict(sorted(annotations.estimation.failures.items())),
-        usage=annotations.estimation.usage,
-        smoothing={
-            "mean": float(smoothing.mean(dtype=np.float64)),
-            "max": float(smoothing.max()),
-            "scale": annotations.map.scale,
-        },
-        stages=stage_counts(annotations.stages[kept]),
-    )
-
-
-def _remarks(annotations: Annotations) -> list[str]:
-    estimation = annotations.estimation
-    mapping = estimation.facts.get("mapping")
-    return remarks(estimation.uncertainty, mapping, annotations.map.scale)
-
-
-def library_versions() -> dict[str, str]:
-    """Python and the libraries that shape a result, for the manifest."""
-    versions = {"python": platform.python_version()}
-    for name in _VERSIONED:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _file_name(source: Source, sources: int) -> str:
-    split = str(source.entry.raw.get("split") or "train")
-    plain_split = "".join(c if c.isalnum() or c in "-_" else "_" for c in split).strip("_")
-    if sources == 1:
-        return f"{plain_split}.parquet"
-    label = "".join(c if c.isalnum() or c in "-_" else "-" for c in source.entry.label).strip("-")
-    return f"{source.entry.index:02d}-{label}-{plain_split}.parquet"
 
 
 def _reasons(estimation: Estimation) -> str:
@@ -367,29 +228,34 @@ def _audit(estimator: Estimator, samples: Sequence[Sample], rows: int, console: 
 
 def _print_plan(
     recipe: Recipe,
-    sources: Sequence[Source],
+    rows: Rows,
     estimator: Estimator,
     samples: Sequence[Sample],
     output: Path,
     console: Console,
 ) -> None:
     plan = estimator.plan(samples)
-    head = [f"{recipe.path}: would annotate {len(samples):,} rows into {output}"]
-    head += [f"  {source.entry.label}: {len(source.table):,} rows" for source in sources]
+    number = sum(len(source.table) for source in rows.sources)
+    head = [f"{recipe.path}: would annotate {number:,} rows into {output}"]
+    head += [f"  {source.entry.label}: {len(source.table):,} rows" for source in rows.sources]
     print_plan(head, plan, console)
 
 
 def _print_result(
-    manifest: Manifest, output: Path, path: Path, settings: AnnotateConfig, console: Console
+    manifest: Manifest, output: Path, path: Path, drifted: str, console: Console
 ) -> None:
     counts = manifest.counts
     console.print(f"{counts['rows']:,} rows: {counts['scored']:,} scored", highlight=False)
     if counts["missing"]:
-        fate = "dropped" if settings.on_missing == "drop" else "smoothed by the mean"
+        fate = "smoothed by the mean"
+        if counts["dropped"]:
+            fate = "dropped" if counts["dropped"] == counts["missing"] else f"{fate} or dropped"
         reasons = ", ".join(f"{reason}: {n:,}" for reason, n in manifest.failures.items())
         console.print(f"{counts['missing']:,} without an uncertainty, {fate} ({reasons})")
         if (output / UNSCORED_FILE).exists():
             console.print(f"what was answered for them is in {output / UNSCORED_FILE}")
-    for remark in manifest.estimator["remarks"]:
-        console.print(remark, highlight=False, markup=False)
+        if (output / UNREADABLE_FILE).exists():
+            console.print(f"rows that cannot be read are named in {output / UNREADABLE_FILE}")
+    for line in [*manifest.estimator["remarks"], *([drifted] if drifted else [])]:
+        console.print(line, highlight=False, markup=False)
     print_written(manifest, "smoothing:", output, path, console)

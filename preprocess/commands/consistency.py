@@ -20,15 +20,15 @@ from ..calls.ask import Session, open_session
 from ..calls.budget import Budget, total_usage, usage_line
 from ..calls.plan import Plan, joined
 from ..data.recipe import Recipe, load_recipe
+from ..data.responses import Response, ResponseSet, read_responses
 from ..dimensions.base import Dimensions
 from ..dimensions.judged import Judged
 from ..labels.agreement import Agreement, agreement, report_lines
+from ..output.pairs import RESPONSES_FILE
 from ..progress import show_progress
 from ..sampling.base import Sampler
-from ..sampling.responses import Response, ResponseSet, read_responses
 from .closing import print_plan
 from .pairs import check_paying, find_sampler, pairs_settings
-from .pairs_tables import RESPONSES_FILE
 
 FloatArray = npt.NDArray[np.float64]
 

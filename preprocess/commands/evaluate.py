@@ -26,7 +26,7 @@ from ..evaluation.heldout import HeldOut, read_heldout
 from ..evaluation.measuring import Measured, group_rows, measure_runs
 from ..evaluation.reading import Reader, Text, encode_rows
 from ..evaluation.runs import BASE, Run, find_runs
-from .annotate import library_versions
+from ..output.manifest import library_versions
 from .pairs import chat_template
 
 _SFT: Final = "sft"

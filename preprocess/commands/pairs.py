@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from axolotl_ual import __version__
-from axolotl_ual.columns import Manifest, ManifestFile, ManifestSource
-from axolotl_ual.data.fingerprint import fingerprint, plain
+from axolotl_ual.columns import Manifest
+from axolotl_ual.data.fingerprint import fingerprint
 from axolotl_ual.errors import ConfigError, DataError
 from axolotl_ual.settings.pairs import PairsConfig
 
@@ -28,35 +24,27 @@ from ..data.load import load_entry
 from ..data.prompt import Prompt
 from ..data.prompts import read_prompts
 from ..data.recipe import Recipe, load_recipe
+from ..data.responses import ResponseSet, read_responses
+from ..data.sources import Unreadable, sift
 from ..dimensions.base import Dimensions, Scores
 from ..dimensions.judged import Judged
 from ..dimensions.total import shares, total_uncertainty
 from ..labels.pairs import (
-    OUTCOMES,
-    PAIRED,
     Scored,
     digests,
     select_pairs,
     smooth_pairs,
     stage_pairs,
 )
-from ..labels.stages import stage_counts
-from ..output.folder import check_target, replace_folder, write_manifest
+from ..output.annotated import UNSCORED_FILE
+from ..output.folder import check_target
+from ..output.pairing import Paired, Pairing
+from ..output.pairs import Made, Origin, write_pairs
 from ..progress import show_progress
 from ..sampling.base import Sampled, Sampler, Unsampled
 from ..sampling.build import build_sampler
-from ..sampling.responses import ResponseSet, read_responses
-from .annotate import UNSCORED_FILE, library_versions
+from .beforehand import say_unreadable
 from .closing import print_plan, print_written
-from .pairs_tables import (
-    RESPONSES_FILE,
-    TRAIN_FILE,
-    Paired,
-    pairs_table,
-    render_card,
-    scored_table,
-    write_table,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +74,15 @@ class Input:
 
     Attributes:
         prompts: of all sources, in order.
-        origins: entry, fingerprint and number of prompts of each source.
+        origins: of each source.
         responses: those of `--from-responses`, or None.
+        unreadable: rows without a prompt that are left out.
     """
 
     prompts: list[Prompt]
-    origins: list[tuple[Mapping[str, Any], str, int]] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
     responses: ResponseSet | None = None
+    unreadable: list[Unreadable] = field(default_factory=list)
 
 
 def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest | None:
@@ -113,7 +103,9 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
     settings = pairs_settings(recipe)
     output = options.output or Path(settings.output)
     check_target(output)
-    given = read_input(recipe, options.from_responses, options.limit)
+    stop = settings.on_unreadable == "error"
+    given = read_input(recipe, options.from_responses, options.limit, stop)
+    say_unreadable(given.unreadable, console)
     with tempfile.TemporaryDirectory() as scratch:
         unscored = Path(scratch) / UNSCORED_FILE
         with open_session(
@@ -139,9 +131,17 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
             data = ResponseSet(given.prompts, sampled.responses)
             scores = dimensions.score(data)
         paired = pair_up(settings, data, scores)
-        manifest = _write(
-            recipe, settings, options, output, given, sampled, data, scores, paired, unscored
+        made = Made(
+            _facts(settings, given, sampled, scores),
+            settings.result_settings(recipe.base_model),
+            given.origins,
+            scores.failures,
+            total_usage([sampled.usage, scores.usage]),
+            len(given.unreadable),
+            options.limit,
+            unscored,
         )
+        manifest = write_pairs(output, recipe, Pairing(data, scores, paired), made)
     _print_result(manifest, output, path, console)
     return manifest
 
@@ -161,8 +161,16 @@ def pairs_settings(recipe: Recipe) -> PairsConfig:
     return recipe.ual.pairs
 
 
-def read_input(recipe: Recipe, from_responses: Path | None, limit: int | None) -> Input:
+def read_input(
+    recipe: Recipe, from_responses: Path | None, limit: int | None, stop: bool = True
+) -> Input:
     """Read the prompts of every dataset, or responses from a file.
+
+    Args:
+        recipe: the recipe.
+        from_responses: a file of responses, or None.
+        limit: the first prompts only, of each dataset.
+        stop: whether a row without a prompt is an error; else it is left out.
 
     Raises:
         DataError: a file cannot be read, or a row has no prompt.
@@ -185,9 +193,11 @@ def read_input(recipe: Recipe, from_responses: Path | None, limit: int | None) -
         table = load_entry(entry, seed=recipe.seed)
         if limit is not None:
             table = table.select(range(min(limit, len(table))))
-        prompts = read_prompts(table, entry, recipe)
+        instead = "or set ual.pairs.on_unreadable to `drop`"
+        prompts, _, unreadable = sift(read_prompts(table, entry, recipe), entry, stop, instead)
         given.prompts.extend(prompts)
-        given.origins.append((entry.raw, fingerprint(entry.raw, recipe.seed), len(prompts)))
+        given.unreadable.extend(unreadable)
+        given.origins.append((entry.raw, fingerprint(entry.raw, recipe.seed), len(table)))
     return given
 
 
@@ -297,51 +307,6 @@ def pair_up(settings: PairsConfig, data: ResponseSet, scores: Scores) -> Paired:
     return Paired(selection, total, smoothing, stages)
 
 
-def _write(
-    recipe: Recipe,
-    settings: PairsConfig,
-    options: PairsOptions,
-    output: Path,
-    given: Input,
-    sampled: Sampled,
-    data: ResponseSet,
-    scores: Scores,
-    paired: Paired,
-    unscored: Path,
-) -> Manifest:
-    with replace_folder(output) as folder:
-        train = write_table(folder / TRAIN_FILE, pairs_table(data, paired))
-        responses = write_table(folder / RESPONSES_FILE, scored_table(data, scores, paired))
-        if unscored.exists():
-            shutil.copyfile(unscored, folder / UNSCORED_FILE)
-        manifest = Manifest(
-            kind="pairs",
-            package_version=__version__,
-            versions=library_versions(),
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            estimator=_facts(settings, given, sampled, scores),
-            settings=settings.result_settings(recipe.base_model),
-            sources=_sources(given, train),
-            files=[responses],
-            limit=options.limit,
-            counts={**data.counts(), "pairs": len(paired.selection.chosen)},
-            failures=_failures(paired, scores),
-            usage=total_usage([sampled.usage, scores.usage]),
-            smoothing=_smoothing(paired),
-            stages=stage_counts(paired.stages),
-        )
-        (folder / "README.md").write_text(render_card(manifest, output), encoding="utf-8")
-        write_manifest(folder, manifest)
-    return manifest
-
-
-def _sources(given: Input, train: ManifestFile) -> list[ManifestSource]:
-    return [
-        ManifestSource(entry=plain(entry), fingerprint=digest, rows=rows, file=train)
-        for entry, digest, rows in given.origins
-    ]
-
-
 def _facts(settings: PairsConfig, given: Input, sampled: Sampled, scores: Scores) -> dict[str, Any]:
     method = "given" if given.responses is not None else settings.sampling.backend
     weights = {str(name): settings.weight(name) for name in settings.dimensions}
@@ -349,19 +314,6 @@ def _facts(settings: PairsConfig, given: Input, sampled: Sampled, scores: Scores
         "sampling": {"method": method, **sampled.facts},
         **scores.facts,
         "total": {"method": "weighted mean", "shares": shares(weights, list(weights))},
-    }
-
-
-def _failures(paired: Paired, scores: Scores) -> dict[str, int]:
-    outcomes = paired.selection.counts()
-    unpaired = {f"no pair: {n}": outcomes[n] for n in OUTCOMES if n in outcomes and n != PAIRED}
-    return {**unpaired, **dict(sorted(scores.failures.items()))}
-
-
-def _smoothing(paired: Paired) -> dict[str, float | None]:
-    return {
-        "mean": float(paired.smoothing.mean(dtype=np.float64)),
-        "max": float(paired.smoothing.max()),
     }
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from axolotl_ual.errors import DataError
+from axolotl_ual.errors import DataError, words_of
 
 from .arguments import DATA_SUFFIXES, load_arguments
 from .json_files import check_json, is_readable
@@ -240,8 +240,7 @@ def _said(error: Exception) -> str:
         if deeper is None:
             break
         cause = deeper
-    said = " ".join(str(cause).split()) or type(cause).__name__
-    return said if len(said) < 400 else f"{said[:396]} ..."
+    return words_of(cause)
 
 
 def _explain(entry: Entry, error: Exception) -> tuple[str, str]:

@@ -51,8 +51,8 @@ _FIX: Final = (
 )
 
 
-def read_prompts(table: Dataset, entry: Entry, recipe: Recipe) -> list[Prompt]:
-    """The prompt of every row.
+def read_prompts(table: Dataset, entry: Entry, recipe: Recipe) -> Rows[Prompt]:
+    """The prompt of every row, read when it is asked for.
 
     Args:
         table: the rows.
@@ -60,8 +60,6 @@ def read_prompts(table: Dataset, entry: Entry, recipe: Recipe) -> list[Prompt]:
         recipe: the recipe.
 
     Raises:
-        DataError: rows that have no prompt, the first of them by file, row and line, with key and
-            value.
         ConfigError: an option of the entry has the wrong shape.
     """
     kind, raw, where = entry.type, entry.raw, f"{recipe.path}: {entry.label}"
@@ -76,9 +74,7 @@ def read_prompts(table: Dataset, entry: Entry, recipe: Recipe) -> list[Prompt]:
         reader = _behind(read_samples(table, entry, recipe).reader)
     else:
         reader = prompt_reader(raw, where)
-    rows = Rows(table, entry, reader)
-    rows.check()
-    return list(rows)
+    return Rows(table, entry, reader)
 
 
 def prompt_reader(

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from axolotl_ual.columns import PREFIX
 from axolotl_ual.errors import ConfigError, DataError
@@ -96,27 +101,39 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Rows(Sequence[T_co]):
-    """The rows of a dataset, each read and converted when it is asked for.
+    """Rows of a dataset, each read and converted when it is asked for.
 
     Args:
         table: the rows, on disk as far as `datasets` keeps them there.
         entry: where they come from.
         reader: how a row becomes what is wanted of it: a sample, or a prompt.
+        numbers: the rows to take, ascending; None takes all.
+        changed: what takes the place of rows, by their number.
     """
 
-    def __init__(self, table: Dataset, entry: Entry, reader: Reader[T_co]) -> None:
+    def __init__(
+        self,
+        table: Dataset,
+        entry: Entry,
+        reader: Reader[T_co],
+        numbers: npt.NDArray[np.int64] | None = None,
+        changed: Mapping[int, T_co] | None = None,
+    ) -> None:
+        self._table = table
         self._entry = entry
         self.reader = reader
         self._columns = list(table.column_names)
         read = {*reader.needed, *reader.optional}
         present = [name for name in self._columns if name in read]
         self._rows = table.select_columns(present) if present else table
+        self._numbers = np.arange(len(table)) if numbers is None else numbers
+        self._changed = changed or {}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._numbers)
 
     def __iter__(self) -> Iterator[T_co]:
-        for number, row in enumerate(self._iterate()):
+        for number, row in self._iterate():
             yield self._read(number, row)
 
     @overload
@@ -128,33 +145,54 @@ class Rows(Sequence[T_co]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
-        number = index % len(self)
+        number = int(self._numbers[index])
         return self._read(number, self._rows[number])
 
-    def check(self, limit: int = 10) -> None:
+    def only(
+        self, numbers: npt.NDArray[np.int64], changed: Mapping[int, T_co] | None = None
+    ) -> Rows[T_co]:
+        """Some of the rows.
+
+        Args:
+            numbers: of the rows in the table, ascending.
+            changed: what takes the place of rows, by their number.
+        """
+        merged = {**self._changed, **(changed or {})}
+        return Rows(self._table, self._entry, self.reader, numbers, merged)
+
+    def unreadable(self) -> dict[int, BadRow]:
         """Read every row once, so that bad rows are known before anything is paid for.
+
+        Returns:
+            What is wrong with each row that cannot be read, by its number.
+
+        Raises:
+            DataError: a needed column is missing, or there are no rows.
+        """
+        self._check_columns()
+        if not len(self):
+            raise DataError(f"{self._entry.label}: the dataset has no rows", "name another dataset")
+        bad = {}
+        for number, row in self._iterate():
+            try:
+                self.reader.read(row)
+            except BadRow as problem:
+                bad[number] = problem
+        return bad
+
+    def check(self, limit: int = 10) -> None:
+        """Read every row once and refuse bad ones.
 
         Args:
             limit: bad rows that the error names.
 
         Raises:
-            DataError: a needed column is missing, or there are bad rows: the first of them by
-                file, row and line, with key and value, and how many there are.
+            DataError: see `unreadable`; or there are bad rows: the first of them by file, row and
+                line, with key and value, and how many there are.
         """
-        self._check_columns()
-        if not len(self):
-            raise DataError(f"{self._entry.label}: the dataset has no rows", "name another dataset")
-        bad: dict[int, BadRow] = {}
-        number_bad = 0
-        for number, row in enumerate(self._iterate()):
-            try:
-                self.reader.read(row)
-            except BadRow as problem:
-                number_bad += 1
-                if len(bad) < limit:
-                    bad[number] = problem
-        if number_bad:
-            raise _bad_rows(self._entry, bad, number_bad, len(self))
+        bad = self.unreadable()
+        if bad:
+            raise unreadable_rows(self._entry, bad, len(self), limit)
 
     def _check_columns(self) -> None:
         missing = [name for name in self.reader.needed if name not in self._columns]
@@ -166,18 +204,53 @@ class Rows(Sequence[T_co]):
                 self.reader.hint,
             )
 
-    def _iterate(self) -> Iterator[Mapping[str, Any]]:
+    def _iterate(self) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        wanted = np.zeros(len(self._rows), dtype=np.bool_)
+        wanted[self._numbers] = True
+        number = 0
         for piece in in_pieces(self._rows):
             for batch in piece.iter(batch_size=_BATCH):
                 names = list(batch)
                 for values in zip(*batch.values(), strict=True):
-                    yield dict(zip(names, values, strict=True))
+                    if wanted[number]:
+                        yield number, dict(zip(names, values, strict=True))
+                    number += 1
 
     def _read(self, number: int, row: Mapping[str, Any]) -> T_co:
+        if number in self._changed:
+            return self._changed[number]
         try:
             return self.reader.read(row)
         except BadRow as problem:
-            raise _bad_rows(self._entry, {number: problem}, 1, len(self)) from None
+            raise unreadable_rows(self._entry, {number: problem}, len(self)) from None
+
+
+class Concatenated(Sequence[T_co]):
+    """Several sequences as one lazy sequence."""
+
+    def __init__(self, parts: Sequence[Sequence[T_co]]) -> None:
+        self._parts = parts
+        self._ends = list(itertools.accumulate(len(part) for part in parts))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[T_co]:
+        return itertools.chain.from_iterable(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> T_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T_co]: ...
+    def __getitem__(self, index: int | slice) -> T_co | Sequence[T_co]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect.bisect_right(self._ends, index)
+        return self._parts[part][index - (self._ends[part] - len(self._parts[part]))]
 
 
 Samples = Rows[Sample]
@@ -218,6 +291,12 @@ def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader[Sample]:
         from .tokenised import tokenised_reader
 
         return tokenised_reader(recipe)
+    if entry.type is None and {"input_ids", "labels"} <= set(table.column_names):
+        raise DataError(
+            f"{entry.label}: has `input_ids` and `labels` and no `attention_mask`, and Axolotl "
+            "takes rows as tokenised already only where they have all three",
+            "add the column `attention_mask`: as many ones as there are input_ids",
+        )
     if entry.type is None:
         raise ConfigError(
             f"{where}: type: this key is needed, unless the data are tokenised already",
@@ -232,17 +311,29 @@ def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader[Sample]:
     return masked_reader(table, entry, recipe, known=list(NATIVE))
 
 
-def _bad_rows(entry: Entry, bad: Mapping[int, BadRow], number_bad: int, rows: int) -> DataError:
-    places = locate_rows(entry, list(bad))
+def unreadable_rows(
+    entry: Entry, bad: Mapping[int, BadRow], rows: int, limit: int = 10, instead: str = ""
+) -> DataError:
+    """The error that names rows that cannot be read.
+
+    Args:
+        entry: of the dataset.
+        bad: what is wrong, by the number of the row.
+        rows: of the dataset.
+        limit: rows that are named.
+        instead: what else can be done than to mend them.
+    """
+    first = dict(itertools.islice(bad.items(), limit))
+    places = locate_rows(entry, list(first))
     lines = [
-        f"{places[number]}: `{problem.key}` {problem.problem}" for number, problem in bad.items()
+        f"{places[number]}: `{problem.key}` {problem.problem}" for number, problem in first.items()
     ]
-    if number_bad > len(bad):
-        lines.append(f"... and {number_bad - len(bad):,} more")
-    head = f"{entry.label}: {number_bad:,} of {rows:,} rows cannot be read"
+    if len(bad) > len(first):
+        lines.append(f"... and {len(bad) - len(first):,} more")
+    head = f"{entry.label}: {len(bad):,} of {rows:,} rows cannot be read"
     fixes = list(dict.fromkeys(problem.fix for problem in bad.values() if problem.fix))
     fix = fixes[0] if fixes else "mend these rows, or take them out of the data"
-    return DataError("\n    ".join([head, *lines]), fix)
+    return DataError("\n    ".join([head, *lines]), f"{fix}; {instead}" if instead else fix)
 
 
 def _names(names: Sequence[str]) -> str:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.errors import ConfigError, UALError, UnsupportedError, words_of
 
 from .recipe import Entry, Recipe
-from .sample import BadRow, Reader, Row, Sample, Turn, make_sample, shorten
+from .sample import BadRow, Reader, Row, Sample, Turn, make_sample
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,14 +73,21 @@ def masked_reader(
             f"{where}: rows of this type are no prompt with a response",
             "annotate data of a supervised type; for conversations that is `chat_template`",
         )
+    if str(entry.type).startswith("sharegpt"):
+        raise ConfigError(
+            f"{where}: Axolotl has this type no more",
+            "write `type: chat_template`, and where messages have `from` and `value`, "
+            "`field_messages: conversations` and "
+            "`message_property_mappings: {role: from, content: value}`",
+        )
     suggestion = _nearest(str(entry.type), [*known, *AXOLOTL_TYPES])
     with _axolotl(where, suggestion):
-        config = _axolotl_config(recipe, entry)
-        tokenizer = _tokenizer(config)
+        config = axolotl_config(recipe, _only(entry))
+        tokenizer = load_tokenizer(config)
         strategy = _strategy(table, entry, config, tokenizer)
     if strategy is None:
         raise ConfigError(f"{where}: Axolotl has no such type", suggestion)
-    return Reader(_strategy_read(strategy, _decoder(tokenizer), recipe), needed=())
+    return Reader(_strategy_read(strategy, decoder(tokenizer), recipe), needed=())
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -99,7 +106,7 @@ def tokenised_reader(recipe: Recipe) -> Reader[Sample]:
         UALError: Axolotl is not installed.
     """
     with _axolotl(f"{recipe.path}: data that are tokenised already", ""):
-        decode = _decoder(_tokenizer(_axolotl_config(recipe, None)))
+        decode = decoder(load_tokenizer(axolotl_config(recipe, _only(None))))
 
     def read(row: Row) -> Sample:
         return make_sample(masked_turns([(row["input_ids"], row["labels"])], decode), "labels")
@@ -168,7 +175,7 @@ def _tokenise(strategy: Any, row: Row) -> list[tuple[list[int], list[int]]]:
     except KeyError as error:
         raise BadRow(str(error.args[0]), "is missing") from None
     except Exception as error:  # a strategy may be the user's own, and raise anything
-        raise BadRow("row", f"cannot be tokenised: {shorten(str(error))}") from error
+        raise BadRow("row", f"cannot be tokenised: {words_of(error)}") from error
 
 
 def _strategy(table: Dataset, entry: Entry, config: Any, tokenizer: Any) -> Any:
@@ -198,18 +205,26 @@ def _strategy(table: Dataset, entry: Entry, config: Any, tokenizer: Any) -> Any:
     return strategy
 
 
-def _axolotl_config(recipe: Recipe, entry: Entry | None) -> Any:
-    """The recipe as Axolotl would see it, with one dataset and without plugins."""
+def _only(entry: Entry | None) -> dict[str, Any]:
+    """One dataset, and its prompts masked whatever the recipe trains."""
+    datasets = {} if entry is None else {"datasets": [entry.raw]}
+    return {"train_on_inputs": False, **datasets}
+
+
+def axolotl_config(recipe: Recipe, changes: Mapping[str, Any]) -> Any:
+    """The recipe as Axolotl would see it, without plugins.
+
+    Args:
+        recipe: the recipe.
+        changes: keys that take the place of the recipe's.
+    """
     from axolotl.utils.config import normalize_cfg_datasets, validate_config
     from axolotl.utils.dict import DictDefault
 
     raw: dict[str, Any] = {
         key: value for key, value in recipe.raw.items() if key not in ("plugins", "ual")
     }
-    raw["train_on_inputs"] = False
-    if entry is not None:
-        raw["datasets"] = [entry.raw]
-    config = validate_config(DictDefault(raw))
+    config = validate_config(DictDefault({**raw, **changes}))
     config.tokenizer_config = (
         config.tokenizer_config or config.base_model_config or config.base_model
     )
@@ -218,13 +233,16 @@ def _axolotl_config(recipe: Recipe, entry: Entry | None) -> Any:
     return config
 
 
-def _tokenizer(config: Any) -> Any:
-    from axolotl.loaders import load_tokenizer
+def load_tokenizer(config: Any) -> Any:
+    """The tokenizer that Axolotl would load."""
+    from axolotl import loaders
 
-    return load_tokenizer(config)
+    return loaders.load_tokenizer(config)
 
 
-def _decoder(tokenizer: Any) -> Decode:
+def decoder(tokenizer: Any) -> Decode:
+    """Token ids to text without special tokens."""
+
     def decode(ids: Sequence[int]) -> str:
         return str(
             tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -249,6 +267,6 @@ def _axolotl(where: str, suggestion: str) -> Iterator[None]:
         raise
     except Exception as error:  # Axolotl raises what its validators and the tokenizer do
         raise ConfigError(
-            f"{where}: Axolotl cannot read this: {shorten(' '.join(str(error).split()))}",
+            f"{where}: Axolotl cannot read this: {words_of(error)}",
             "run `axolotl preprocess` on the recipe without `plugins:` to see what it says",
         ) from error

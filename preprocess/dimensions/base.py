@@ -23,12 +23,12 @@ from axolotl_ual.settings.server import shaping
 
 from ..calls.ask import Session
 from ..calls.budget import total_usage
+from ..data.responses import ResponseSet
 from ..data.sample import Sample, Turn
 from ..models.local.classifier import SequenceClassifier
 from ..models.local.embedder import Embedder
 from ..models.local.nli import Labels, NliModel
 from ..sampling.local import identity
-from ..sampling.responses import ResponseSet
 from .claims import factual_scores
 from .judged import Judged
 from .local import Group, Semantic, factual_by_consistency, semantic_by_embedding, semantic_by_nli

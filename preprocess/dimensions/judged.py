@@ -13,10 +13,10 @@ from axolotl_ual.settings.pairs import PairsConfig, PairsJudgeConfig
 from ..calls.ask import Asker, Session
 from ..calls.budget import Meter
 from ..calls.plan import Plan, Work
+from ..data.responses import ResponseSet
 from ..models.server.prices import BYTES_PER_TOKEN
 from ..progress import Progress
 from ..sampling.base import Unsampled
-from ..sampling.responses import ResponseSet
 from .claims import claims_task
 from .principles import principle_tasks
 from .review import Answers, Review, Reviewed, distinct_responses, review, review_questions

@@ -21,12 +21,12 @@ from ..calls.budget import Meter
 from ..calls.cache import Answer
 from ..calls.task import Question, Questions, Reading
 from ..data.prompt import Prompt
+from ..data.responses import ResponseSet
 from ..data.sample import Sample, Turn
 from ..judge.frame import Fenced, framed_chat
 from ..judge.rubric import TEMPLATES
 from ..models.server.dialect import Chat
 from ..models.server.replies import Completion
-from ..sampling.responses import ResponseSet
 
 Answers = Sequence[Sequence[Sequence[Answer]]]
 """By task, response and repeat."""

@@ -41,10 +41,10 @@ from ..calls.ask import Session, row_of
 from ..calls.plan import Plan
 from ..data.prompt import Prompt
 from ..data.prompts import prompt_of_sample
+from ..data.responses import Response
 from ..data.sample import Sample
 from ..labels.similarity import overlap, units
 from ..progress import Progress, Uncounted
-from ..sampling.responses import Response
 from ..sampling.server import Left, Sampling, ServerSampler
 from .base import Estimation, Estimator, RowScores
 

@@ -2,37 +2,78 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import jinja2
+import yaml
 
-from axolotl_ual import columns
 from axolotl_ual.columns import Manifest
+from axolotl_ual.data.annotated import pairs_entry, rewritten
+from axolotl_ual.data.fingerprint import plain
 
-_MEANING: Final = {
-    columns.UNCERTAINTY: (
-        "float32",
-        "0: every competent answerer would give this response; 1: equally good responses differ "
-        "widely; null: not known",
-    ),
-    columns.SMOOTHING: ("float32", "label smoothing of the sample's trained tokens"),
-    columns.STAGE: ("string", "stage of the curriculum: " + ", ".join(columns.STAGES)),
-}
+_SHAPING: Final = (
+    "chat_template",
+    "chat_template_jinja",
+    "chat_template_kwargs",
+    "eot_tokens",
+    "special_tokens",
+    "tokens",
+    "added_tokens_overrides",
+    "tokenizer_use_mistral_common",
+    "train_on_inputs",
+)
+"""Keys of a recipe, beside its entries, that decide which tokens a row becomes and are trained."""
 
 
-def render(manifest: Manifest, folder: Path) -> str:
+def render(manifest: Manifest, folder: Path, recipe: Mapping[str, Any]) -> str:
     """The card of annotated data.
 
     Args:
         manifest: of the folder.
         folder: where it lies; its name is the title.
+        recipe: as its YAML spells it; what shapes the trained turns is kept.
     """
-    meaning = [(name, *meaning) for name, meaning in _MEANING.items()]
-    return fill("card.md.jinja", manifest, folder, splits=_splits(manifest), columns=meaning)
+    entries = [rewritten(source.entry, folder / source.file.path) for source in manifest.sources]
+    return _fill(
+        "card.md.jinja",
+        manifest,
+        folder,
+        splits=_splits(manifest),
+        columns=manifest.sources[0].file.columns,
+        recipe=_yaml({}, entries, recipe),
+    )
 
 
-def fill(template: str, manifest: Manifest, folder: Path, **further: Any) -> str:
+def render_pairs(manifest: Manifest, folder: Path, recipe: Mapping[str, Any]) -> str:
+    """The card of preference pairs; see `render`."""
+    train = manifest.sources[0].file
+    return _fill(
+        "pairs-card.md.jinja",
+        manifest,
+        folder,
+        train=train,
+        responses=manifest.files[0],
+        columns=train.columns,
+        recipe=_yaml({"rl": recipe.get("rl") or "dpo"}, [pairs_entry(folder / train.path)], recipe),
+    )
+
+
+def _yaml(head: Mapping[str, Any], entries: list[dict[str, Any]], recipe: Mapping[str, Any]) -> str:
+    """The part of a recipe that trains on the folder."""
+    kept = {key: recipe[key] for key in _SHAPING if recipe.get(key) is not None}
+    block = {
+        **head,
+        **kept,
+        "datasets": entries,
+        "plugins": ["axolotl_ual.UALPlugin"],
+        "ual": {},
+    }
+    return yaml.safe_dump(plain(block), sort_keys=False, allow_unicode=True)
+
+
+def _fill(template: str, manifest: Manifest, folder: Path, **further: Any) -> str:
     """A card as Markdown with a YAML header, as the Hugging Face Hub reads it.
 
     Args:
@@ -49,7 +90,6 @@ def fill(template: str, manifest: Manifest, folder: Path, **further: Any) -> str
     )
     return environment.get_template(template).render(
         manifest=manifest,
-        folder=folder.as_posix(),
         title=folder.name,
         names=", ".join(f"`{source.entry['path']}`" for source in manifest.sources),
         **further,

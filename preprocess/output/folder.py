@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestFile
+from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestColumn, ManifestFile
 from axolotl_ual.data.fingerprint import file_digest
 from axolotl_ual.errors import DataError
 
@@ -102,6 +102,18 @@ def write_parquet(
             writer.write_table(batch.cast(features.arrow_schema))
             written += len(batch)
     return ManifestFile(path=path.name, rows=written, sha256=file_digest(path))
+
+
+def write_table(path: Path, columns: Sequence[tuple[ManifestColumn, pa.Array]]) -> ManifestFile:
+    """Write columns as Parquet."""
+    table = pa.table({column.name: array for column, array in columns})
+    pq.write_table(table, path, compression="zstd", row_group_size=ROWS_PER_GROUP)
+    return ManifestFile(
+        path=path.name,
+        rows=table.num_rows,
+        sha256=file_digest(path),
+        columns=[column for column, _ in columns],
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -17,9 +17,9 @@ from axolotl_ual.columns import ManifestUsage
 
 from ..calls.plan import Plan, Work
 from ..data.prompt import Prompt
+from ..data.responses import Response
 from ..data.sample import Sample, Turn
 from ..progress import Progress
-from .responses import Response
 
 SECTION: Final = "ual.pairs.sampling"
 

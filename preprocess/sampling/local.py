@@ -21,11 +21,11 @@ from axolotl_ual.settings.pairs import SamplingConfig
 from ..calls.ask import Session
 from ..calls.cache import Values
 from ..data.prompt import Prompt
+from ..data.responses import Response
 from ..models.local.encoding import render
 from ..models.local.generate import Draw, Generated, Generator
 from ..progress import Progress
 from .base import SECTION, Outlook, Sampled, prompt_sample, seed_of
-from .responses import Response
 
 _ENDS_OF_FILE: Final = 1 << 20
 

@@ -19,13 +19,13 @@ from ..calls.outcomes import Outcome
 from ..calls.task import Question, Questions, Reading
 from ..data.messages import said_with_calls
 from ..data.prompt import Prompt
+from ..data.responses import Response
 from ..data.sample import Sample
 from ..models.server.dialect import Chat
 from ..models.server.prices import BYTES_PER_TOKEN
 from ..models.server.replies import Completion
 from ..progress import Progress
 from .base import Outlook, Sampled, dump_responses, load_responses, prompt_sample, seed_of
-from .responses import Response
 
 
 @dataclass(frozen=True)

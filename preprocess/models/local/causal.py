@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
-from axolotl_ual.errors import BackendError, ConfigError, UALError
+from axolotl_ual.errors import BackendError, ConfigError, UALError, words_of
 
 from .encoding import Encoded
 from .quiet import hush
@@ -105,10 +105,8 @@ class LocalModel:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(source)
                 model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=kind)
         except Exception as error:  # Every format and every library below has errors of its own.
-            said = str(error).strip() or type(error).__name__
             raise BackendError(
-                f"{key}: {name!r} cannot be loaded as a causal language model: "
-                f"{said.splitlines()[0]}",
+                f"{key}: {name!r} cannot be loaded as a causal language model: {words_of(error)}",
                 f"name a model folder that exists, or a Hub name that can be reached, in `{key}`",
             ) from error
         return cls(model.to(place).eval(), tokenizer)
@@ -256,7 +254,7 @@ def find_device(torch: Any, name: str, key: str) -> Any:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"{key}: there is no device {name!r} here: {str(error).splitlines()[0]}",
+            f"{key}: there is no device {name!r} here: {words_of(error)}",
             f"set `{key}` to auto or cpu, or run on a machine that has it",
         ) from error
     return device

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.errors import BackendError
+from axolotl_ual.errors import BackendError, words_of
 
 from .causal import existing_model, find_device, libraries, quiet_loading
 
@@ -69,10 +69,9 @@ class SequenceClassifier:
                     source, dtype=kind
                 )
         except Exception as error:  # Every format and every library below has errors of its own.
-            said = str(error).strip() or type(error).__name__
             raise BackendError(
                 f"{key}.model: {name!r} cannot be loaded as a sequence classifier: "
-                f"{said.splitlines()[0]}",
+                f"{words_of(error)}",
                 f"name a folder or a Hub model with a classification head in `{key}.model`",
             ) from error
         if not tokenizer.is_fast:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.errors import BackendError, UALError
+from axolotl_ual.errors import BackendError, UALError, words_of
 
 from .causal import existing_model, find_device, libraries, quiet_loading
 
@@ -55,10 +55,9 @@ class Embedder:
             with quiet_loading(transformers):
                 model = SentenceTransformer(source, device=str(place))
         except Exception as error:  # Every format and every library below has errors of its own.
-            said = str(error).strip() or type(error).__name__
             raise BackendError(
                 f"{key}.model: {name!r} cannot be loaded by sentence-transformers: "
-                f"{said.splitlines()[0]}",
+                f"{words_of(error)}",
                 f"name a folder or a Hub model for sentence embeddings in `{key}.model`",
             ) from error
         return cls(model, batch_size)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.errors import BackendError, ConfigError
+from axolotl_ual.errors import BackendError, ConfigError, words_of
 
 from .causal import LocalModel, existing_model
 
@@ -290,9 +290,7 @@ def with_adapter(model: Any, adapter: str, key: str) -> Any:
     try:
         return PeftModel.from_pretrained(model, source).eval()
     except Exception as error:  # Every format and every library below has errors of its own.
-        said = str(error).strip() or type(error).__name__
         raise BackendError(
-            f"{key}: {adapter!r} cannot be loaded as an adapter of this model: "
-            f"{said.splitlines()[0]}",
+            f"{key}: {adapter!r} cannot be loaded as an adapter of this model: {words_of(error)}",
             f"name the output folder of a LoRA training of the same base model in `{key}`",
         ) from error

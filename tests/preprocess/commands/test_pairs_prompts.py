@@ -15,6 +15,8 @@ from click.testing import CliRunner
 
 from axolotl_ual.preprocess.cli import main
 
+pytestmark = pytest.mark.slow
+
 Messages = list[dict[str, Any]]
 
 ASKED = {"role": "user", "content": "Weather in Oslo?"}

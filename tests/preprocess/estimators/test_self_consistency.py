@@ -18,6 +18,7 @@ from judging_kit import run, sample, session
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.calls.budget import Budget
 from axolotl_ual.preprocess.calls.plan import Plan
+from axolotl_ual.preprocess.data.responses import Response
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation
@@ -28,7 +29,6 @@ from axolotl_ual.preprocess.estimators.self_consistency import (
     word_similarities,
 )
 from axolotl_ual.preprocess.progress import SilentProgress
-from axolotl_ual.preprocess.sampling.responses import Response
 from axolotl_ual.settings.ual import AnnotateConfig
 from estimating import estimate_here
 

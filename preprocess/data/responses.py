@@ -7,22 +7,21 @@ file back, or one that was sampled elsewhere and has only the prompt and the tex
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from axolotl_ual.errors import DataError
 
-from ..data.json_files import read_rows
-from ..data.prompt import CHAT, MESSAGES, Prompt, message_array
-from ..data.prompts import prompt_reader
-from ..data.sample import BadRow, Reader, kind_of, shorten, text_of
+from .json_files import read_rows
+from .prompt import CHAT, MESSAGES, Prompt
+from .prompts import prompt_reader
+from .sample import BadRow, Reader, kind_of, shorten, text_of
 
 PROMPT_ID: Final = "prompt_id"
 RESPONSE_ID: Final = "response_id"
@@ -138,50 +137,6 @@ class ResponseSet:
             **{name: statuses.count(name) for name in (USABLE, EMPTY, TRUNCATED, FAILED)},
             "duplicates": sum(place is not None for place in self.duplicate_of()),
         }
-
-
-def response_table(data: ResponseSet, scores: Mapping[str, pa.Array]) -> pa.Table:
-    """All responses as a table.
-
-    Args:
-        data: P prompts and N responses.
-        scores: further columns of N values.
-    """
-    prompt = data.prompt_of()
-    flat = data.flat()
-
-    def column(value: Callable[[Response], Any], kind: pa.DataType) -> pa.Array:
-        return pa.array([value(response) for response in flat], type=kind)
-
-    return pa.table(
-        {
-            PROMPT_ID: pa.array(prompt),
-            RESPONSE_ID: pa.array(data.numbers(), type=pa.int32()),
-            MESSAGES: message_array(data.prompts).take(pa.array(prompt)),
-            **_chat_columns(data, prompt),
-            RESPONSE: column(lambda r: r.text, pa.string()),
-            STATUS: column(lambda r: r.status, pa.string()),
-            "failure": column(lambda r: r.failure, pa.string()),
-            "duplicate_of": pa.array(data.duplicate_of(), type=pa.int32()),
-            "finish_reason": column(lambda r: r.finish_reason, pa.string()),
-            "seed": column(lambda r: r.seed, pa.int64()),
-            "tokens": column(lambda r: r.tokens, pa.int32()),
-            "logprob_sum": column(lambda r: r.logprob_sum, pa.float64()),
-            "logprob_mean": column(lambda r: r.logprob_mean, pa.float64()),
-            **scores,
-        }
-    )
-
-
-def _chat_columns(data: ResponseSet, prompt: npt.NDArray[np.int64]) -> dict[str, pa.Array]:
-    """What dialogues and responses have beyond text: columns that are there only where it is."""
-    found = {
-        CHAT: [data.prompts[place].chat or None for place in prompt],
-        RESPONSE_CHAT: [response.chat for response in data.flat()],
-    }
-    return {
-        name: pa.array(values, type=pa.string()) for name, values in found.items() if any(values)
-    }
 
 
 def read_responses(path: Path) -> ResponseSet:
