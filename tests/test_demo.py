@@ -16,13 +16,7 @@ from rich.console import Console
 from axolotl_ual.columns import Manifest
 from axolotl_ual.demo import run, world
 from axolotl_ual.demo.base_model import BaseSize
-from axolotl_ual.demo.measure import (
-    AnswerTokens,
-    compare,
-    rank_correlation,
-    token_ece,
-    token_nll,
-)
+from axolotl_ual.demo.measure import by_certainty, rank_correlation
 from axolotl_ual.demo.steps import Command, run_side_by_side
 from axolotl_ual.errors import DataError, UALError
 
@@ -104,39 +98,20 @@ def test_held_out_wordings_are_apart(made: world.World) -> None:
     assert wordings(heldout) and not wordings(train) & wordings(heldout)
 
 
-def tokens(
-    rows: list[int], nll: list[float], confidence: list[float], ok: list[int]
-) -> AnswerTokens:
-    return AnswerTokens(
-        np.array(rows), np.array(nll), np.array(confidence), np.array(ok, dtype=bool)
-    )
-
-
-def test_tokens_of_rows_with_repeats() -> None:
-    # Row 0 has tokens 1 and 2, row 1 has token 3, row 2 has tokens 4, 5 and 6.
-    made = tokens([0, 0, 1, 2, 2, 2], [1, 2, 3, 4, 5, 6], [0.5] * 6, [1] * 6)
-    assert made.of_rows(np.array([2, 0, 2])).nll.tolist() == [4, 5, 6, 1, 2, 4, 5, 6]
-    assert made.of_rows(np.array([1])).nll.tolist() == [3]
-
-
-def test_comparison_by_hand() -> None:
-    # Row 0 is certain, rows 1 and 2 are not. Uncertain rows: NLL 2 against 3; two predictions of
-    # equal confidence in one bin: |1 - 1.2| / 2 = 0.1, against bins of one: |1 - 0.8| and |0 - 0.4|
-    # halved, 0.3.
-    sft = tokens([0, 1, 2], [0.5, 1.0, 3.0], [0.9, 0.6, 0.6], [1, 1, 0])
-    ual = tokens([0, 1, 2], [1.0, 2.0, 4.0], [0.7, 0.8, 0.4], [1, 1, 0])
-    report = compare(np.array([0.0, 1.0, 2.0]), {"sft": sft, "ual": ual}, "sft", "ual", seed=0)
-    assert report["certain"]["rows"] == 1 and report["certain"]["entropy"] == 0
-    assert report["certain"]["nll"]["difference"] == pytest.approx(0.5)
-    assert report["certain"]["nll"]["interval"] == pytest.approx((0.5, 0.5))
-    assert report["certain"]["ece_mass_10"]["difference"] == pytest.approx(0.3 - 0.1)
-    uncertain = report["uncertain"]
-    assert uncertain["rows"] == 2 and uncertain["entropy"] == 1.5
-    assert (uncertain["nll"]["sft"], uncertain["nll"]["ual"]) == (2.0, 3.0)
-    assert uncertain["ece_mass_10"]["sft"] == pytest.approx(0.1)
-    assert uncertain["ece_mass_10"]["ual"] == pytest.approx(0.3)
-    assert token_nll(sft) == pytest.approx(1.5)
-    assert token_ece(sft) == pytest.approx((0.1 + 0.2) / 3)
+def test_halves_by_certainty() -> None:
+    results = [
+        {"measure": measure, "group": group, "values": {"base": value}}
+        for measure, group, value in (
+            ("nll", "all", 1),
+            ("nll", "true_entropy 1/2 [0, 0]", 2),
+            ("nll", "true_entropy 2/2 [0.5, 2]", 3),
+            ("rms", "true_entropy 1/2 [0, 0]", 4),
+        )
+    ]
+    assert by_certainty({"results": results}, "nll") == {
+        "certain": {"base": 2},
+        "uncertain": {"base": 3},
+    }
 
 
 def test_rank_correlation_by_hand() -> None:
@@ -147,15 +122,10 @@ def test_rank_correlation_by_hand() -> None:
     assert rank_correlation(b, -b) == pytest.approx(-1)
 
 
-def test_recipes_differ_in_the_plugin_alone() -> None:
-    sft, ual = (yaml.safe_load((DEMO / name).read_text()) for name in run.RECIPES)
-    assert {key for key in sft.keys() | ual.keys() if sft.get(key) != ual.get(key)} == {
-        "plugins",
-        "ual",
-        "dataset_prepared_path",
-        "output_dir",
-    }
-    assert (sft["lora_r"], sft["lora_alpha"], sft["lora_dropout"]) == (8, 16, 0.1)
+def test_the_recipe_is_the_papers() -> None:
+    recipe = yaml.safe_load((DEMO / run.RECIPE).read_text())
+    assert (recipe["lora_r"], recipe["lora_alpha"], recipe["lora_dropout"]) == (8, 16, 0.1)
+    assert recipe["ual"]["smoothing"]["mean"] == 0.1
 
 
 @pytest.mark.slow
@@ -197,26 +167,27 @@ def test_reduced_demo(tmp_path: Path) -> None:
     printed = StringIO()
     run.main(
         folder,
-        run.Sizes(countries=8, rows=320, heldout=400, prompts=80, base=base),
+        run.Sizes(countries=8, rows=320, heldout=400, prompts=80, base=base, seeds=1),
         Console(file=printed, width=120),
     )
     report = json.loads((folder / "demo.json").read_text())
     assert report["annotation"]["rank_correlation"] > 0.6
     assert report["annotation"]["mean_smoothing"] == pytest.approx(0.1, abs=1e-6)
-    certain, uncertain = (report["heldout"][group] for group in ("certain", "uncertain"))
-    assert certain["rows"] == uncertain["rows"] == 200
     assert (
         report["annotation"]["mean_smoothing_certain"]
         < report["annotation"]["mean_smoothing_uncertain"]
     )
-    # Both adapters were trained, and with different losses.
-    for measure in ("nll", "ece_mass_10"):
-        values = [uncertain[measure][name] for name in ("base", "sft", "ual")]
-        assert len(set(values)) == 3 and all(math.isfinite(value) for value in values)
+    # Every adapter was trained, and with another loss.
+    evaluation = json.loads((folder / "ablation/evaluation/evaluation.json").read_text())
+    assert report["evaluation"] == evaluation and evaluation["against"] == "sft"
+    for measure in ("nll", "ece_mass_15"):
+        for half in by_certainty(evaluation, measure).values():
+            assert list(half) == ["base", "ual", "sft", "constant", "shuffled"]
+            assert len(set(half.values())) == 5
     text = printed.getvalue()
-    assert "Held-out answers" in text and "uncertain" in text and "UAL - SFT" in text
+    assert "NLL a token" in text and "true_entropy 2/2" in text and "shuffled" in text
     assert set(report["seconds"]) == {
-        *("world", "base", "annotate", "train", "measure", "judges", "pairs", "dpo")
+        *("world", "base", "annotate", "ablate", "judges", "pairs", "dpo")
     }
     preference = report["preference"]
     assert preference["prompts"] == 80 and preference["responses"] == 640

@@ -78,21 +78,6 @@ def make_base_model(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def save_adapter(base: Path, folder: Path, seed: int) -> None:
-    """Save a freshly initialised LoRA adapter that every training run of the demo starts from."""
-    import torch
-    import transformers
-    from peft import LoraConfig, get_peft_model
-
-    with quiet_loading(transformers):
-        model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    torch.manual_seed(seed)
-    config = LoraConfig(
-        r=8, lora_alpha=16, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    get_peft_model(model, config).save_pretrained(folder)
-
-
 def _corpus(world: World, size: BaseSize, seed: int) -> list[str]:
     """More documents than the steps will read; a document has 9 tokens at the very least."""
     number = size.steps * size.batch * size.length // 9

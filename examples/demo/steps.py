@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,7 +20,12 @@ from axolotl_ual.errors import UALError
 ANNOTATE = ("axolotl_ual.preprocess.cli", "annotate")
 PAIRS = ("axolotl_ual.preprocess.cli", "pairs")
 TRAIN = ("axolotl.cli.main", "train", "--launcher", "python")
-"""`axolotl-ual annotate`, `axolotl-ual pairs` and `axolotl train`, as `python -m` takes them."""
+ABLATE = ("axolotl_ual.preprocess.cli", "ablate")
+EVALUATE = ("axolotl_ual.preprocess.cli", "evaluate")
+"""`axolotl-ual annotate`, ..., and `axolotl train`, as `python -m` takes them."""
+
+LAUNCHER = shlex.join([sys.executable, "-m", *TRAIN, "{recipe}"])
+"""How `ablate` trains a recipe."""
 
 _TAIL_LINES = 20
 
@@ -56,10 +62,12 @@ class Command:
     Attributes:
         name: of the log file.
         arguments: the module and what it is called with.
+        jobs: processes of it that compute at the same time.
     """
 
     name: str
     arguments: Sequence[str]
+    jobs: int = 1
 
 
 def run_side_by_side(commands: Sequence[Command], folder: Path) -> None:
@@ -74,7 +82,7 @@ def run_side_by_side(commands: Sequence[Command], folder: Path) -> None:
     """
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
-    threads = max(1, _num_cores() // len(commands))
+    threads = max(1, num_cores() // sum(command.jobs for command in commands))
     with ExitStack() as stack:
         running = []
         for command in commands:
@@ -113,7 +121,8 @@ def _environment(threads: int) -> Mapping[str, str]:
     }
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -2,37 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from .measure import ECE
-
-_LABELS: Final = {
-    "nll": "NLL",
-    ECE: "ECE",
-}
+from axolotl_ual.preprocess.commands.evaluate import print_document
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:
-    """Print what `demo.json` holds.
+    """Print what `demo.json` holds: the evaluation as `axolotl-ual ablate` prints it, and notes.
 
     Args:
         report: see `run.main`.
         console: where to.
     """
-    table = Table(title="Held-out answers (lower is better)", title_justify="left")
-    table.add_column("questions")
-    table.add_column("measure")
-    for name in ("base", "SFT", "UAL"):
-        table.add_column(name, justify="right")
-    table.add_column("UAL - SFT [95 %]", justify="right")
-    for group, values in report["heldout"].items():
-        for measure, label in _LABELS.items():
-            table.add_row(group, label, *_cells(values[measure]), end_section=measure == ECE)
     console.print()
-    console.print(table)
+    print_document(report["evaluation"], console)
     for line in _notes(report):
         console.print(line, highlight=False, markup=False)
 
@@ -68,25 +54,11 @@ def print_pairs(report: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _cells(values: dict[str, Any]) -> list[str]:
-    low, high = values["interval"]
-    return [
-        *(f"{values[name]:.3f}" for name in ("base", "sft", "ual")),
-        f"{values['difference']:+.3f} [{low:+.3f}, {high:+.3f}]",
-    ]
-
-
 def _notes(report: dict[str, Any]) -> list[str]:
-    heldout, annotation = report["heldout"], report["annotation"]
-    certain, uncertain = heldout["certain"], heldout["uncertain"]
-    seconds = report["seconds"]
+    annotation, seconds = report["annotation"], report["seconds"]
     return [
-        f"{certain['rows']:,} questions with one answer, {uncertain['rows']:,} with several, in a "
-        "wording that no training row uses; only the answers are measured.",
-        "NLL: negative log-likelihood in nats per token. The world's own entropy is the least "
-        f"possible: 0 and {uncertain['entropy']:.3f} nats per answer.",
-        "ECE: expected calibration error of the most likely token, over "
-        f"{report['bins']} bins of equal mass.",
+        "true_entropy 1/2 are questions with one answer, 2/2 those with several, in a wording that "
+        "no training row uses; only the answers are measured.",
         f"Estimated uncertainty against true entropy: rank correlation "
         f"{annotation['rank_correlation']:.3f} over {annotation['rows']:,} rows.",
         f"Label smoothing: mean {annotation['mean_smoothing']:.6f}, largest "

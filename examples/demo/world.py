@@ -151,7 +151,8 @@ def draw_rows(
     """Draw rows of a chat dataset, half of them with one answer, half with several.
 
     Returns:
-        Rows {messages, kind, true_entropy}; `true_entropy` is in nats.
+        Rows {messages, kind, true_entropy, answer}; `true_entropy` is in nats, and `answer` the
+        one right answer, or None where there are several.
     """
     rng = random.Random(seed)
     certain = [question for question in world.questions if question.entropy == 0]
@@ -168,6 +169,7 @@ def draw_rows(
                 ],
                 "kind": question.kind,
                 "true_entropy": question.entropy,
+                "answer": question.answers[0] if question.entropy == 0 else None,
             }
         )
     rng.shuffle(rows)

@@ -148,9 +148,18 @@ def p_value(value: float | None) -> str:
 def tables(document: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     """One table a measure: a row for each group and arm."""
     for measure in document["measures"]:
-        rows = [r for r in document["results"] if r["measure"] == measure["name"]]
+        rows = [
+            result
+            for result in document["results"]
+            if result["measure"] == measure["name"] and _has_value(result)
+        ]
         if rows:
             yield {**measure, "rows": [line for row in rows for line in _lines(row)]}
+
+
+def _has_value(result: Mapping[str, Any]) -> bool:
+    """Whether any arm has one: no row of a group may have an answer, say."""
+    return any(v is not None and math.isfinite(v) for v in result["values"].values())
 
 
 def _lines(result: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
