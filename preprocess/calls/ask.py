@@ -14,11 +14,12 @@ import orjson
 from axolotl_ual.errors import DataError
 from axolotl_ual.settings.server import ServerConfig
 
+from ..data.sample import Sample
 from ..models.server.endpoint import Endpoint, find_endpoint
 from ..progress import Progress
 from .batch import DISCOUNT, BatchRun
 from .budget import Budget, Meter
-from .cache import Answer, AnswerCache, Cache
+from .cache import Answer, AnswerCache, Cache, Values
 from .exchange import Exchange
 from .outcomes import Outcome
 from .pending import OnKnown, Pending
@@ -32,6 +33,8 @@ OnAnswer = Callable[[int, Answer], None]
 Place = Callable[[int], dict[str, Any]]
 """What a place is called in `unscored.jsonl`."""
 
+_NOBODY: Final = Sample(())
+"""What is remembered of a server is about no sample."""
 _WORKERS: Final = 2
 """Questions worked on for each that may be in flight."""
 
@@ -184,6 +187,24 @@ class Asker:
         return Exchange(self.endpoint, self.session.budget, self._say)
 
     @property
+    def facts(self) -> dict[str, list[str]]:
+        """What was sent otherwise than asked for and who answered, for the manifest."""
+        return self._exchange.backend.facts
+
+    @property
+    def lacks_logprobs(self) -> bool:
+        """Whether this server is known to give no log-probabilities for this model."""
+        if self.session.retry_failed:
+            return False
+        return bool(self._manners.find([_NOBODY])[0] == {"logprobs": False})
+
+    @property
+    def _manners(self) -> Values:
+        config, server = self.endpoint.config, self.endpoint.server
+        about = {"kind": "server", "base_url": server.url, "model": config.model}
+        return self.session.cache.values({**about, **config.answer_shaping})
+
+    @property
     def gives_logprobs(self) -> bool:
         """Whether the server has not refused to give log-probabilities."""
         return self._exchange.backend.gives_logprobs
@@ -233,6 +254,7 @@ class Asker:
 
         def settle(question: Question, answer: Answer, cached: bool) -> None:
             if answer.outcome is Outcome.NO_LOGPROBS:
+                self._manners.put([(_NOBODY, {"logprobs": False})])
                 raise NoLogprobs
             for row in question.rows:
                 meter.cached += cached
@@ -271,7 +293,12 @@ class Asker:
         if self.endpoint.config.mode == "batch":
             exchange = self._connect(meter)
             async with exchange.backend:
-                await BatchRun(exchange, self.pending, self.session.cache, meter).run(questions)
+                batches = BatchRun(exchange, self.pending, self.session.cache, meter)
+                try:
+                    await batches.run(questions)
+                except NoLogprobs:
+                    self._manners.put([(_NOBODY, {"logprobs": False})])
+                    raise
 
     def _connect(self, meter: Meter) -> Exchange:
         self._progress = meter.progress

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 DISCOUNT: Final = 0.5
 _METADATA: Final = "axolotl_ual"
 _ENDED: Final = {"completed", "expired", "cancelled", "failed"}
+_MOST_ROUNDS: Final = 4
+"""What fails in each of so many rounds fails for good, as far as batches go."""
 _FEW: Final = 20
 _SMALL_PART: Final = 0.02
 """When no more than this is left, ordinary calls are quicker than another day."""
@@ -86,7 +88,7 @@ class BatchRun:
                 self._say(f"going on with {len(unfinished):,} batches of an earlier run")
                 await self._carry_out(client, unfinished)
             total = 0
-            while True:
+            for _ in range(_MOST_ROUNDS):
                 jobs = await self._write_requests(questions)
                 number = sum(job.requests for job in jobs)
                 total = max(total, number)
@@ -95,11 +97,15 @@ class BatchRun:
                     return
                 for question in self._retries:
                     self._pending.retried(question)
-                if not await self._carry_out(client, jobs):
+                answered = await self._carry_out(client, jobs)
+                if not answered:
                     raise BackendError(
                         f"the batches at {self._server.url} ended without an answer",
                         f"look at them there, or set {self._server.section}.mode to live",
                     )
+                if answered < number / 2:
+                    break
+            self._say("what batches did not answer is asked live")
 
     async def _write_requests(self, questions: Questions) -> list[Job]:
         """Files of requests for what is pending, as far as the money goes."""
@@ -260,6 +266,8 @@ class BatchRun:
             async with openai.AsyncOpenAI(
                 api_key=server.key or "none",
                 base_url=server.base_url,
+                default_headers=server.all_headers,
+                default_query=server.parameters,
                 timeout=config.timeout,
                 max_retries=config.max_retries,
             ) as client:

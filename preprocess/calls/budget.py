@@ -22,6 +22,8 @@ from ..models.server.prices import usd
 from ..models.server.replies import Completion
 from ..progress import Progress
 
+_MARGIN: Final = 1.5
+"""Of answers that cost more than they could: how much more the next may cost."""
 _SHOWN_EVERY: Final = 0.5
 _LONGEST_SHOWN: Final = 200
 
@@ -42,6 +44,7 @@ class Budget:
 
     def __init__(self, limit: float | None) -> None:
         self.limit = limit
+        self._beyond: dict[str, float] = {}
         self._reserved = 0.0
         self._waiting: list[asyncio.Future[None]] = []
         self.spent = 0.0
@@ -51,6 +54,21 @@ class Budget:
         """Whether so much more may be spent."""
         gone = self.spent + self.lost + self._reserved
         return self.limit is None or gone + cost <= self.limit
+
+    def most(self, endpoint: Endpoint, chat: Chat) -> float:
+        """USD that a request can cost at most, by what answers of its endpoint did cost.
+
+        A server that charges for tokens beyond max_tokens (reasoning, at some) shows it by its
+        first answer, and is expected to go on so.
+        """
+        return endpoint.highest_cost(chat) * self._beyond.get(endpoint.server.section, 1.0)
+
+    def learn(self, endpoint: Endpoint, chat: Chat, cost: float) -> None:
+        """Note what an answer cost."""
+        most = endpoint.highest_cost(chat)
+        if cost > most > 0:
+            section = endpoint.server.section
+            self._beyond[section] = max(self._beyond.get(section, 1.0), _MARGIN * cost / most)
 
     async def reserve(self, cost: float) -> None:
         """Set aside the most that a request can cost; waits for others where it must.
@@ -95,13 +113,13 @@ async def ask_paid(
         BackendError: there would be none to any other either.
         LimitError: no further request may be paid for.
     """
-    most = endpoint.highest_cost(chat)
-    account = _Account(budget, most)
+    account = _Account(budget, endpoint, chat)
     await account.again()
     spent = 0.0
     try:
         completion = await backend.ask(chat, account)
-        spent = endpoint.cost(completion, most)
+        spent = endpoint.cost(completion, endpoint.highest_cost(chat))
+        budget.learn(endpoint, chat, spent)
     finally:
         account.close(spent)
     return completion
@@ -110,18 +128,25 @@ async def ask_paid(
 class _Account:
     """What is set aside for one request and its further tries."""
 
-    def __init__(self, budget: Budget, most: float) -> None:
+    def __init__(self, budget: Budget, endpoint: Endpoint, chat: Chat) -> None:
         self._budget = budget
-        self._most = most
+        self._endpoint = endpoint
+        self._chat = chat
         self._reserved: float | None = None
 
     async def again(self) -> None:
         if self._reserved is None:
-            await self._budget.reserve(self._most)
-            self._reserved = self._most
+            most = self._budget.most(self._endpoint, self._chat)
+            await self._budget.reserve(most)
+            self._reserved = most
 
-    def lost(self) -> None:
-        self._budget.settle(self._reserved or 0.0, 0.0, lost=self._most)
+    def lost(self, charged: Completion | None) -> None:
+        most = self._budget.most(self._endpoint, self._chat)
+        if charged is not None and charged.completion_tokens:
+            cost = self._endpoint.cost(charged, most)
+            self._budget.settle(self._reserved or 0.0, cost)
+        else:
+            self._budget.settle(self._reserved or 0.0, 0.0, lost=most)
         self._reserved = None
 
     def close(self, spent: float) -> None:

@@ -31,5 +31,5 @@ WITHOUT_SCORE: Final = frozenset(
     {Outcome.REFUSED, Outcome.UNPARSABLE, Outcome.CUT, Outcome.TOO_LONG}
 )
 """What --retry-failed asks for again."""
-KEPT: Final = frozenset(Outcome) - {Outcome.FAILED}
+KEPT: Final = frozenset(Outcome) - {Outcome.FAILED, Outcome.NO_LOGPROBS}
 """Answers that were had: stored, and not asked for again without --retry-failed."""

@@ -114,6 +114,8 @@ class Pending:
 
     def _is_due(self, question: Question, answer: Answer) -> bool:
         """Whether a kept answer is worth asking for again."""
+        if answer.outcome is Outcome.NO_LOGPROBS:
+            return True  # Another server may give them; it is remembered of each server.
         if question.key in self._retried or answer.outcome not in WITHOUT_SCORE:
             return False
         has_more_room = answer.completion_tokens < question.task.max_tokens

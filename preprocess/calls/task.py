@@ -59,6 +59,11 @@ class Task(Protocol[Item]):
         """Whether an answer is worth nothing without log-probabilities."""
         ...
 
+    @property
+    def reminder(self) -> str:
+        """What is added where an answer could not be read, for one more try; empty for none."""
+        ...
+
     def sample(self, item: Item) -> Sample:
         """What the cache key of a question digests."""
         ...
@@ -78,6 +83,14 @@ class Task(Protocol[Item]):
         Raises:
             Unparsable: it is not what was asked for.
             NoLogprobs: log-probabilities are needed and are not there.
+        """
+        ...
+
+    def read_stated(self, completion: Completion) -> Reading:
+        """What an answer is worth without log-probabilities, on the same scale.
+
+        Raises:
+            Unparsable: it is not what was asked for.
         """
         ...
 

@@ -50,6 +50,9 @@ class Claims(Review):
     """The share of checkable claims that are not supported."""
 
     kind: ClassVar[str] = "factual"
+    reminder: ClassVar[str] = (
+        "Answer with one JSON object of the form that was described, and nothing else."
+    )
 
     @property
     def form(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Principle(Review):
     """
 
     kind: ClassVar[str] = "value"
+    reminder: ClassVar[str] = "Answer with one digit from 0 to 9 and nothing else."
     name: str
 
     @property

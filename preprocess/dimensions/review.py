@@ -50,6 +50,7 @@ class Review(ABC):
     """
 
     kind: ClassVar[str]
+    reminder: ClassVar[str]
     needs_logprobs: ClassVar[bool] = False
     config: PairsJudgeConfig
     instructions: str
@@ -88,6 +89,10 @@ class Review(ABC):
     @abstractmethod
     def likely_tokens(self, item: Reviewed) -> float:
         """Tokens that an answer is likely to have."""
+
+    def read_stated(self, completion: Completion) -> Reading:
+        """`read` needs no log-probabilities."""
+        return self.read(completion)
 
     def sample(self, item: Reviewed) -> Sample:
         """The dialogue with the response marked."""

@@ -40,6 +40,7 @@ class RowScores:
         facts: for the manifest; the same whatever the rows.
         example: an answer that gave no score, to show where nothing did.
         members: the same of each part that this is made of, by name.
+        seen: what was noticed on the way, by name, for the manifest; each once.
     """
 
     values: dict[str, Values] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class RowScores:
     facts: dict[str, Any] = field(default_factory=dict)
     example: str = ""
     members: dict[str, RowScores] = field(default_factory=dict)
+    seen: dict[str, list[str]] = field(default_factory=dict)
 
 
 def join_scores(parts: Sequence[RowScores]) -> RowScores:
@@ -76,6 +78,10 @@ def join_scores(parts: Sequence[RowScores]) -> RowScores:
         example=next((part.example for part in parts if part.example), ""),
         members={
             name: join_scores([part.members[name] for part in parts]) for name in first.members
+        },
+        seen={
+            name: list(dict.fromkeys(line for part in parts for line in part.seen.get(name, [])))
+            for name in sorted({name for part in parts for name in part.seen})
         },
     )
 

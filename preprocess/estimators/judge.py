@@ -32,6 +32,7 @@ from ..calls.outcomes import Outcome
 from ..calls.plan import Plan, joined
 from ..calls.task import NoLogprobs, Question, Questions
 from ..data.sample import Sample
+from ..judge.notices import Notices
 from ..judge.rubric import load_rubric
 from ..judge.tally import Tally
 from ..judge.uncertainty import Uncertainty
@@ -74,6 +75,24 @@ class Judge:
         rest = f"; {known:,} of {wanted:,} are in the cache or equal to another" if known else ""
         return work.plan(f"{self.name}: {work.requests:,} requests{rest}")
 
+    def settled(self) -> Judge:
+        """This judge, or with stated numbers where its server gives no log-probabilities."""
+        if not self.task.needs_logprobs or not self.asker.lacks_logprobs:
+            return self
+        return replace(self, task=replace(self.task, score="verbalized"))
+
+    def notices(self) -> Notices:
+        """A fresh look at its answers."""
+        return Notices(self.name, of_hundred=not self.task.needs_logprobs)
+
+    def warn(self, progress: Progress) -> None:
+        """Say what is paid for without a use."""
+        if self.repeats > 1 and self.task.config.temperature == 0:
+            progress.say(
+                f"{self.name}: `repeats: {self.repeats}` at `temperature: 0` pays for identical "
+                "requests, which most servers answer alike; set a temperature above 0"
+            )
+
     @property
     def name(self) -> str:
         """Model and server."""
@@ -92,6 +111,7 @@ class JudgeRun:
         judges: as they were used: a judge may have fallen back to another score.
         tallies: one for each judge.
         meter: of the run.
+        notices: what the answers of each judge look like taken together.
     """
 
     def __init__(
@@ -104,6 +124,7 @@ class JudgeRun:
         self._is_advanced = np.zeros(len(samples), np.bool_)
         self.judges = list(judges)
         self.tallies = [Tally(len(samples), judge.repeats) for judge in judges]
+        self.notices = [judge.notices() for judge in judges]
         total = sum(len(samples) * judge.repeats for judge in judges)
         self.meter = self._session.meter(progress, total)
 
@@ -114,8 +135,20 @@ class JudgeRun:
             BackendError: a judge cannot be used.
             LimitError: as much as may be spent was spent.
         """
+        for judge in self.judges:
+            judge.warn(self._progress)
         self._session.run(self._ask_all())
         self.meter.finish()
+        for notices in self.notices:
+            for line in notices.lines():
+                self._progress.say(line)
+
+    def seen(self, index: int) -> dict[str, list[str]]:
+        """How a server took requests, and what is worth a look in its answers."""
+        seen = dict(self.judges[index].asker.facts)
+        if lines := self.notices[index].lines():
+            seen["notices"] = lines
+        return seen
 
     async def _ask_all(self) -> None:
         tasks = [asyncio.create_task(self._ask(index)) for index in range(len(self.judges))]
@@ -130,6 +163,8 @@ class JudgeRun:
         def on_answer(row: int, answer: Answer) -> None:
             self._settle(index, row, answer)
 
+        if self.judges[index].settled() is not self.judges[index]:
+            self._fall_back(index)
         while True:
             judge = self.judges[index]
             try:
@@ -150,9 +185,11 @@ class JudgeRun:
         self._left[self.tallies[index].complete] += 1
         self.judges[index] = replace(judge, task=replace(judge.task, score="verbalized"))
         self.tallies[index] = Tally(len(self._samples), judge.repeats)
+        self.notices[index] = self.judges[index].notices()
 
     def _settle(self, index: int, row: int, answer: Answer) -> None:
         self.meter.count()
+        self.notices[index].add(answer)
         if self.tallies[index].add(row, answer):
             self._left[row] -= 1
             if not self._left[row] and not self._is_advanced[row]:
@@ -183,7 +220,7 @@ class JudgeEstimator:
 
     def plan(self, samples: Sequence[Sample]) -> Plan:
         """Tell requests, tokens and price. Sends nothing."""
-        return joined(judge.plan(samples) for judge in self.judges)
+        return joined(judge.settled().plan(samples) for judge in self.judges)
 
     def scorer(self) -> JudgeScorer:
         """What asks about rows."""
@@ -213,8 +250,10 @@ class JudgeEstimator:
     def _facts(self, scores: RowScores) -> dict[str, Any]:
         members = list(scores.members.values())
         if len(members) == 1:
-            return {**members[0].facts, **scores.counts}
-        told = [{**member.facts, "failures": dict(member.failures)} for member in members]
+            return {**members[0].facts, **members[0].seen, **scores.counts}
+        told = [
+            {**member.facts, **member.seen, "failures": dict(member.failures)} for member in members
+        ]
         return {"judges": told, "combine": self.combine, **scores.counts}
 
     def _nothing_scored(self, scores: RowScores) -> BackendError:
@@ -268,7 +307,11 @@ class JudgeScorer:
             usage=run.meter.usage(),
             example=run.meter.first_unscored or "",
             members={
-                str(place): RowScores(failures=Counter(tally.missing()), facts=judge.task.facts)
+                str(place): RowScores(
+                    failures=Counter(tally.missing()),
+                    facts=judge.task.facts,
+                    seen=run.seen(place),
+                )
                 for place, (judge, tally) in enumerate(zip(run.judges, run.tallies, strict=True))
             },
         )

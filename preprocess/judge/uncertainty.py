@@ -13,7 +13,7 @@ from ..data.sample import Sample
 from ..models.server.dialect import Chat
 from ..models.server.replies import Completion
 from .frame import framed_chat
-from .parse import expected_score, parse_verbalized, whole
+from .parse import expected_score, parse_verbalized, read_digit, whole
 from .rubric import SCHEMA, TOP_LOGPROBS, Rubric, Score
 
 _LIKELY_TOKENS: Final = {"verbalized": 8, "expected": 1}
@@ -67,6 +67,16 @@ class Uncertainty:
         return self.score == "expected"
 
     @property
+    def reminder(self) -> str:
+        """The form of an answer, once more."""
+        if self.needs_logprobs:
+            return "Answer with one digit from 0 to 9 and nothing else."
+        return (
+            'Answer with one JSON object and nothing else: {"uncertainty": N}, where N is a whole '
+            "number from 0 to 100."
+        )
+
+    @property
     def max_tokens(self) -> int:
         """As the recipe says: a model that reasons needs room before a digit as well."""
         return self.config.max_tokens
@@ -93,6 +103,13 @@ class Uncertainty:
         answer = whole(completion)
         if self.needs_logprobs:
             return Reading(*expected_score(answer, completion.logprobs or []))
+        return Reading(parse_verbalized(answer))
+
+    def read_stated(self, completion: Completion) -> Reading:
+        """Read the number that was stated; of a digit, the digit."""
+        answer = whole(completion)
+        if self.needs_logprobs:
+            return Reading(read_digit(answer) / 9)
         return Reading(parse_verbalized(answer))
 
     def likely_tokens(self, item: Sample) -> float:

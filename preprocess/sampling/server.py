@@ -47,6 +47,7 @@ class Sampling:
     shaping: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     needs_logprobs = False
+    reminder = ""
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -90,6 +91,10 @@ class Sampling:
         """Keep all choices; one that was refused is a response that failed."""
         choices = [_response(choice) for choice in (completion, *completion.further)]
         return Reading(text=dump_responses(choices))
+
+    def read_stated(self, completion: Completion) -> Reading:
+        """`read` needs no log-probabilities."""
+        return self.read(completion)
 
     def likely_tokens(self, item: Prompt) -> float:
         """As long as is expected of all."""
@@ -153,7 +158,11 @@ class ServerSampler:
         meter = self.asker.session.meter(progress, self.task.settings.n * len(prompts))
         responses = self.draw(prompts, meter, lambda row: {"prompt_id": row})
         meter.finish()
-        facts = {"model": self.task.model, "logprobs": self.asker.gives_logprobs}
+        facts = {
+            "model": self.task.model,
+            "logprobs": self.asker.gives_logprobs,
+            **self.asker.facts,
+        }
         return Sampled(responses, meter.usage(), facts)
 
     def draw(self, prompts: Sequence[Prompt], meter: Meter, place: Place) -> list[list[Response]]:

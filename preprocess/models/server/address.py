@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.server import EnvironmentValue, ServerConfig
@@ -54,6 +54,11 @@ class Server:
     def at(self, path: str) -> str:
         """The URL of a path below the root."""
         return f"{self.base_url}{path}{f'?{self.query}' if self.query else ''}"
+
+    @property
+    def parameters(self) -> dict[str, object]:
+        """The query, by name."""
+        return dict(parse_qsl(self.query))
 
     @property
     def chat_url(self) -> str:

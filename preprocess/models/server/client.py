@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from axolotl_ual.settings.server import ServerConfig
 
@@ -35,6 +35,8 @@ _LONGEST_BACK_OFF: Final = 30.0
 _TRIES_AT_START: Final = 3
 """Tries to connect, and answers that are none, before a server has given one."""
 _AGAIN: Final = (Kind.RETRY, Kind.RATE_LIMITED, Kind.UNREACHABLE)
+_FEW: Final = 8
+"""Requests in flight until an answer was of use."""
 _REFUSALS_AT_START: Final = 4
 """Requests that a server may call bad before it has accepted one."""
 
@@ -60,8 +62,12 @@ class Account(Protocol):
         """Called before another try; may raise where it cannot be paid for."""
         ...
 
-    def lost(self) -> None:
-        """Called after a try whose answer was not had, and may be charged for."""
+    def lost(self, charged: Completion | None) -> None:
+        """Called after a try whose answer was not had, and may be charged for.
+
+        Args:
+            charged: what it took, where the server says so.
+        """
         ...
 
 
@@ -150,9 +156,9 @@ class ChatBackend:
         return self._dialect.gives_logprobs
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, list[str]]:
         """What was sent otherwise than asked for and who answered, for the manifest."""
-        facts: dict[str, Any] = {}
+        facts: dict[str, list[str]] = {}
         if self._models:
             facts["served_model"] = list(self._models)
         if self._fingerprints:
@@ -160,6 +166,10 @@ class ChatBackend:
         if self._dialect.changes:
             facts["changed_requests"] = self._dialect.changes
         return facts
+
+    def confirm(self) -> None:
+        """An answer was of use: as many may be in flight as the recipe allows."""
+        self._gate.widen()
 
     def body(self, chat: Chat) -> bytes:
         """The JSON of a request, as this server takes it."""
@@ -202,7 +212,7 @@ class ChatBackend:
                 continue
             tries += 1
             if verdict.is_lost and account is not None:
-                account.lost()
+                account.lost(verdict.charged)
             self._give_up_where_useless(verdict, tries)
             # What breaks the server may be this one request: after some tries another one goes.
             self._gate.widen(1 + tries // _TRIES_AT_START)
@@ -252,7 +262,7 @@ class ChatBackend:
 
     def _completed(self, chat: Chat, completion: Completion) -> Completion:
         self._has_completed = True
-        self._gate.widen()
+        self._gate.widen(_FEW)
         self.counts.prompt_tokens += completion.prompt_tokens
         self.counts.completion_tokens += completion.completion_tokens
         self.counts.cached_tokens += completion.cached_tokens

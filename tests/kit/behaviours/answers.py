@@ -68,6 +68,26 @@ def one_row_on_a_scale_to_1(asked: Asked) -> Answer:
     return good(asked, '{"uncertainty": 0.8}') if asked.row == 2 else good(asked)
 
 
+@behaviour("read at the second try", requests=6)
+def one_row_read_after_a_reminder(asked: Asked) -> Answer:
+    return good(asked, "Eighty.") if asked.row == 2 and not asked.tries else good(asked)
+
+
+@behaviour("any", rows=200, scored=0, fails=True, requests=40, says="none of 32 answers")
+def nothing_but_prose(asked: Asked) -> Answer:
+    return good(asked, "I would say 80.")
+
+
+@behaviour("any", rows=200, scored=0, fails=True, requests=40, says="raise .*max_tokens")
+def nothing_but_cut_answers(asked: Asked) -> Answer:
+    return good(asked, "Well, the", finish_reason="length")
+
+
+@behaviour("repeats at temperature 0", repeats=2, says="identical requests", requests=9)
+def repeats_at_temperature_0(asked: Asked) -> Answer:
+    return good(asked)
+
+
 @behaviour("a model that calls a tool", scored=3, requests=9, says="unparsable")
 def tool_call(asked: Asked) -> Answer:
     if asked.row != 2:

@@ -105,12 +105,28 @@ def refused_by_status_403(asked: Asked) -> Answer:
     return good(asked)
 
 
-@behaviour("transformers serve, Ollama: ignored", score="expected", requests=7, says="verbalized")
+@behaviour("transformers serve, Ollama: ignored", score="expected", requests=12, says="verbalized")
 def not_given(asked: Asked) -> Answer:
     return good(asked, logprobs=None)
 
 
-@behaviour("a model that does not answer", score="expected", scored=3, requests=8)
+@behaviour("OpenRouter, SillyTavern issue 5804: routing", score="expected", rows=12, requests=14)
+def one_row_without(asked: Asked) -> Answer:
+    return good(asked, logprobs=None) if asked.row == 7 else good(asked)
+
+
+@behaviour("the same, the first row", score="expected", rows=12, requests=14)
+def the_first_answer_without(asked: Asked) -> Answer:
+    return good(asked, logprobs=None) if asked.number == 0 else good(asked)
+
+
+@behaviour("a server that samples at 0 first", score="expected", rows=30, says="everything on one")
+def one_hot(asked: Asked) -> Answer:
+    top = [{"token": str(asked.digit), "logprob": 0.0}, {"token": "x", "logprob": -9999.0}]
+    return good(asked, logprobs={"content": [{**top[0], "top_logprobs": top}]})
+
+
+@behaviour("a model that does not answer", score="expected", scored=3, requests=9)
 def hardly_a_digit(asked: Asked) -> Answer:
     if asked.row != 2:
         return good(asked)

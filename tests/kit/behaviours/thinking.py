@@ -64,7 +64,7 @@ def thinking_part(asked: Asked) -> Answer:
     return good(asked, [thought, {"type": "text", "text": asked.stated}])
 
 
-@behaviour("vLLM issue 19222", scored=0, fails=True, requests=8, says="got a score")
+@behaviour("vLLM issue 19222", scored=0, fails=True, requests=8, says="a score")
 def answer_in_the_wrong_field(asked: Asked) -> Answer:
     return good(asked, message={"content": None, "reasoning_content": asked.stated})
 

@@ -54,7 +54,7 @@ def write_recipe(folder: Path, url: str, prompts: list[str] = PROMPTS, **pairs: 
 
 
 def test_digits_that_are_cut_are_paid_once(tmp_path: Path) -> None:
-    """A digit may have 3 tokens, whatever `max_tokens` says: no more room makes it another one."""
+    """A rating may have the room of `max_tokens`: one that it cut is asked again only with more."""
     with sampling_server.running() as url:
         recipe = write_recipe(tmp_path, url)
         asked = []
@@ -69,10 +69,11 @@ def test_digits_that_are_cut_are_paid_once(tmp_path: Path) -> None:
         plan = command("pairs", recipe, "--dry-run", "--retry-failed").output
         again = command("pairs", recipe, "--retry-failed")
         assert again.exit_code == 0, again.output
-        distinct = len({line["response_id"] for line in unscored(tmp_path, "rambles")})
-        distinct += len({line["response_id"] for line in unscored(tmp_path, "unratable")})
-        assert len(sampling_server.stats(url)["bodies"]) - sum(asked) == distinct
-        assert f"value: {distinct} requests to m" in plan
+        cut = len({line["response_id"] for line in unscored(tmp_path, "rambles")})
+        unread = len({line["response_id"] for line in unscored(tmp_path, "unratable")})
+        # What cannot be read is asked once more with a reminder.
+        assert len(sampling_server.stats(url)["bodies"]) - sum(asked) == cut + 2 * unread
+        assert f"value: {cut + unread} requests to m" in plan
 
 
 def unscored(folder: Path, word: str) -> list[dict[str, Any]]:

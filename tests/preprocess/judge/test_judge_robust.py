@@ -29,7 +29,8 @@ def test_every_row_has_an_outcome_at_thirty_per_cent_of_faults(
     assert sum(result.failures.values()) == 600 - scored.sum()
     # Prose, NaN, a wrong type and a filter are answers; all else is tried again.
     assert set(result.failures) == {"refused", "unparsable"}
-    assert 0.8 < scored.mean() < 0.95
+    # A filter takes 2.5 %; what cannot be read is asked once more.
+    assert 0.9 < scored.mean() < 0.99
 
 
 def test_concurrency_recovers_after_faults(server: judge_server.Running, tmp_path: Path) -> None:
