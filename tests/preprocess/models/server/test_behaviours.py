@@ -11,6 +11,8 @@ from behaviour_runs import run
 from behaviour_server import serving
 from behaviours import BEHAVIOURS
 
+pytestmark = pytest.mark.slow
+
 PLANTED = {value for tried in BEHAVIOURS.values() for value in tried.environment.values()}
 
 
