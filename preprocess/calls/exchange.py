@@ -164,9 +164,9 @@ class Exchange:
         elif answer.outcome is not Outcome.NO_LOGPROBS and id(task) not in self._useful:
             self._useless[id(task)] = number = self._useless.get(id(task), 0) + 1
             if number >= _ENOUGH:
-                raise self._no_use(answer, number, task.max_tokens)
+                raise self._no_use(answer, task.max_tokens)
 
-    def _no_use(self, answer: Answer, number: int, max_tokens: int) -> BackendError:
+    def _no_use(self, answer: Answer, max_tokens: int) -> BackendError:
         server, model = self.endpoint.server, self.endpoint.config.model
         if answer.outcome is Outcome.CUT:
             fix = (
@@ -181,7 +181,7 @@ class Exchange:
                 "or a server that takes a JSON schema, and then `--retry-failed`"
             )
         return BackendError(
-            f"none of {number} answers of {model} at {server.url} gave a score, so no more are "
+            f"none of {_ENOUGH} answers of {model} at {server.url} gave a score, so no more are "
             f"paid for; the last ({answer.outcome}): {answer.text[:_SHOWN]!r}",
             fix,
         )
