@@ -111,10 +111,26 @@ def test_training_keys_leave_annotations_valid(
 
 
 def test_every_problem_is_told_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write(model, plugins=[], streaming=True, ual={"smoothng": {}})
+    path = write(model, push_dataset_to_hub="me/d", streaming=True, ual={"smoothng": {}})
     problems = "\n".join(without_axolotl(path, monkeypatch).problems)
-    for words in ("plugins", "streaming", "did you mean `smoothing`"):
+    for words in ("push_dataset_to_hub", "streaming", "did you mean `smoothing`"):
         assert words in problems
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_the_line_is_needed_where_axolotl_does_not_load_the_plugin_by_itself(
+    model: Path, monkeypatch: pytest.MonkeyPatch, loaded: bool
+) -> None:
+    monkeypatch.setattr(module, "runs_without_a_line", lambda: loaded)
+    found = without_axolotl(write(model, plugins=[]), monkeypatch)
+    problems = "\n".join(found.problems)
+    assert ("plugins: does not list axolotl_ual.UALPlugin" in problems) != loaded
+    assert any("loads the plugin by itself" in fact for fact in found.facts) == loaded
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    del recipe["ual"]
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    problems = "\n".join(without_axolotl(Path("recipe.yaml"), monkeypatch).problems)
+    assert "plugins: does not list axolotl_ual.UALPlugin" in problems
 
 
 def test_a_missing_recipe_and_one_that_is_no_mapping(tmp_path: Path) -> None:
