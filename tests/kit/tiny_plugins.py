@@ -39,6 +39,12 @@ class Recorder(BasePlugin):
 class ManyProcesses(BasePlugin):
     """Lets Axolotl load a model on the CPU in each of several processes."""
 
+    def register(self, cfg: Any) -> None:
+        from axolotl.utils import trainer
+
+        # It asks whether GPUs reach each other; torch built for CUDA fails where there is none.
+        trainer.check_cuda_p2p_ib_support = lambda: True
+
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> None:
         cfg.device_map = {"": "cpu"}
 
