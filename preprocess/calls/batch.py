@@ -3,10 +3,10 @@
 A batch run fills the cache; the ordinary run after it finds its answers there and asks for the few
 that are missing. So both share keys, outcomes and everything that follows.
 
-Requests are written to a file, uploaded, and started as a batch. A file is named by its digest,
-which also goes with the batch as metadata: a batch that was started by a process that died before
-it could note so is found on the server and never started twice. What is known of a batch is noted
-beside its file after each step, and both are removed when its answers are in the cache.
+Requests are written to a file, uploaded, and started as a batch. A batch that was started by a
+process that died before it could note so is found on the server by its upload, and never started
+twice. What is known of a batch is noted beside its file after each step, and both are removed when
+its answers are in the cache.
 """
 
 from __future__ import annotations
@@ -197,7 +197,8 @@ class BatchRun:
     async def _find_started(self, client: AsyncOpenAI, job: Job) -> Batch | None:
         """A batch of this file that was started and not noted."""
         async for batch in client.batches.list(limit=100):
-            own = (batch.metadata or {}).get(_METADATA) == job.digest
+            # The same requests may have been sent before: only those of this upload are meant.
+            own = batch.input_file_id == job.file_id
             if own and batch.status not in ("failed", "cancelled", "cancelling"):
                 return batch
         return None

@@ -13,6 +13,7 @@ from judging_kit import command, run, sample, session
 
 import judge_server
 from axolotl_ual.columns import Manifest
+from axolotl_ual.preprocess.calls import pending
 from axolotl_ual.preprocess.calls.ask import Session
 from axolotl_ual.preprocess.calls.task import Question, Questions
 from axolotl_ual.preprocess.data.sample import Sample
@@ -162,9 +163,10 @@ def test_self_consistency_learns_its_server_once(
     assert len([line for line in progress.lines if "one completion" in line]) == 1
 
 
-def ask(lent: Session, url: str, asked: list[Sample]) -> dict[int, float | None]:
+def ask(lent: Session, url: str, asked: list[Sample], **config: Any) -> dict[int, float | None]:
     """Scores by place."""
-    judge = make_judge(JudgeConfig(model="judge-1", base_url=url), "ual.annotate.judge", lent)
+    settings = JudgeConfig(model="judge-1", base_url=url, **config)
+    judge = make_judge(settings, "ual.annotate.judge", lent)
     scores: dict[int, float | None] = {}
     judge.asker.run(
         Questions(
@@ -190,3 +192,38 @@ def test_a_session_asks_an_endpoint_by_one_asker(
     assert both[0] == first[0] is not None
     refused = [body for body in server.requests() if "temperature" in body]
     assert len(refused) == 1 and server.stats()["answered"] == 3
+
+
+def test_a_question_that_is_open_is_not_asked_beside_itself(
+    server: judge_server.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same row is read again, in another part, while the server thinks about the first."""
+    monkeypatch.setattr(pending, "_LARGE_CHUNK", 2)
+    monkeypatch.setattr(pending, "_SMALL_CHUNK", 2)
+    server.set(latency=0.5)
+    first, second = sample("Question 1?"), sample("Question 2?")
+    with session(tmp_path) as lent:
+        scores = ask(lent, server.base_url, [first, second, first])
+    assert scores[0] == scores[2] is not None
+    assert server.stats()["answered"] == 2
+
+
+def test_an_answer_is_asked_for_again_once_in_a_command(
+    server: judge_server.Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row that is asked again has its answer when it is read once more, behind eight others."""
+    monkeypatch.setattr(pending, "_LARGE_CHUNK", 1)
+    monkeypatch.setattr(pending, "_SMALL_CHUNK", 1)
+    server.set(rules=[("<prose>", "prose")])
+    bad = sample("<prose>")
+    asked = [bad, *(sample(f"Question {number}?") for number in range(8)), bad]
+    with session(tmp_path) as lent:
+        ask(lent, server.base_url, [bad], max_concurrency=1)
+    before = server.stats()["answered"]
+    with session(tmp_path, retry_failed=True) as lent:
+        ask(lent, server.base_url, asked, max_concurrency=1)
+        again = server.stats()["answered"]
+        ask(lent, server.base_url, asked, max_concurrency=1)
+    # A row that cannot be read may be asked with a reminder: `before` requests a time.
+    assert again == before + 8 + before
+    assert server.stats()["answered"] == again

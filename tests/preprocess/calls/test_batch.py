@@ -100,6 +100,22 @@ def test_outcomes_without_a_score_are_kept(server: judge_server.Running, tmp_pat
     assert server.stats()["requests"] + server.stats()["batched"] == 65
 
 
+def test_answers_without_a_score_are_asked_for_again_once(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """Thirty that are never scored: one at once and 29 in a batch, and the same once more."""
+    server.set(rules=[("<prose>", "prose")])
+    asked = [sample(f"<prose> {number}") for number in range(30)]
+    with pytest.raises(BackendError, match="none of the rows"):
+        estimate(server, tmp_path, asked, **BATCH)
+    first = server.stats()
+    with pytest.raises(BackendError, match="none of the rows"):
+        estimate(server, tmp_path, asked, retry_failed=True, **BATCH)
+    stats = server.stats()
+    assert (first["batched"], stats["batched"], stats["batches"]) == (29, 58, 2)
+    assert stats["requests"] == 2 * first["requests"]
+
+
 @pytest.mark.parametrize("step", range(5))
 def test_a_restart_between_any_two_steps_pays_nothing_twice(
     server: judge_server.Running, tmp_path: Path, step: int
@@ -168,3 +184,17 @@ def test_without_log_probabilities_a_batch_falls_back(
     result, _ = estimate(server, tmp_path, asked, score="expected", **BATCH)
     np.testing.assert_allclose(result.uncertainty, [stated(s) for s in asked], rtol=1e-6)
     assert server.stats()["batched"] == 59
+
+
+def test_answers_of_self_consistency_go_by_batches(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """The server gives one choice a request: 30 requests for all answers, and 30 for one more."""
+    section = settings(server, answers=2, **BATCH)
+    given = {"output": "o", "cache": str(tmp_path), "estimator": "self_consistency"}
+    annotate = AnnotateConfig.model_validate({**given, "self_consistency": section})
+    found, progress = run(annotate, samples(30))
+    stats = server.stats()
+    assert (stats["requests"], stats["batched"], stats["batches"]) == (2, 58, 2)
+    assert found.usage.requests == 60 and progress.done == 30
+    assert np.isfinite(found.uncertainty).all()
