@@ -288,6 +288,21 @@ def check(ctx: click.Context, recipe: Path) -> None:
 
 
 @main.command()
+@RECIPE
+@click.pass_context
+def probe(ctx: click.Context, recipe: Path) -> None:
+    """Send three requests to each server of the recipe, and tell what they show.
+
+    Reachable, the model that answers, schema, log-probabilities, thinking, limits, context length,
+    price, and one sample judged. Ends with status 1 where a server gives no answer.
+    """
+    from .commands.probe import probe as run
+
+    if not run(recipe, _console()):
+        ctx.exit(1)
+
+
+@main.command()
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),

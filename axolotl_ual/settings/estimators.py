@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from axolotl_ual.settings.server import OPERATIONAL, Section, ServerConfig
+
+_TOKENS_WITH_REASON = 512
 
 
 class JudgeConfig(ServerConfig):
@@ -30,9 +32,20 @@ class JudgeConfig(ServerConfig):
         description="verbalized: a stated number. expected: the expectation over the digits, by "
         "their log-probabilities; finer and cheaper, where the server gives them.",
     )
+    reason: bool | None = Field(
+        None,
+        description="Ask for a reason before the numbers; the rubric must be one that can, such "
+        "as uncertainty-v2. null is no.",
+    )
     repeats: int = Field(
         1, ge=1, le=100, description="Times each sample is judged; the mean and spread are kept."
     )
+
+    @model_validator(mode="after")
+    def _a_reason_has_room(self) -> JudgeConfig:
+        if self.reason and "max_tokens" not in self.model_fields_set:
+            self.max_tokens = _TOKENS_WITH_REASON
+        return self
 
 
 class PanelConfig(Section):

@@ -28,6 +28,7 @@ from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 from ..data.recipe import read_yaml
+from .probe import servers
 
 _PROBE_SECONDS = 600
 
@@ -75,11 +76,19 @@ def examine(path: Path) -> Findings:
     findings.problems.extend(str(error) for error in unsupported(recipe))
     try:
         ual = parse_ual(recipe.get("ual"))
+        _note(findings, _servers(ual, path))
         _note(findings, list(_data(recipe, ual, path)))
     except UALError as error:
         findings.problems.append(str(error))
     _note(findings, _axolotl(path, findings.problems))
     return findings
+
+
+def _servers(ual: UALConfig, path: Path) -> list[str | UALError]:
+    asked = [section for section, _ in servers(ual)]
+    if not asked:
+        return []
+    return [f"asks {', '.join(asked)}; to see how they answer: axolotl-ual probe {path}"]
 
 
 def _note(findings: Findings, found: list[str | UALError]) -> None:

@@ -17,6 +17,8 @@ def print_plan(head: Sequence[str], plan: Plan, console: Console) -> None:
     """Print the answer to --dry-run: the head, then the plan's lines below it."""
     for line in [*head, *(f"  {line}" for line in plan.lines)]:
         console.print(line, highlight=False)
+    if plan.requests:
+        console.print("axolotl-ual probe shows how these servers answer, by three requests to each")
     console.print("dry run: nothing was sent and nothing was written")
 
 

@@ -83,7 +83,8 @@ class Judge:
 
     def notices(self) -> Notices:
         """A fresh look at its answers."""
-        return Notices(self.name, of_hundred=not self.task.needs_logprobs)
+        of_hundred = self.task.rubric.scale == {"uncertainty": (0, 100)}
+        return Notices(self.name, of_hundred and not self.task.needs_logprobs)
 
     def warn(self, progress: Progress) -> None:
         """Say what is paid for without a use."""
@@ -356,7 +357,14 @@ def make_judge(config: JudgeConfig, section: str, session: Session) -> Judge:
     Raises:
         ConfigError: the rubric or the price list cannot be read.
     """
-    task = Uncertainty(config, load_rubric(config.rubric), config.score)
+    rubric = load_rubric(config.rubric, reason=bool(config.reason), key=section)
+    if config.score == "expected" and rubric.brings_schema and not rubric.scale.is_digits:
+        raise ConfigError(
+            f"{section}.score: expected: the rubric {config.rubric} rates by numbers of several "
+            "digits, whose log-probabilities are those of no one token",
+            "set `score: verbalized`, or bounds from 0 to 9 in its schema",
+        )
+    task = Uncertainty(config, rubric, config.score)
     return Judge(task, config.repeats, session.asker(config, section))
 
 

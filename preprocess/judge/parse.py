@@ -12,6 +12,8 @@ Below a quarter it is no score: the model did not want to answer with a digit.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import json
 import math
 import re
@@ -31,6 +33,8 @@ _NUMBER: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*%?\s*")
 _SPECIAL: Final = re.compile(
     r"<[|｜][^<>]*[|｜]>|</?s>|<bos>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]"
 )
+_AROUND: Final = " \t\r\n\"':,}"
+"""What a token may hold beside a digit, in JSON."""
 _BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPELLINGS: Final = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n", "ĉ": "\t"})
 """How tokenizers of SentencePiece and of bytes write white space."""
@@ -65,11 +69,25 @@ def parse_verbalized(content: str) -> float:
     Raises:
         Unparsable: anything else.
     """
-    return number_of(find_object(content, "uncertainty"), "uncertainty", 100) / 100
+    return number_of(find_object(content, "uncertainty"), "uncertainty", (0, 100)) / 100
 
 
-def number_of(answer: Mapping[str, Any], key: str, most: int) -> float:
-    """A number from 0 to `most`, written as a number or as text.
+def parse_numbers(content: str, scale: Mapping[str, tuple[int, int]]) -> dict[str, float]:
+    """The numbers of the one object in an answer that has them all.
+
+    Args:
+        content: the answer.
+        scale: name and bounds of each.
+
+    Raises:
+        Unparsable: there is no such object, or a number is not within its bounds.
+    """
+    answer = find_object(content, *scale)
+    return {key: number_of(answer, key, bounds) for key, bounds in scale.items()}
+
+
+def number_of(answer: Mapping[str, Any], key: str, bounds: tuple[int, int]) -> float:
+    """A number within bounds, written as a number or as text.
 
     Raises:
         Unparsable: anything else, and a fraction that may be on a scale from 0 to 1.
@@ -79,9 +97,10 @@ def number_of(answer: Mapping[str, Any], key: str, most: int) -> float:
         value = float(written.group(1)) if "." in written.group(1) else int(written.group(1))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Unparsable(f"`{key}` is not a number")
-    if not 0 <= value <= most:
-        raise Unparsable(f"`{key}` is not in 0 to {most}")
-    if isinstance(value, float) and 0 < value <= 1:
+    least, most = bounds
+    if not least <= value <= most:
+        raise Unparsable(f"`{key}` is not in {least} to {most}")
+    if isinstance(value, float) and 0 < value <= 1 < most:
         raise Unparsable(f"`{key}` may be on a scale from 0 to 1")
     return float(value)
 
@@ -145,6 +164,52 @@ def expected_score(content: str, tokens: Sequence[Mapping[str, Any]]) -> tuple[f
     place = _place_of_answer(tokens)
     if place is None or _digit(place) != answered:
         raise NoLogprobs
+    expectation, covered = _expectation(place)
+    return expectation / 9, covered
+
+
+def expected_numbers(
+    content: str, tokens: Sequence[Mapping[str, Any]], scale: Mapping[str, tuple[int, int]]
+) -> tuple[dict[str, float], float]:
+    """Expectation of each digit of a JSON object, at the token that states it.
+
+    Args:
+        content: the answer, with one object.
+        tokens: as of `expected_score`.
+        scale: name and bounds of each digit.
+
+    Returns:
+        The expectations, and the least of the covered masses.
+
+    Raises:
+        Unparsable: the answer has not the numbers, or digits are not what the model meant.
+        NoLogprobs: there are no log-probabilities at their places.
+    """
+    stated = parse_numbers(content, scale)
+    texts = [_text(token) for token in tokens]
+    answer, start = "".join(texts), split_thinking("".join(texts)).start
+    ends = list(itertools.accumulate(len(text) for text in texts))
+    values, masses = {}, []
+    for key in scale:
+        found = re.findall(rf'"{re.escape(key)}"\s*:\s*"?(?=\d)', answer[start:])
+        if len(found) != 1:
+            raise NoLogprobs
+        at = answer.index(found[0], start) + len(found[0])
+        place = tokens[bisect.bisect_right(ends, at)]
+        if _digit(place) != stated[key]:
+            raise NoLogprobs
+        values[key], covered = _expectation(place)
+        masses.append(covered)
+    return values, min(masses)
+
+
+def _expectation(place: Mapping[str, Any]) -> tuple[float, float]:
+    """Expectation over the digits at one place, from 0 to 9, and the covered mass.
+
+    Raises:
+        Unparsable: digits are not what the model meant.
+        NoLogprobs: there are no log-probabilities.
+    """
     candidates = place.get("top_logprobs")
     if not isinstance(candidates, list) or not candidates:
         raise NoLogprobs
@@ -156,8 +221,7 @@ def expected_score(content: str, tokens: Sequence[Mapping[str, Any]]) -> tuple[f
     covered = math.fsum(mass)
     if covered < LEAST_MASS:
         raise Unparsable(f"digits have a probability of {covered:.3g} only")
-    expectation = math.fsum(digit * p for digit, p in enumerate(mass)) / covered
-    return expectation / 9, min(covered, 1.0)
+    return math.fsum(digit * p for digit, p in enumerate(mass)) / covered, min(covered, 1.0)
 
 
 def read_digit(content: str) -> int:
@@ -200,7 +264,7 @@ def _text(token: Mapping[str, Any]) -> str:
 
 
 def _digit(token: Mapping[str, Any]) -> int | None:
-    text = _SPECIAL.sub("", _text(token)).strip()
+    text = _SPECIAL.sub("", _text(token)).strip(_AROUND)
     return int(text) if len(text) == 1 and text in "0123456789" else None
 
 

@@ -13,10 +13,11 @@ from ..data.sample import Sample
 from ..models.server.dialect import Chat
 from ..models.server.replies import Completion
 from .frame import framed_chat
-from .parse import expected_score, parse_verbalized, read_digit, whole
-from .rubric import SCHEMA, TOP_LOGPROBS, Rubric, Score
+from .parse import expected_numbers, expected_score, parse_numbers, read_digit, whole
+from .rubric import TOP_LOGPROBS, Rubric, Score
 
-_LIKELY_TOKENS: Final = {"verbalized": 8, "expected": 1}
+_TOKENS_OF_NUMBER: Final = 8
+_TOKENS_OF_REASON: Final = 50
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Uncertainty:
             "score": self.score,
             "temperature": self.config.temperature,
             "max_sample_tokens": self.config.max_sample_tokens,
+            **({"reason": True} if self.rubric.reason else {}),
             **self.config.answer_shaping,
         }
 
@@ -59,6 +61,7 @@ class Uncertainty:
             "rubric": self.rubric.name,
             "rubric_sha256": self.rubric.sha256,
             "score": self.score,
+            **({"reason": True} if self.rubric.reason else {}),
         }
 
     @property
@@ -67,14 +70,16 @@ class Uncertainty:
         return self.score == "expected"
 
     @property
+    def is_one_digit(self) -> bool:
+        """Whether the answer is a digit and no object."""
+        return self.needs_logprobs and not self.rubric.brings_schema
+
+    @property
     def reminder(self) -> str:
         """The form of an answer, once more."""
-        if self.needs_logprobs:
+        if self.is_one_digit:
             return "Answer with one digit from 0 to 9 and nothing else."
-        return (
-            'Answer with one JSON object and nothing else: {"uncertainty": N}, where N is a whole '
-            "number from 0 to 100."
-        )
+        return self.rubric.form
 
     @property
     def max_tokens(self) -> int:
@@ -94,24 +99,29 @@ class Uncertainty:
             item,
             repeat,
             max_tokens=self.max_tokens,
-            response_format=None if self.needs_logprobs else SCHEMA,
+            response_format=None if self.is_one_digit else self.rubric.response_format,
             top_logprobs=TOP_LOGPROBS if self.needs_logprobs else 0,
         )
 
     def read(self, completion: Completion) -> Reading:
         """Read a score."""
-        answer = whole(completion)
-        if self.needs_logprobs:
+        answer, scale = whole(completion), self.rubric.scale
+        if not self.needs_logprobs:
+            return Reading(scale.uncertainty(parse_numbers(answer, scale)))
+        if self.is_one_digit:
             return Reading(*expected_score(answer, completion.logprobs or []))
-        return Reading(parse_verbalized(answer))
+        values, mass = expected_numbers(answer, completion.logprobs or [], scale)
+        return Reading(scale.uncertainty(values), mass)
 
     def read_stated(self, completion: Completion) -> Reading:
-        """Read the number that was stated; of a digit, the digit."""
-        answer = whole(completion)
-        if self.needs_logprobs:
+        """Read the numbers that were stated; of a digit, the digit."""
+        answer, scale = whole(completion), self.rubric.scale
+        if self.is_one_digit:
             return Reading(read_digit(answer) / 9)
-        return Reading(parse_verbalized(answer))
+        return Reading(scale.uncertainty(parse_numbers(answer, scale)))
 
     def likely_tokens(self, item: Sample) -> float:
-        """A number in JSON, or a digit."""
-        return _LIKELY_TOKENS[self.score]
+        """A digit, or a few numbers in JSON, behind a reason of two sentences."""
+        if self.is_one_digit:
+            return 1
+        return _TOKENS_OF_NUMBER * len(self.rubric.scale) + _TOKENS_OF_REASON * self.rubric.reason

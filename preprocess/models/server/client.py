@@ -104,6 +104,10 @@ class ChatBackend:
         config: of the judge.
         server: where it is.
         say: prints a line for the user.
+
+    Attributes:
+        counts: what was sent, and what it took.
+        limits: headers of the last reply that speak of limits, by name.
     """
 
     def __init__(self, config: ServerConfig, server: Server, say: Callable[[str], None]) -> None:
@@ -133,6 +137,7 @@ class ChatBackend:
         self._has_completed = False
         self._models: dict[str, None] = {}
         self._fingerprints: dict[str, None] = {}
+        self.limits: dict[str, str] = {}
         self.counts = Counts()
 
     async def __aenter__(self) -> ChatBackend:
@@ -230,7 +235,9 @@ class ChatBackend:
         self.counts.requests += 1
         self._patience.sent()
         try:
-            verdict = read_reply(await self._transport.post(self._dialect.body(chat)))
+            reply = await self._transport.post(self._dialect.body(chat))
+            self.limits = {n: v for n, v in reply.headers.items() if "ratelimit" in n}
+            verdict = read_reply(reply)
             if verdict.completion is not None:
                 tokens = verdict.completion.prompt_tokens + verdict.completion.completion_tokens
                 used = tokens or None

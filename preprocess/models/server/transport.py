@@ -144,10 +144,17 @@ class Transport:
             ConnectionFailed: no answer came within the deadline.
             BackendError: the server's certificate is not trusted.
         """
+        return await self._send(hdrs.METH_POST, body)
+
+    async def get(self) -> Reply:
+        """Read what is at the URL; raises what `post` raises."""
+        return await self._send(hdrs.METH_GET, None)
+
+    async def _send(self, method: str, body: bytes | None) -> Reply:
         assert self._session is not None
         try:
-            async with self._session.post(
-                self._url, data=body, proxy=self._proxy, allow_redirects=False
+            async with self._session.request(
+                method, self._url, data=body, proxy=self._proxy, allow_redirects=False
             ) as response:
                 content = await response.content.read(_MOST_BYTES)
                 while not response.content.at_eof() and len(content) < _MOST_BYTES:
