@@ -107,6 +107,16 @@ def chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tens
     return sums.total / num_trained(labels)
 
 
+def with_reference(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+    """Ours, `kernel: chunked`, with the prediction of a reference as the prior."""
+    from axolotl_ual.losses.chunked_ce import chunked_smoothed_ce
+    from axolotl_ual.losses.prior import Reference
+
+    prior = Reference(hidden.detach().flip(0), weight.detach())
+    sums = chunked_smoothed_ce(hidden, weight, labels, eps, mean=mean_of(weight), prior=prior)
+    return sums.total / num_trained(labels)
+
+
 def torch_chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
     """torch.nn.functional.linear_cross_entropy in chunks, and our margin."""
     from axolotl_ual.losses.chunked_ce import chunk_tokens
@@ -142,6 +152,7 @@ VARIANTS: dict[str, Callable[..., Tensor]] = {
     "torch chunked + margin": torch_chunked,
     "ours, on cross entropy": margin_on_top,
     "ours, chunked": chunked,
+    "ours, reference prior": with_reference,
     "Liger": liger(0.0, margin=False),
     "Liger, scalar smoothing": liger(EPS, margin=False),
     "ours, on Liger": liger(0.0, margin=True),

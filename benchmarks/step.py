@@ -1,6 +1,7 @@
 """Step time and memory of `axolotl train` with the plugin beside without, in paired runs.
 
     python benchmarks/step.py                # a Llama of 4 layers on a CPU, LoRA, same kernel
+    python benchmarks/step.py --prior reference
 
 Runs alternate between the two, so that what else the machine does falls on both. A step's time is
 the CPU time of the process between its begin and end; memory is the peak since training began.
@@ -80,6 +81,7 @@ def run(args: argparse.Namespace, model: Path, folder: Path, plugins: list[str])
         }
         for n in range(args.steps * 2)
     ]
+    ual = {"loss": {"kernel": "model"}, "smoothing": {"prior": args.prior}}
     data = tiny.write_rows(folder / "data.jsonl", rows)
     settings = tiny.recipe(
         model,
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace, model: Path, folder: Path, plugins: list[str])
         sequence_len=512,
         save_strategy="no",
         plugins=[*plugins, "step.Timer"],
-        **({"ual": {"loss": {"kernel": "model"}}} if plugins else {}),
+        **({"ual": ual} if plugins else {}),
     )
     done = tiny.axolotl(settings, folder)
     return json.loads((done.output / "timer.json").read_text())
@@ -100,6 +102,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--prior", choices=["uniform", "reference"], default="uniform")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--output", type=Path, default=Path("step.json"))
     args = parser.parse_args()

@@ -9,6 +9,8 @@ Only the logits of one chunk exist at a time. Gradients are taken in the forward
 kernels do, so nothing is computed twice and a head whose shards are released is not needed again.
 A soft cap makes the margin of `smoothed_ce` non-linear in h; here it is exact. Without a cap the
 mean logit and its gradient come from the mean row, so no pass over the logits is spent on them.
+With a prior r (`prior`) in the place of the even spread, r_v takes the place of 1[v < R] / R, and
+its mean that of the mean logit; tokens without smoothing have no use for it.
 Tokens that are not trained (prompt, padding) are left out before anything is multiplied: N of them
 cost nothing but their zeros in the gradient.
 
@@ -27,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .encoding import IGNORE_INDEX
+from .prior import Part, Prior, PriorChunk
 from .smoothed_ce import MeanRow, accumulation_dtype, mean_row
 from .transform import Transform
 
@@ -43,12 +46,15 @@ class Sums(NamedTuple):
     Attributes:
         total: nll + margin, or the margin where no nll was asked for.
         nll: negative log-likelihood.
-        margin: eps times (logit of the label minus mean logit).
+        margin: eps times (logit of the label minus mean logit, under the prior).
+        prior: KL(r || p), entropy of the prior r, both in nats, and the number of tokens that have
+            a smoothing above 0; zeros without a prior.
     """
 
     total: Tensor
     nll: Tensor
     margin: Tensor
+    prior: Tensor
 
 
 def chunk_tokens(vocab_size: int) -> int:
@@ -82,6 +88,7 @@ def chunked_smoothed_ce(
     bias_V: Tensor | None = None,
     transform: Transform | None = None,
     mean: MeanRow | None = None,
+    prior: Prior | None = None,
     with_nll: bool = True,
     tokens: int | None = None,
 ) -> Sums:
@@ -99,20 +106,21 @@ def chunked_smoothed_ce(
         transform: what the model does to the head's output; None is nothing.
         mean: result of `mean_row`, which also says how many rows stand for tokens; computed here
             over all rows when None.
+        prior: where the smoothed mass of each token goes; None spreads it evenly.
         with_nll: False leaves the negative log-likelihood out of `total`.
         tokens: trained tokens of a chunk; None is equal chunks of at most `chunk_tokens`.
     """
     if mean is None:
         mean = mean_row(weight_VH, bias_V)
-    total, nll, margin = _ChunkedSmoothedCE.apply(
+    found = _ChunkedSmoothedCE.apply(
         hidden_NH,
         weight_VH,
         bias_V,
         labels_N,
         smoothing_N,
-        (transform or Transform(), mean, with_nll, tokens),
+        (transform or Transform(), mean, prior, with_nll, tokens),
     )
-    return Sums(total, nll, margin)
+    return Sums(*found)
 
 
 class _ChunkedSmoothedCE(torch.autograd.Function):
@@ -124,18 +132,20 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         smoothing_N: Tensor,
-        options: tuple[Transform, MeanRow, bool, int | None],
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        options: tuple[Transform, MeanRow, Prior | None, bool, int | None],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         needs = ctx.needs_input_grad
-        transform, mean, with_nll, size = options
+        transform, mean, prior, with_nll, size = options
+        size = size or chunk_tokens(weight_VH.shape[0])
         compute = _compute_dtype(weight_VH)
         with torch.autocast(weight_VH.device.type, enabled=False):
             weight = weight_VH.to(compute)
             step = _Chunk(weight, bias_V, transform, mean, with_nll, wanted=any(needs[:3]))
             wanted = _Gradients(hidden_NH, weight, bias_V, mean, needs)
-            for part in _parts(labels_N, size or chunk_tokens(weight_VH.shape[0])):
+            for part, smoothed in _parts(labels_N, smoothing_N, prior, size):
                 hidden_CH = hidden_NH[part].to(compute)
-                grad_CV, pull_C = step(hidden_CH, labels_N[part], smoothing_N[part])
+                target = prior.chunk(part, step.buffer) if prior and smoothed else None
+                grad_CV, pull_C = step(hidden_CH, labels_N[part], smoothing_N[part], target)
                 wanted.add(part, hidden_CH, grad_CV, pull_C)
         head = wanted.of_head()
         dtypes = (weight_VH.dtype, None if bias_V is None else bias_V.dtype)
@@ -144,8 +154,8 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
             *(g if g is None else g.to(d) for g, d in zip(head, dtypes, strict=True)),
         )
         total = step.nll + step.margin if with_nll else step.margin.clone()
-        ctx.mark_non_differentiable(step.nll, step.margin)
-        return total, step.nll, step.margin
+        ctx.mark_non_differentiable(step.nll, step.margin, step.prior)
+        return total, step.nll, step.margin, step.prior
 
     @staticmethod
     @once_differentiable
@@ -156,14 +166,29 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         return (*scaled, None, None, None)
 
 
-def _parts(labels_N: Tensor, most: int) -> Iterator[slice | Tensor]:
-    """Equal chunks of the trained tokens: slices where all are, so that nothing is copied."""
-    trained_M = (labels_N != IGNORE_INDEX).nonzero()[:, 0]
-    number, all_trained = len(trained_M), len(trained_M) == len(labels_N)
-    size = equal_chunks(number, most)
-    for start in range(0, number, size):
-        part = slice(start, start + size)
-        yield part if all_trained else trained_M[part]
+def _parts(
+    labels_N: Tensor, smoothing_N: Tensor, prior: Prior | None, most: int
+) -> Iterator[tuple[Part, bool]]:
+    """Equal chunks of the trained tokens, and whether the prior is needed.
+
+    Slices where all are trained, so that nothing is copied. Tokens that have no smoothing have no
+    use for a prior and are kept apart; the others share the room with what the prior needs.
+    """
+    trained_N = labels_N != IGNORE_INDEX
+    groups = [(trained_N, False, most)]
+    if prior is not None:
+        smoothed_N = smoothing_N > 0
+        groups = [
+            (trained_N & smoothed_N, True, max(1, most // (1 + prior.buffers))),
+            (trained_N & ~smoothed_N, False, most),
+        ]
+    for member_N, smoothed, most in groups:
+        place_M = member_N.nonzero()[:, 0]
+        number, everything = len(place_M), len(place_M) == len(labels_N)
+        size = equal_chunks(number, most)
+        for start in range(0, number, size):
+            part = slice(start, start + size)
+            yield part if everything else place_M[part], smoothed
 
 
 class _Gradients:
@@ -191,7 +216,7 @@ class _Gradients:
         self._pull_H = weight_VH.new_zeros(weight_VH.shape[1], dtype=dtype)
         self._pull = self._pull_H.new_zeros(())
 
-    def add(self, part: slice | Tensor, hidden_CH: Tensor, grad_CV: Tensor, pull_C: Tensor) -> None:
+    def add(self, part: Part, hidden_CH: Tensor, grad_CV: Tensor, pull_C: Tensor) -> None:
         """Add a chunk: grad_CV by the head's output, less pull_C times the mean row."""
         if self.hidden_NH is not None:
             if isinstance(part, slice):
@@ -247,23 +272,34 @@ class _Chunk:
         self.dtype = accumulation_dtype(weight.dtype)
         self.nll = torch.zeros((), dtype=self.dtype, device=weight.device)
         self.margin = torch.zeros_like(self.nll)
+        self.prior = torch.zeros(3, dtype=self.dtype, device=weight.device)
         self._buffer: Tensor | None = None
 
     def __call__(
-        self, hidden_CH: Tensor, labels_C: Tensor, smoothing_C: Tensor
+        self,
+        hidden_CH: Tensor,
+        labels_C: Tensor,
+        smoothing_C: Tensor,
+        target: PriorChunk | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Gradient by the head's output, less pull_C times the mean row, which is not in it."""
         logits_CV, slope_CV = self._logits(hidden_CH)
         classes_C1, eps_C = labels_C[:, None], smoothing_C.to(self.dtype)
         label_C = logits_CV.gather(1, classes_C1)[:, 0]
         mean_C = self._mean_logit(hidden_CH, logits_CV)
+        if target is not None:
+            mean_C = mean_C * target.rest_C + target.expected(logits_CV)
         # A logit of -inf, times an eps of 0, is not a number.
         self.margin += torch.where(eps_C > 0, eps_C * (label_C - mean_C), 0.0).sum()
-        if self.with_nll:
+        if self.with_nll or target is not None:
             largest_C = logits_CV.amax(dim=1)
             logits_CV.sub_(largest_C[:, None]).exp_()
             sum_C = logits_CV.sum(dim=1)
-            self.nll += (largest_C + sum_C.log() - label_C).sum()
+            total_C = largest_C + sum_C.log()
+            if target is not None:
+                self._note(total_C - mean_C, target.entropy_C)
+        if self.with_nll:
+            self.nll += (total_C - label_C).sum()
             logits_CV.mul_((1.0 / sum_C)[:, None])
         elif self.wanted:
             logits_CV.zero_()
@@ -271,14 +307,34 @@ class _Chunk:
             return logits_CV, eps_C
         at_label_C = eps_C - 1.0 if self.with_nll else eps_C
         logits_CV.scatter_add_(1, classes_C1, at_label_C[:, None])
-        pull_C = eps_C * self.transform.scale
+        return self._gradient(logits_CV, slope_CV, eps_C, target)
+
+    def _gradient(
+        self,
+        grad_CV: Tensor,
+        slope_CV: Tensor | None,
+        eps_C: Tensor,
+        target: PriorChunk | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Take the smoothed mass off, and go back through what the model does to its head."""
+        even_C = eps_C
+        if target is not None:
+            target.subtract(grad_CV, eps_C)
+            even_C = eps_C * target.rest_C
+        pull_C = even_C * self.transform.scale
         if slope_CV is not None:
-            logits_CV[:, : self.rows] -= (eps_C / self.rows)[:, None]
-            logits_CV.mul_(slope_CV)
+            grad_CV[:, : self.rows] -= (even_C / self.rows)[:, None]
+            grad_CV.mul_(slope_CV)
             pull_C = torch.zeros_like(eps_C)
         if self.transform.scale != 1.0:
-            logits_CV.mul_(self.transform.scale)
-        return logits_CV.to(self.weight.dtype), pull_C
+            grad_CV.mul_(self.transform.scale)
+        return grad_CV.to(self.weight.dtype), pull_C
+
+    def _note(self, cross_entropy_C: Tensor, entropy_C: Tensor) -> None:
+        """Add up KL(r || p) and H(r), which say how far training went from the prior."""
+        number = entropy_C.new_tensor(len(entropy_C))
+        kl = (cross_entropy_C - entropy_C).sum()
+        self.prior += torch.stack([kl, entropy_C.sum(), number])
 
     def _mean_logit(self, hidden_CH: Tensor, logits_CV: Tensor) -> Tensor:
         if self.transform.cap is not None:
@@ -290,10 +346,7 @@ class _Chunk:
 
     def _logits(self, hidden_CH: Tensor) -> tuple[Tensor, Tensor | None]:
         """The model's logits, and the slope of its soft cap at each."""
-        if self._buffer is None:
-            shape = (hidden_CH.shape[0], self.weight.shape[0])
-            self._buffer = hidden_CH.new_empty(shape)
-        logits_CV = self._buffer[: hidden_CH.shape[0]]
+        logits_CV = self.buffer(hidden_CH.shape[0])
         torch.mm(hidden_CH, self.weight.T, out=logits_CV)
         logits_CV = logits_CV.to(self.dtype)
         if self.bias is not None:
@@ -306,6 +359,12 @@ class _Chunk:
         logits_CV.div_(cap).tanh_()
         slope_CV = 1.0 - logits_CV.square()
         return logits_CV.mul_(cap), slope_CV
+
+    def buffer(self, rows: int) -> Tensor:
+        """Room for so many rows of logits, the same each time."""
+        if self._buffer is None or self._buffer.shape[0] < rows:
+            self._buffer = self.weight.new_empty((rows, self.weight.shape[0]))
+        return self._buffer[:rows]
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:

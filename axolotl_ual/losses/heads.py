@@ -155,6 +155,11 @@ class Head:
             yield
 
 
+def nothing(hidden_BTH: Tensor) -> Tensor:
+    """An answer of a tap that spares its layer's product: one column of zeros."""
+    return hidden_BTH.new_zeros((*hidden_BTH.shape[:-1], 1))
+
+
 def causal_lm(model: Any) -> Any:
     """The causal language model inside an adapter."""
     inner = getattr(model, "get_base_model", None)

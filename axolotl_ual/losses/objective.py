@@ -11,8 +11,8 @@ takes it to be, or the run stops.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,9 +24,11 @@ from axolotl_ual.errors import UnsupportedError
 
 from .chunked_ce import Sums, chunk_tokens, chunked_smoothed_ce
 from .encoding import IGNORE_INDEX, decode_smoothing
-from .heads import Head, replaced_forward
+from .heads import Head, LinearTap, nothing, replaced_forward
+from .prior import Prior, Reference
+from .reference import AdapterOff, FrozenModel
 from .smoothed_ce import margin_sum, shift_left
-from .transform import require_equal
+from .transform import Transform, require_equal
 
 Kernel = Literal["auto", "model", "chunked"]
 
@@ -51,6 +53,7 @@ class _Batch:
     labels_BT: Tensor
     labels_N: Tensor
     smoothing_N: Tensor
+    reference_NH: Tensor | None
 
 
 class SmoothedObjective:
@@ -62,18 +65,35 @@ class SmoothedObjective:
             chunks; `auto` is `chunked` where the model would make more logits than fit a chunk,
             or caps them.
         num_rows: rows of the head that stand for tokens; None is all of them.
+        reference: makes, of the model's head, the reference whose prediction the smoothed mass
+            goes to; None spreads it evenly.
+        temperature: of the reference.
+
+    Attributes:
+        weights: how sums of the next micro-batch enter its loss.
+        parts: of the last one: nll and margin, summed over its tokens, and their number.
+        prior: of the last one: KL(r || p) and entropy of the reference r, summed over its smoothed
+            tokens, and their number; None without a reference, or with an adapter on the head.
 
     Raises:
         UnsupportedError: the head is of a kind that cannot be smoothed with this kernel.
     """
 
     def __init__(
-        self, model: nn.Module, kernel: Kernel = "auto", num_rows: int | None = None
+        self,
+        model: nn.Module,
+        kernel: Kernel = "auto",
+        num_rows: int | None = None,
+        reference: Callable[[Head], AdapterOff | FrozenModel] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         self.model = model
         self.head = Head(model)
         self.num_rows = num_rows
         self.kernel = kernel
+        self.reference = None if reference is None else reference(self.head)
+        self.temperature = temperature
+        self.prior: Tensor | None = None
         self.weights: Weights | None = None
         self.parts: tuple[Tensor, Tensor, Tensor] | None = None
         self._hidden: Tensor | None = None
@@ -103,6 +123,7 @@ class SmoothedObjective:
         try:
             with (
                 self.head.installed(),
+                nullcontext() if self.reference is None else self.reference.installed(),
                 replaced_forward(self.model, self._forward) as self._model_forward,
             ):
                 yield
@@ -117,9 +138,12 @@ class SmoothedObjective:
             return self._smoothed(ual_smoothing, args, kwargs)
         finally:
             # Each is, or is a view of, something as large as the batch's hidden states or logits.
-            self._hidden = self._last_logits = None
-            for tap in self.head.taps:
-                tap.take()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._hidden = self._last_logits = None
+        for tap in self.head.taps:
+            tap.take()
 
     def _smoothed(self, ual_smoothing: Tensor, args: Any, kwargs: Any) -> Any:
         if self.weights is None:
@@ -129,9 +153,24 @@ class SmoothedObjective:
             labels_BT,
             shift_left(labels_BT, IGNORE_INDEX).reshape(-1),
             decode_smoothing(shift_left(ual_smoothing, 0).reshape(-1)),
+            self._of_reference(labels_BT, args, kwargs),
         )
+        self.prior = None
         compute = self._chunked if self.uses_chunks(labels_BT.numel()) else self._on_top
         return compute(batch, self.weights, args, kwargs)
+
+    def _of_reference(self, labels_BT: Tensor, args: Any, kwargs: Any) -> Tensor | None:
+        """What the reference's head is applied to, as [N, H]. Run whatever the batch holds.
+
+        An engine that shards weights gathers them on all processes at once, so none may leave its
+        call out because no token of its own is smoothed.
+        """
+        if self.reference is None:
+            return None
+        hidden_BTH = self.reference.hidden(self._model_forward, args, kwargs)
+        self._forget()
+        self._require_shape(hidden_BTH, labels_BT)
+        return hidden_BTH.reshape(-1, hidden_BTH.shape[-1])
 
     def _on_top(self, batch: _Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
         """The model's own loss, and the margin on top of it."""
@@ -150,10 +189,11 @@ class SmoothedObjective:
     def _margin(self, batch: _Batch, inputs: list[Tensor]) -> Tensor:
         parts = []
         for tap, hidden_NH in zip(self.head.taps, inputs, strict=True):
+            if self.reference is not None or self.head.transform.cap is not None:
+                parts.append(self._run_sums(batch, tap, hidden_NH, with_nll=False).total)
+                continue
 
             def job(hidden: Tensor, weight: Tensor, bias: Tensor | None, tap: Any = tap) -> Tensor:
-                if self.head.transform.cap is not None:
-                    return self._sums(batch, hidden, weight, bias, with_nll=False).total
                 return margin_sum(
                     hidden,
                     weight,
@@ -171,7 +211,7 @@ class SmoothedObjective:
         """The whole loss in chunks: the model runs without labels and makes no logits."""
         tap = self.head.base
         # One position's logits tell what the model makes of them; later, nothing is needed.
-        tap.answer = _nothing if self._checked else _last(tap)
+        tap.answer = nothing if self._checked else _last(tap)
         try:
             outputs = self._model_forward(*args, **kwargs)
         finally:
@@ -179,30 +219,75 @@ class SmoothedObjective:
         hidden_NH = self._aligned(tap.take(), batch)
         if not self._checked:
             self._check(outputs, batch, hidden_NH, None)
-        found: list[Sums] = []
-
-        def job(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            found.append(self._sums(batch, hidden, weight, bias, with_nll=True))
-            return found[0].total
-
-        loss = tap.run(hidden_NH, job) * weights.sum
+        sums = self._run_sums(batch, tap, hidden_NH, with_nll=True)
+        loss = sums.total * weights.sum
         auxiliary = self._auxiliary(outputs)
         if auxiliary is not None:
             loss = loss + auxiliary * weights.mean
-        self.parts = (found[0].nll, found[0].margin, weights.num_tokens)
+        self.parts = (sums.nll, sums.margin, weights.num_tokens)
         return _with_loss(outputs, loss)
 
-    def _sums(
-        self, batch: _Batch, hidden: Tensor, weight: Tensor, bias: Tensor | None, *, with_nll: bool
+    def _run_sums(
+        self, batch: _Batch, tap: LinearTap, hidden_NH: Tensor, *, with_nll: bool
     ) -> Sums:
+        """The sums of one linear layer of the head, computed in chunks within its call."""
+        reference, found = self.reference, list[Sums]()
+
+        def own(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            prior = self._prior(batch, weight, bias)
+            found.append(self._sums(batch, tap, (hidden, weight, bias), prior, with_nll=with_nll))
+            return found[0].total
+
+        def beside(_: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            prior = self._prior(batch, weight, bias)
+
+            def job(*given: Any) -> Tensor:
+                found.append(self._sums(batch, tap, given, prior, with_nll=with_nll))
+                return found[0].total
+
+            return tap.run(hidden_NH, job)
+
+        if reference is None or batch.reference_NH is None or reference.tap is tap:
+            total = tap.run(hidden_NH, own)
+        else:
+            # The weights of both heads are read at once, each within a call of its layer.
+            total = reference.tap.run(batch.reference_NH, beside)
+        if reference is not None and self.head.is_plain:
+            self.prior = found[0].prior
+        return found[0]._replace(total=total)
+
+    def _prior(self, batch: _Batch, weight: Tensor, bias: Tensor | None) -> Prior | None:
+        if self.reference is None or batch.reference_NH is None:
+            return None
+        return Reference(
+            batch.reference_NH,
+            weight.detach(),
+            None if bias is None else bias.detach(),
+            self.reference.transform,
+            self.temperature,
+            min(self.head.vocab_size, self.num_rows or self.head.vocab_size),
+        )
+
+    def _sums(
+        self,
+        batch: _Batch,
+        tap: LinearTap,
+        given: tuple[Any, ...],
+        prior: Prior | None,
+        *,
+        with_nll: bool,
+    ) -> Sums:
+        hidden, weight, bias = given
+        scale, cap = self.head.transform
         return chunked_smoothed_ce(
             hidden,
             weight,
             batch.labels_N,
             batch.smoothing_N,
             bias_V=bias,
-            transform=self.head.transform,
-            mean=self.head.base.mean(self.num_rows),
+            transform=Transform(scale * tap.scale, cap),
+            mean=tap.mean(self.num_rows),
+            prior=prior,
             with_nll=with_nll,
         )
 
@@ -227,13 +312,16 @@ class SmoothedObjective:
                 "on it out",
                 "leave the head (`lm_head`) out of `lora_target_modules`, or the fused loss out",
             )
-        if hidden_BTH.shape[:-1] != batch.labels_BT.shape:
+        self._require_shape(hidden_BTH, batch.labels_BT)
+        return hidden_BTH.reshape(-1, hidden_BTH.shape[-1])
+
+    def _require_shape(self, hidden_BTH: Tensor, labels_BT: Tensor) -> None:
+        if hidden_BTH.shape[:-1] != labels_BT.shape:
             raise UnsupportedError(
                 f"{self.head.name}: its hidden states have the shape {tuple(hidden_BTH.shape)} and "
-                f"its labels {tuple(batch.labels_BT.shape)}, so their smoothing is unknown",
+                f"its labels {tuple(labels_BT.shape)}, so their smoothing is unknown",
                 "take the plugin out for this model",
             )
-        return hidden_BTH.reshape(-1, hidden_BTH.shape[-1])
 
     def _keep_hidden(self, module: nn.Module, args: Any, output: Any) -> None:
         self._hidden = output[0]
@@ -255,21 +343,19 @@ class SmoothedObjective:
         self._checked = True
 
     def _own_nll(self, batch: _Batch, hidden: Tensor) -> Tensor:
-        def job(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            return self._sums(batch, hidden, weight, bias, with_nll=True).nll
+        tap = self.head.base
+
+        def job(*given: Any) -> Tensor:
+            return self._sums(batch, tap, given, None, with_nll=True).nll
 
         with torch.no_grad():
-            nll_sum = self.head.base.run(hidden.detach(), job)
+            nll_sum = tap.run(hidden.detach(), job)
         return nll_sum / (batch.labels_N != IGNORE_INDEX).sum()
 
 
 def _makes_logits(model: nn.Module) -> bool:
     """Whether the forward is transformers' own: fused losses put theirs in its place."""
     return str(type(model).forward.__module__).startswith("transformers.")
-
-
-def _nothing(hidden_BTH: Tensor) -> Tensor:
-    return hidden_BTH.new_zeros((*hidden_BTH.shape[:-1], 1))
 
 
 def _last(tap: Any) -> Any:

@@ -114,6 +114,7 @@ def unsupported(recipe: Mapping[str, Any]) -> list[UALError]:
     errors.extend(conflicts(recipe))
     errors.extend(_first_generation_fsdp(recipe))
     errors.extend(_with_an_adapter_on_the_head(recipe))
+    errors.extend(_with_a_reference(recipe))
     return errors
 
 
@@ -127,6 +128,28 @@ def _unknown_to_the_host(recipe: Mapping[str, Any]) -> Iterator[UALError]:
                 "would train without it",
                 f"take `{key}` out, or train with a newer Axolotl",
             )
+
+
+def _with_a_reference(recipe: Mapping[str, Any]) -> Iterator[UALError]:
+    try:
+        smoothing = parse_ual(recipe.get("ual")).smoothing
+    except ConfigError:
+        return
+    if smoothing.prior == "uniform":
+        return
+    if recipe.get("rl"):
+        yield UnsupportedError(
+            f"ual.smoothing.prior: reference: `rl: {recipe['rl']}` smooths preferences, which have "
+            "no prior over tokens",
+            "take `prior:` out",
+        )
+    elif smoothing.reference is None and not recipe.get("adapter"):
+        yield UnsupportedError(
+            "ual.smoothing.prior: reference: there is no `adapter:` that could be switched off to "
+            "give the model before tuning",
+            "set `ual.smoothing.reference` to the model before tuning, for example to the "
+            "`base_model`",
+        )
 
 
 def _first_generation_fsdp(recipe: Mapping[str, Any]) -> list[UALError]:

@@ -112,6 +112,37 @@ class SmoothingConfig(Section):
         "increasing",
         description="increasing: uncertain samples get more smoothing. decreasing: ablations only.",
     )
+    prior: Literal["uniform", "reference"] = Field(
+        "uniform",
+        description="Where the smoothed mass goes. uniform: to all tokens alike, as in the paper. "
+        "reference: to what the model before tuning predicts.",
+        json_schema_extra=OPERATIONAL,
+    )
+    reference: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or Hub name of the model before tuning, for `prior: reference`; null: "
+        "the model that trains, with its adapter switched off.",
+        json_schema_extra=OPERATIONAL,
+    )
+    reference_temperature: float = Field(
+        1.0,
+        gt=0,
+        le=100,
+        description="Temperature of the reference's prediction.",
+        json_schema_extra=OPERATIONAL,
+    )
+
+    @model_validator(mode="after")
+    def _the_reference_is_used(self) -> SmoothingConfig:
+        if self.prior == "uniform":
+            for name in ("reference", "reference_temperature"):
+                if name in self.model_fields_set and getattr(self, name) is not None:
+                    raise ValueError(
+                        f"`{name}: {getattr(self, name)}` is of no use to `prior: uniform`; set "
+                        "`prior: reference`, or take it out"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _mean_is_below_max(self) -> SmoothingConfig:

@@ -11,6 +11,10 @@ from axolotl_ual.training.means import TOKENS
 
 NLL = "loss/nll"
 SMOOTHING_PART = "loss/smoothing"
+KL = "ual/reference_kl"
+"""KL divergence of the model's prediction from the reference's, in nats a smoothed token."""
+ENTROPY = "ual/reference_entropy"
+"""Entropy of the reference's prediction, in nats a smoothed token."""
 
 
 class LossParts:

@@ -15,7 +15,7 @@ smoothing leave nll itself, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -29,7 +29,9 @@ from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.training.metrics import LossParts
+from axolotl_ual.training.means import Means
+from axolotl_ual.training.metrics import ENTROPY, KL, LossParts
+from axolotl_ual.training.reference import make_reference
 from axolotl_ual.training.staged import StagedMixin
 
 _KERNELS = (
@@ -54,6 +56,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         self.model_accepts_loss_kwargs = False
         self._check_arguments()
         self.loss_parts = LossParts()
+        self.prior_parts = Means()
         self._objective: SmoothedObjective | None = None
         self._num_items: Tensor | None = None
 
@@ -85,8 +88,19 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
     def objective(self) -> SmoothedObjective:
         """The smoothed loss, bound to the model."""
         if self._objective is None:
+            smoothing, model = self.ual.smoothing, causal_lm(self.model)
+            num_rows = _num_classes(self.processing_class)
+            reference = None
+            if smoothing.prior == "reference":
+                reference = partial(
+                    make_reference,
+                    model=model,
+                    path=smoothing.reference,
+                    num_rows=num_rows,
+                    args=self.args,
+                )
             self._objective = SmoothedObjective(
-                causal_lm(self.model), self._kernel(), _num_classes(self.processing_class)
+                model, self._kernel(), num_rows, reference, smoothing.reference_temperature
             )
         return self._objective
 
@@ -138,12 +152,17 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         )
         if model.training and self.objective.parts is not None:
             self.loss_parts.add(*self.objective.parts)
+            if self.objective.prior is not None:
+                kl, entropy, smoothed = self.objective.prior
+                self.prior_parts.add(KL, kl / smoothed.clamp(min=1), smoothed)
+                self.prior_parts.add(ENTROPY, entropy / smoothed.clamp(min=1), smoothed)
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the two parts of the loss beside it."""
+        """Log the two parts of the loss beside it, and what the reference says."""
         if "loss" in logs:
             logs.update(self.loss_parts.report(self._add_up))
+            logs.update(self.prior_parts.report(self._add_up))
         super().log(logs, start_time)
 
     def _weights(self, num_tokens: Tensor) -> Weights:

@@ -80,6 +80,16 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "ual.loss.kernel: chunked: the head has an adapter",
         "set `ual.loss.kernel: model`",
     ),
+    (
+        {"ual": {"smoothing": {"prior": "reference"}}},
+        "ual.smoothing.prior: reference: there is no `adapter:`",
+        "set `ual.smoothing.reference` to the model before tuning",
+    ),
+    (
+        {"rl": "dpo", "adapter": "lora", "ual": {"smoothing": {"prior": "reference"}}},
+        "ual.smoothing.prior: reference: `rl: dpo` smooths preferences",
+        "take `prior:` out",
+    ),
 ]
 
 
@@ -106,6 +116,8 @@ def test_what_is_refused(recipe: dict[str, Any], problem: str, fix: str) -> None
         {"label_smoothing_factor": 0.0},
         {"lora_target_modules": ["lm_head"], "ual": {"loss": {"kernel": "model"}}},
         {"lora_target_modules": ["q_proj"], "peft_use_dora": True},
+        {"adapter": "qlora", "ual": {"smoothing": {"prior": "reference"}}},
+        {"ual": {"smoothing": {"prior": "reference", "reference": "base"}}},
     ],
 )
 def test_what_is_not(recipe: dict[str, Any]) -> None:

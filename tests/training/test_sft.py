@@ -150,6 +150,38 @@ def test_constant_smoothing_is_pytorchs(bench: Bench, packed: bool) -> None:
 
 
 @pytest.mark.slow
+def test_the_model_before_tuning_as_the_prior(bench: Bench) -> None:
+    """The adapter switched off is the base model, and at the first step the model itself."""
+    shared: dict[str, Any] = {"plugins": [PLUGIN], "sample_packing": True, "lora_dropout": 0.1}
+    smoothing = {"prior": "reference"}
+    off = bench.train(rows(), ual={"smoothing": smoothing}, **shared)
+    named = {"smoothing": {**smoothing, "reference": str(bench.model)}}
+    base = bench.train(rows(), ual=named, **shared)
+    uniform = bench.train(rows(), **shared)
+    keys = ("loss", "loss/nll", "loss/smoothing", "ual/reference_kl", "ual/reference_entropy")
+    for key in keys:
+        assert len(off.values(key)) == 4
+        assert base.values(key) == pytest.approx(off.values(key), rel=1e-6, abs=1e-6), key
+    assert off.values("loss/nll")[0] == uniform.values("loss/nll")[0]
+    assert off.values("loss/smoothing") != uniform.values("loss/smoothing")
+    # What dropout does to nothing is nothing: the adapter starts as 0, and then departs.
+    kl = off.values("ual/reference_kl")
+    assert abs(kl[0]) < 1e-5 < kl[1] < kl[3]
+    assert all(entropy > 0.1 for entropy in off.values("ual/reference_entropy"))
+    assert "ual/reference_kl" not in uniform.log[0]
+
+
+@pytest.mark.slow
+def test_a_prior_without_smoothing_changes_no_bit(bench: Bench) -> None:
+    shared: dict[str, Any] = {"lora_dropout": 0.1}
+    stock = bench.train(rows(0.0), **shared)
+    ual = {"smoothing": {"prior": "reference"}}
+    ours = bench.train(rows(0.0), plugins=[PLUGIN], ual=ual, **shared)
+    assert ours.values("loss") == stock.values("loss")
+    assert_same_weights(ours, stock)
+
+
+@pytest.mark.slow
 def test_evaluation_is_plain(bench: Bench) -> None:
     shared: dict[str, Any] = {"val_set_size": 8, "eval_steps": 4, "learning_rate": 0.0}
     stock = bench.train(rows(), **shared)

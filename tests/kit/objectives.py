@@ -1,0 +1,45 @@
+"""A smoothed loss of a small model, and its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from axolotl_ual.losses.encoding import encode_smoothing
+from axolotl_ual.losses.objective import SmoothedObjective, Weights
+
+
+def innermost(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def weights(labels: Tensor) -> Weights:
+    count = (labels[:, 1:] != -100).sum().double()
+    return Weights(torch.ones((), dtype=torch.float64), 1.0 / count.clamp(min=1), count)
+
+
+def smoothed_loss(model: Any, data: dict[str, Tensor], objective: SmoothedObjective) -> Tensor:
+    inputs = {key: value for key, value in data.items() if key != "smoothing"}
+    objective.weights = weights(data["labels"])
+    with objective.installed():
+        loss: Tensor = model(**inputs, ual_smoothing=encode_smoothing(data["smoothing"])).loss
+    return loss
+
+
+def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def assert_equal_gradients(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, expected in wanted.items():
+        error = (found[name] - expected).norm() / expected.norm().clamp(min=1e-6)
+        assert error < 1e-9, f"{name}: {error}"

@@ -1,0 +1,80 @@
+"""Gradients with a reference as the prior, cut over processes, micro-batches and shards. A script.
+
+`python sharded_prior.py OUTPUT` saves {case: {parameter: gradient}} with torch.save, where a case
+is (kernel, engine, processes, micro-batches, reference): `adapter` trains LoRA with a reference
+that is the model without it, `model` trains everything with a frozen model beside it.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from sharded import losses
+from torch import Tensor
+
+from engines import ENGINES, gradients, make_model, save_over_processes
+
+REFERENCES = ("adapter", "model")
+CUTS = [(1, 1), (1, 4), (2, 2), (4, 1)]
+"""(processes, micro-batches of each)"""
+
+
+def make(reference: str) -> tuple[Any, Any]:
+    """What trains, and the model before tuning, whole."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    before, model = make_model("trained"), make_model("trained")
+    torch.manual_seed(2)
+    if reference == "adapter":
+        config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
+        model = inject_adapter_in_model(config, model)
+        trained = [name for name, _ in model.named_parameters() if "lora_" in name]
+    else:
+        trained = [name for name, _ in model.named_parameters()]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+            if name in trained:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.train(), before.eval()
+
+
+def bound(kernel: str, reference: str) -> tuple[Any, Any]:
+    """A model and its objective."""
+    from axolotl_ual.losses.objective import SmoothedObjective
+    from axolotl_ual.losses.reference import AdapterOff, FrozenModel
+
+    model, before = make(reference)
+    if reference == "adapter":
+        return model, SmoothedObjective(model, kernel, None, functools.partial(AdapterOff, model))
+    frozen = functools.partial(FrozenModel, before, num_rows=None)
+    return model, SmoothedObjective(model, kernel, None, frozen)
+
+
+def cases() -> Iterator[tuple[str, str, int, int, str]]:
+    """Every cut in chunks; on top of the model's own loss with two processes."""
+    for engine in ENGINES:
+        for reference in REFERENCES:
+            for processes, num_micro in CUTS:
+                yield "chunked", engine, processes, num_micro, reference
+            yield "model", engine, 2, 2, reference
+
+
+def work(world: int) -> dict[Any, dict[str, Tensor]]:
+    found = {}
+    for case in cases():
+        kernel, engine, processes, num_micro, reference = case
+        if processes == world:
+            model, objective = bound(kernel, reference)
+            with objective.installed():
+                cut = functools.partial(losses, objective, num_micro)
+                found[case] = gradients(engine, model, cut, num_micro)
+    return found
+
+
+if __name__ == "__main__":
+    save_over_processes(sorted({processes for processes, _ in CUTS}), work, sys.argv[1])

@@ -1,0 +1,50 @@
+"""With a reference as the prior, a global batch gives the same gradients however it is cut."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sharded_prior
+import torch
+from sharded import global_batch
+from torch import Tensor
+
+from reference.prior import prior_loss
+
+
+def expected(reference: str) -> dict[str, Tensor]:
+    """From full logits in float64, the whole batch at once, on one process."""
+    model, before = (made.double() for made in sharded_prior.make(reference))
+    batch = global_batch()
+    batch["smoothing"] = batch.pop("ual_smoothing")
+    prior_loss(model, before, batch, 1.0).backward()
+    return {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
+
+
+@pytest.mark.slow
+def test_every_cut_and_engine(tmp_path: Path) -> None:
+    output = tmp_path / "gradients.pt"
+    done = subprocess.run(
+        [sys.executable, sharded_prior.__file__, str(output)],
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    found: dict[Any, dict[str, Tensor]] = torch.load(output)
+    assert len(found) == 3 * 2 * (len(sharded_prior.CUTS) + 1)
+    for reference in sharded_prior.REFERENCES:
+        wanted = expected(reference)
+        for case in (case for case in found if case[-1] == reference):
+            assert found[case].keys() == wanted.keys(), case
+            for name, gradient in wanted.items():
+                error = (found[case][name] - gradient).norm() / gradient.norm()
+                assert error < 2e-6, (case, name, error)
