@@ -21,7 +21,7 @@ tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -29,7 +29,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .encoding import IGNORE_INDEX
-from .prior import Part, Prior, PriorChunk
+from .gradients import Gradients
+from .prior import Part, Reference, Target
 from .smoothed_ce import MeanRow, accumulation_dtype, mean_row
 from .transform import Transform
 
@@ -88,7 +89,7 @@ def chunked_smoothed_ce(
     bias_V: Tensor | None = None,
     transform: Transform | None = None,
     mean: MeanRow | None = None,
-    prior: Prior | None = None,
+    prior: Reference | None = None,
     with_nll: bool = True,
     tokens: int | None = None,
 ) -> Sums:
@@ -132,7 +133,7 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         smoothing_N: Tensor,
-        options: tuple[Transform, MeanRow, Prior | None, bool, int | None],
+        options: tuple[Transform, MeanRow, Reference | None, bool, int | None],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         needs = ctx.needs_input_grad
         transform, mean, prior, with_nll, size = options
@@ -141,10 +142,10 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         with torch.autocast(weight_VH.device.type, enabled=False):
             weight = weight_VH.to(compute)
             step = _Chunk(weight, bias_V, transform, mean, with_nll, wanted=any(needs[:3]))
-            wanted = _Gradients(hidden_NH, weight, bias_V, mean, needs)
+            wanted = Gradients(hidden_NH, weight, bias_V, mean, needs)
             for part, smoothed in _parts(labels_N, smoothing_N, prior, size):
                 hidden_CH = hidden_NH[part].to(compute)
-                target = prior.chunk(part, step.buffer) if prior and smoothed else None
+                target = prior.target(part, step.buffer) if prior and smoothed else None
                 grad_CV, pull_C = step(hidden_CH, labels_N[part], smoothing_N[part], target)
                 wanted.add(part, hidden_CH, grad_CV, pull_C)
         head = wanted.of_head()
@@ -167,19 +168,19 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
 
 
 def _parts(
-    labels_N: Tensor, smoothing_N: Tensor, prior: Prior | None, most: int
+    labels_N: Tensor, smoothing_N: Tensor, prior: Reference | None, most: int
 ) -> Iterator[tuple[Part, bool]]:
     """Equal chunks of the trained tokens, and whether the prior is needed.
 
     Slices where all are trained, so that nothing is copied. Tokens that have no smoothing have no
-    use for a prior and are kept apart; the others share the room with what the prior needs.
+    use for a prior and are kept apart; the others share their room with its probabilities.
     """
     trained_N = labels_N != IGNORE_INDEX
     groups = [(trained_N, False, most)]
     if prior is not None:
         smoothed_N = smoothing_N > 0
         groups = [
-            (trained_N & smoothed_N, True, max(1, most // (1 + prior.buffers))),
+            (trained_N & smoothed_N, True, max(1, most // 2)),
             (trained_N & ~smoothed_N, False, most),
         ]
     for member_N, smoothed, most in groups:
@@ -189,70 +190,6 @@ def _parts(
         for start in range(0, number, size):
             part = slice(start, start + size)
             yield part if everything else place_M[part], smoothed
-
-
-class _Gradients:
-    """Adds up the gradients of the hidden states, the weight and the bias, chunk by chunk.
-
-    The head's are sums over all chunks, kept in the dtype of accumulation: in bfloat16 each
-    addition to a large sum would lose what is small beside it.
-    """
-
-    def __init__(
-        self,
-        hidden_NH: Tensor,
-        weight_VH: Tensor,
-        bias_V: Tensor | None,
-        mean: MeanRow,
-        needs: Sequence[bool],
-    ) -> None:
-        self.weight, self.mean = weight_VH, mean
-        dtype = accumulation_dtype(weight_VH.dtype)
-        self.hidden_NH = torch.zeros_like(hidden_NH) if needs[0] else None
-        self.weight_VH = torch.zeros_like(weight_VH, dtype=dtype) if needs[1] else None
-        self.bias_V = None
-        if bias_V is not None and needs[2]:
-            self.bias_V = torch.zeros_like(bias_V, dtype=accumulation_dtype(bias_V.dtype))
-        self._pull_H = weight_VH.new_zeros(weight_VH.shape[1], dtype=dtype)
-        self._pull = self._pull_H.new_zeros(())
-
-    def add(self, part: Part, hidden_CH: Tensor, grad_CV: Tensor, pull_C: Tensor) -> None:
-        """Add a chunk: grad_CV by the head's output, less pull_C times the mean row."""
-        if self.hidden_NH is not None:
-            if isinstance(part, slice):
-                self._to_hidden(self.hidden_NH[part], grad_CV, pull_C)
-            else:
-                grad_CH = self.hidden_NH.new_empty(hidden_CH.shape)
-                self._to_hidden(grad_CH, grad_CV, pull_C)
-                self.hidden_NH.index_copy_(0, part, grad_CH)
-        if self.weight_VH is not None:
-            if grad_CV.dtype == self.weight_VH.dtype:
-                self.weight_VH.addmm_(grad_CV.T, hidden_CH)
-            else:
-                self.weight_VH += grad_CV.T @ hidden_CH
-            self._pull_H += pull_C @ hidden_CH.to(pull_C.dtype)
-        if self.bias_V is not None:
-            self.bias_V += grad_CV.sum(dim=0, dtype=self.bias_V.dtype)
-            self._pull += pull_C.sum()
-
-    def of_head(self) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of weight and bias, once every chunk was added."""
-        rows = self.mean.num_rows
-        if self.weight_VH is not None:
-            self.weight_VH[:rows] -= self._pull_H / rows
-        if self.bias_V is not None:
-            self.bias_V[:rows] -= self._pull / rows
-        return self.weight_VH, self.bias_V
-
-    def _to_hidden(self, target_CH: Tensor, grad_CV: Tensor, pull_C: Tensor) -> None:
-        """Write grad_CV W less the pull, without a copy where the dtypes allow it."""
-        mean_H = self.mean.weight_H
-        if target_CH.dtype == self.weight.dtype == pull_C.dtype == mean_H.dtype:
-            torch.mm(grad_CV, self.weight, out=target_CH)
-            target_CH.addr_(pull_C, mean_H, alpha=-1)
-        else:
-            target_CH.copy_(grad_CV @ self.weight)
-            target_CH -= pull_C[:, None] * mean_H
 
 
 class _Chunk:
@@ -280,15 +217,16 @@ class _Chunk:
         hidden_CH: Tensor,
         labels_C: Tensor,
         smoothing_C: Tensor,
-        target: PriorChunk | None = None,
+        target: Target | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Gradient by the head's output, less pull_C times the mean row, which is not in it."""
         logits_CV, slope_CV = self._logits(hidden_CH)
         classes_C1, eps_C = labels_C[:, None], smoothing_C.to(self.dtype)
         label_C = logits_CV.gather(1, classes_C1)[:, 0]
-        mean_C = self._mean_logit(hidden_CH, logits_CV)
-        if target is not None:
-            mean_C = mean_C * target.rest_C + target.expected(logits_CV)
+        if target is None:
+            mean_C = self._mean_logit(hidden_CH, logits_CV)
+        else:
+            mean_C = target.expected(logits_CV)
         # A logit of -inf, times an eps of 0, is not a number.
         self.margin += torch.where(eps_C > 0, eps_C * (label_C - mean_C), 0.0).sum()
         if self.with_nll or target is not None:
@@ -314,18 +252,18 @@ class _Chunk:
         grad_CV: Tensor,
         slope_CV: Tensor | None,
         eps_C: Tensor,
-        target: PriorChunk | None,
+        target: Target | None,
     ) -> tuple[Tensor, Tensor]:
         """Take the smoothed mass off, and go back through what the model does to its head."""
-        even_C = eps_C
+        pull_C = torch.zeros_like(eps_C)
         if target is not None:
             target.subtract(grad_CV, eps_C)
-            even_C = eps_C * target.rest_C
-        pull_C = even_C * self.transform.scale
+        elif slope_CV is not None:
+            grad_CV[:, : self.rows] -= (eps_C / self.rows)[:, None]
+        else:
+            pull_C = eps_C * self.transform.scale
         if slope_CV is not None:
-            grad_CV[:, : self.rows] -= (even_C / self.rows)[:, None]
             grad_CV.mul_(slope_CV)
-            pull_C = torch.zeros_like(eps_C)
         if self.transform.scale != 1.0:
             grad_CV.mul_(self.transform.scale)
         return grad_CV.to(self.weight.dtype), pull_C

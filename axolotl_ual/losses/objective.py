@@ -24,8 +24,9 @@ from axolotl_ual.errors import UnsupportedError
 
 from .chunked_ce import Sums, chunk_tokens, chunked_smoothed_ce
 from .encoding import IGNORE_INDEX, decode_smoothing
+from .forward import last_position, makes_logits, never_all_masked, with_loss
 from .heads import Head, LinearTap, nothing, replaced_forward
-from .prior import Prior, Reference
+from .prior import Reference
 from .reference import AdapterOff, FrozenModel
 from .smoothed_ce import margin_sum, shift_left
 from .transform import Transform, require_equal
@@ -113,7 +114,7 @@ class SmoothedObjective:
             return False
         if self.head.transform.cap is not None:
             return True
-        return _makes_logits(self.model) and num_tokens > chunk_tokens(self.head.vocab_size)
+        return makes_logits(self.model) and num_tokens > chunk_tokens(self.head.vocab_size)
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -174,7 +175,7 @@ class SmoothedObjective:
 
     def _on_top(self, batch: _Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
         """The model's own loss, and the margin on top of it."""
-        labels_BT = _never_all_masked(batch.labels_BT, weights.num_tokens)
+        labels_BT = never_all_masked(batch.labels_BT, weights.num_tokens)
         outputs = self._model_forward(*args, labels=labels_BT, **kwargs)
         loss = outputs[0] if isinstance(outputs, tuple) else outputs["loss"]
         inputs = [self._aligned(tap.take(), batch) for tap in self.head.taps]
@@ -184,7 +185,7 @@ class SmoothedObjective:
         if not self._checked:
             self._check(outputs, batch, inputs[0], nll)
         self.parts = (nll * weights.num_tokens, margin.detach(), weights.num_tokens)
-        return _with_loss(outputs, loss * weights.mean + margin * weights.sum)
+        return with_loss(outputs, loss * weights.mean + margin * weights.sum)
 
     def _margin(self, batch: _Batch, inputs: list[Tensor]) -> Tensor:
         parts = []
@@ -211,7 +212,7 @@ class SmoothedObjective:
         """The whole loss in chunks: the model runs without labels and makes no logits."""
         tap = self.head.base
         # One position's logits tell what the model makes of them; later, nothing is needed.
-        tap.answer = nothing if self._checked else _last(tap)
+        tap.answer = nothing if self._checked else last_position(tap)
         try:
             outputs = self._model_forward(*args, **kwargs)
         finally:
@@ -225,7 +226,7 @@ class SmoothedObjective:
         if auxiliary is not None:
             loss = loss + auxiliary * weights.mean
         self.parts = (sums.nll, sums.margin, weights.num_tokens)
-        return _with_loss(outputs, loss)
+        return with_loss(outputs, loss)
 
     def _run_sums(
         self, batch: _Batch, tap: LinearTap, hidden_NH: Tensor, *, with_nll: bool
@@ -256,7 +257,7 @@ class SmoothedObjective:
             self.prior = found[0].prior
         return found[0]._replace(total=total)
 
-    def _prior(self, batch: _Batch, weight: Tensor, bias: Tensor | None) -> Prior | None:
+    def _prior(self, batch: _Batch, weight: Tensor, bias: Tensor | None) -> Reference | None:
         if self.reference is None or batch.reference_NH is None:
             return None
         return Reference(
@@ -273,7 +274,7 @@ class SmoothedObjective:
         batch: _Batch,
         tap: LinearTap,
         given: tuple[Any, ...],
-        prior: Prior | None,
+        prior: Reference | None,
         *,
         with_nll: bool,
     ) -> Sums:
@@ -351,38 +352,3 @@ class SmoothedObjective:
         with torch.no_grad():
             nll_sum = tap.run(hidden.detach(), job)
         return nll_sum / (batch.labels_N != IGNORE_INDEX).sum()
-
-
-def _makes_logits(model: nn.Module) -> bool:
-    """Whether the forward is transformers' own: fused losses put theirs in its place."""
-    return str(type(model).forward.__module__).startswith("transformers.")
-
-
-def _last(tap: Any) -> Any:
-    def answer(hidden_BTH: Tensor) -> Tensor:
-        with torch.no_grad():
-            result: Tensor = tap.plain(hidden_BTH[:, -1:])
-        return result
-
-    return answer
-
-
-def _with_loss(outputs: Any, loss: Tensor) -> Any:
-    if isinstance(outputs, tuple):
-        return (loss, *outputs[1:])
-    outputs["loss"] = loss
-    return outputs
-
-
-def _never_all_masked(labels_BT: Tensor, num_tokens: Tensor) -> Tensor:
-    """The labels, with one token unmasked where none is: a mean over no token is not a number.
-
-    The loss of such a micro-batch is multiplied by its token count, 0, so the token counts for
-    nothing; but the loss stays connected to every parameter, as engines that wait for each
-    gradient need.
-    """
-    if labels_BT.shape[-1] < 2:
-        return labels_BT
-    position = torch.zeros_like(labels_BT, dtype=torch.bool)
-    position[..., 0, 1] = True
-    return torch.where(position & (num_tokens == 0), 0, labels_BT)

@@ -19,20 +19,15 @@ Rivals: ASFT (arXiv 2509.23753) adds one weight times KL(r || p) to all tokens; 
 tokens that it finds unlikely; knowledge distillation (Hinton et al. 2015) takes a stronger teacher
 and one weight. Here the weight is a sample's own, from its uncertainty.
 
-`TopK` keeps the k largest of r and spreads the rest of its mass, 1 - sum of them, evenly over all
-tokens. The total variation between the two is at most that rest, and so the gradient by each
-token's logits is off by at most 2 eps rest in the sum of its absolute values.
-
 Shape legend: N tokens, C tokens of a chunk, H hidden size, V rows of the head, R rows that are
-tokens, K kept tokens.
+tokens.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -44,47 +39,29 @@ Part: TypeAlias = slice | Tensor
 """Which tokens: a range, or their places."""
 
 
-class PriorChunk(Protocol):
+@dataclass(slots=True)
+class Target:
     """The prior of C tokens.
 
     Attributes:
-        rest_C: share of the mass that is spread evenly over R rows.
-        entropy_C: in nats.
+        mass_CR: r. Used up by `subtract`, which takes its memory.
+        entropy_C: H(r) in nats.
     """
 
-    rest_C: Tensor
+    mass_CR: Tensor
     entropy_C: Tensor
 
     def expected(self, logits_CV: Tensor) -> Tensor:
-        """sum_v r_v x_v of each token, without the part that is spread evenly: shape (C,)."""
-        ...
+        """sum_v r_v x_v of each token, of shape (C,)."""
+        return _dot(self.mass_CR, logits_CV[:, : self.mass_CR.shape[1]])
 
     def subtract(self, grad_CV: Tensor, eps_C: Tensor) -> None:
-        """Take eps r off a gradient, without the part that is spread evenly."""
-        ...
-
-
-class Prior(Protocol):
-    """The prior of all tokens of a micro-batch.
-
-    Attributes:
-        buffers: of the size of a chunk's logits that it needs beside theirs.
-    """
-
-    buffers: int
-
-    def chunk(self, part: Part, scratch: Callable[[int], Tensor]) -> PriorChunk:
-        """The prior of some tokens.
-
-        Args:
-            part: which tokens.
-            scratch: gives a buffer of so many rows of V numbers, which is free until logits are.
-        """
-        ...
+        """Take eps r off a gradient."""
+        grad_CV[:, : self.mass_CR.shape[1]] -= self.mass_CR.mul_(eps_C[:, None])
 
 
 @dataclass
-class Reference(Prior):
+class Reference:
     """The distribution of a reference, from its hidden states, a chunk at a time. No gradient.
 
     Attributes:
@@ -102,15 +79,16 @@ class Reference(Prior):
     transform: Transform = IDENTITY
     temperature: float = 1.0
     num_rows: int | None = None
-    buffers: int = field(default=1, init=False)
     _kept: Tensor | None = field(default=None, init=False, repr=False)
 
-    def chunk(self, part: Part, scratch: Callable[[int], Tensor]) -> PriorChunk:
-        """Softmax over the rows that are tokens, and its entropy."""
-        with torch.no_grad():
-            return self._chunk(part, scratch)
+    @torch.no_grad()
+    def target(self, part: Part, scratch: Callable[[int], Tensor]) -> Target:
+        """Softmax over the rows that are tokens, and its entropy.
 
-    def _chunk(self, part: Part, scratch: Callable[[int], Tensor]) -> PriorChunk:
+        Args:
+            part: which tokens.
+            scratch: gives a buffer of so many rows of V numbers, free until there are logits.
+        """
         hidden_CH = self.hidden_NH[part]
         output_CV = scratch(hidden_CH.shape[0])
         weight_VH = self.weight_VH.to(output_CV.dtype)
@@ -130,65 +108,12 @@ class Reference(Prior):
         sum_C = mass_CR.sum(dim=1)
         mean_C = _dot(mass_CR, logits_CR) / sum_C
         mass_CR.div_(sum_C[:, None])
-        return _Dense(mass_CR, torch.zeros_like(sum_C), sum_C.log() + largest_C - mean_C)
+        return Target(mass_CR, sum_C.log() + largest_C - mean_C)
 
     def _buffer(self, like_CR: Tensor) -> Tensor:
         if self._kept is None or self._kept.shape[0] < like_CR.shape[0]:
             self._kept = torch.empty(like_CR.shape, dtype=like_CR.dtype, device=like_CR.device)
         return self._kept[: like_CR.shape[0]]
-
-
-@dataclass
-class TopK(Prior):
-    """The most likely tokens of a reference, and the rest of its mass spread evenly.
-
-    Attributes:
-        ids_NK: int64 tokens, different ones for each place.
-        probability_NK: of each, with a sum of at most 1.
-        num_rows: R.
-    """
-
-    ids_NK: Tensor
-    probability_NK: Tensor
-    num_rows: int
-    buffers: int = field(default=0, init=False)
-
-    def chunk(self, part: Part, scratch: Callable[[int], Tensor]) -> PriorChunk:
-        """The tokens of these places."""
-        mass_CK = self.probability_NK[part]
-        rest_C = (1.0 - mass_CK.sum(dim=1)).clamp_(min=0.0)
-        entropy_C = torch.special.entr(mass_CK).sum(dim=1)
-        entropy_C += torch.special.entr(rest_C) + rest_C * math.log(self.num_rows)
-        return _Sparse(self.ids_NK[part], mass_CK, rest_C, entropy_C)
-
-
-@dataclass(slots=True)
-class _Dense:
-    mass_CR: Tensor
-    rest_C: Tensor
-    entropy_C: Tensor
-
-    def expected(self, logits_CV: Tensor) -> Tensor:
-        return _dot(self.mass_CR, logits_CV[:, : self.mass_CR.shape[1]])
-
-    def subtract(self, grad_CV: Tensor, eps_C: Tensor) -> None:
-        # The mass is used up: its buffer takes the product.
-        grad_CV[:, : self.mass_CR.shape[1]] -= self.mass_CR.mul_(eps_C[:, None])
-
-
-@dataclass(slots=True)
-class _Sparse:
-    ids_CK: Tensor
-    mass_CK: Tensor
-    rest_C: Tensor
-    entropy_C: Tensor
-
-    def expected(self, logits_CV: Tensor) -> Tensor:
-        mass_CK = self.mass_CK.to(logits_CV.dtype)
-        return (logits_CV.gather(1, self.ids_CK) * mass_CK).sum(dim=1)
-
-    def subtract(self, grad_CV: Tensor, eps_C: Tensor) -> None:
-        grad_CV.scatter_add_(1, self.ids_CK, -eps_C[:, None] * self.mass_CK.to(grad_CV.dtype))
 
 
 def _dot(one_CR: Tensor, other_CR: Tensor) -> Tensor:

@@ -137,7 +137,7 @@ class SmoothingConfig(Section):
     def _the_reference_is_used(self) -> SmoothingConfig:
         if self.prior == "uniform":
             for name in ("reference", "reference_temperature"):
-                if name in self.model_fields_set and getattr(self, name) is not None:
+                if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"`{name}: {getattr(self, name)}` is of no use to `prior: uniform`; set "
                         "`prior: reference`, or take it out"

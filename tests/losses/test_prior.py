@@ -9,16 +9,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objectives import assert_equal_gradients, gradients, innermost, smoothed_loss
+from objectives import assert_equal_gradients, gradients, innermost, smoothed_loss, weights
 from torch import Tensor
 from torch.nn import functional as F
 
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.losses import chunked_ce
 from axolotl_ual.losses.chunked_ce import chunked_smoothed_ce
+from axolotl_ual.losses.encoding import encode_smoothing
 from axolotl_ual.losses.heads import Head
 from axolotl_ual.losses.objective import SmoothedObjective
-from axolotl_ual.losses.prior import Reference, TopK
+from axolotl_ual.losses.prior import Reference
 from axolotl_ual.losses.reference import AdapterOff, FrozenModel
 from axolotl_ual.losses.smoothed_ce import mean_row
 from axolotl_ual.losses.transform import Transform
@@ -119,11 +120,10 @@ def test_equals_full_logits_token_by_token(
 def test_a_uniform_reference_is_the_uniform_prior(rows: int | None, transform: Transform) -> None:
     parts = case(3)
     mean = mean_row(parts["weight"], parts["bias"], rows)
-    # Hidden states of 0 predict every token alike; so do no kept tokens, whose rest is all.
+    # Hidden states of 0 predict every token alike.
     flat = Reference(torch.zeros(N, H), parts["weight"] * 1.0, None, Transform(), 1.0, rows)
-    none = TopK(torch.empty(N, 0, dtype=torch.int64), torch.empty(N, 0), rows or V)
     found = []
-    for prior in (None, flat, none):
+    for prior in (None, flat):
         at = leaves(parts)
         total = chunked_smoothed_ce(
             at[0],
@@ -138,36 +138,11 @@ def test_a_uniform_reference_is_the_uniform_prior(rows: int | None, transform: T
         ).total
         found.append(derivatives(total, at))
     assert_close(found[1], found[0])
-    assert_close(found[2], found[0])
-
-
-@given(seed=st.integers(0, 2**31), kept=st.integers(1, V))
-@settings(max_examples=20, deadline=None)
-def test_the_most_likely_tokens_and_the_rest_spread_evenly(seed: int, kept: int) -> None:
-    parts = case(seed)
-    probability = F.linear(parts["reference"], parts["reference_weight"]).softmax(dim=1)
-    top = probability.topk(kept, dim=1)
-    rest = 1.0 - top.values.sum(dim=1, keepdim=True)
-    spread = (rest / V).expand(N, V).scatter_add(1, top.indices, top.values)
-    found = []
-    for prior in (TopK(top.indices, top.values, V), None):
-        at = leaves(parts)
-        given_parts = (at[0], at[1], parts["labels"], parts["smoothing"])
-        sums = chunked_smoothed_ce(*given_parts, bias_V=at[2], prior=prior, tokens=5)
-        total = sums.total
-        if prior is None:
-            total = prior_sum(F.linear(*at), spread.log(), parts["labels"], parts["smoothing"])
-        found.append(derivatives(total, at))
-    assert_close(found[0], found[1])
-    # The stated bound: total variation of at most the rest.
-    assert ((spread - probability).abs().sum(dim=1) / 2 <= rest[:, 0] + 1e-12).all()
 
 
 def test_without_smoothing_nothing_is_asked_and_the_loss_is_the_plain_one() -> None:
     class Untouched:
-        buffers = 1
-
-        def chunk(self, part: Any, scratch: Any) -> Any:
+        def target(self, part: Any, scratch: Any) -> Any:
             raise AssertionError("asked for tokens without smoothing")
 
     parts = case(1, torch.float32)
@@ -225,6 +200,27 @@ def test_value_and_every_gradient(name: str, kernel: str, packed: bool) -> None:
         assert found.item() == pytest.approx(wanted.item(), rel=1e-10)
         assert_equal_gradients(mine, gradients(model, wanted))
     assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("how", ["checkpointing", "reentrant checkpointing", "compiled"])
+@pytest.mark.parametrize("kernel", ["model", "chunked"])
+def test_beside_what_changes_the_forward(kernel: str, how: str) -> None:
+    model, data = adapted().train(), batch()
+    wanted = gradients(model, prior_loss(model, None, data, 1.0))
+    inner = innermost(model)
+    objective = SmoothedObjective(inner, kernel, reference=partial(AdapterOff, inner))
+    if how == "compiled":
+        torch._dynamo.reset()
+        inputs = {key: value for key, value in data.items() if key != "smoothing"}
+        objective.weights = weights(data["labels"])
+        with objective.installed():
+            compiled = torch.compile(model, backend="eager")
+            loss = compiled(**inputs, ual_smoothing=encode_smoothing(data["smoothing"])).loss
+    else:
+        inner.gradient_checkpointing_enable({"use_reentrant": how.startswith("reentrant")})
+        inner.enable_input_require_grads()
+        loss = smoothed_loss(model, data, objective)
+    assert_equal_gradients(gradients(model, loss), wanted)
 
 
 @pytest.mark.parametrize("kernel", ["model", "chunked"])
