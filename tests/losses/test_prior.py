@@ -202,6 +202,19 @@ def test_value_and_every_gradient(name: str, kernel: str, packed: bool) -> None:
     assert all(module.training for module in model.modules())
 
 
+def test_the_reference_draws_no_dropout() -> None:
+    model, data = adapted().train(), batch()
+    for layer in innermost(model).model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    inner = innermost(model)
+    objective = SmoothedObjective(inner, "chunked", reference=partial(AdapterOff, inner))
+    torch.manual_seed(1)
+    found = smoothed_loss(model, data, objective)
+    torch.manual_seed(1)
+    wanted = prior_loss(model, None, data, 1.0)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-10)
+
+
 @pytest.mark.parametrize("how", ["checkpointing", "reentrant checkpointing", "compiled"])
 @pytest.mark.parametrize("kernel", ["model", "chunked"])
 def test_beside_what_changes_the_forward(kernel: str, how: str) -> None:
