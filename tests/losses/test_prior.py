@@ -215,7 +215,14 @@ def test_the_reference_draws_no_dropout() -> None:
     assert found.item() == pytest.approx(wanted.item(), rel=1e-10)
 
 
-@pytest.mark.parametrize("how", ["checkpointing", "reentrant checkpointing", "compiled"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "checkpointing",
+        "reentrant checkpointing",
+        pytest.param("compiled", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("kernel", ["model", "chunked"])
 def test_beside_what_changes_the_forward(kernel: str, how: str) -> None:
     model, data = adapted().train(), batch()
