@@ -66,6 +66,14 @@ def insufficient_quota(asked: Asked) -> Answer:
     return bad(429, said, "insufficient_quota", "insufficient_quota")
 
 
+@behaviour("proxies: a quota that comes back", requests=8)
+def insufficient_quota_with_a_retry_time(asked: Asked) -> Answer:
+    said = "You exceeded your current quota, please check your plan and billing details."
+    if asked.number != 1:
+        return good(asked)
+    return bad(429, said, "insufficient_quota", headers={"Retry-After": "0.2"})
+
+
 @behaviour("OpenAI", fails=True, scored=0, requests=2, says="no credit left")
 def billing_hard_limit(asked: Asked) -> Answer:
     return bad(400, "Billing hard limit has been reached", "billing_hard_limit_reached")

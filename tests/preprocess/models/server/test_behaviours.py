@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from behaviour_runs import run
+from behaviour_runs import USD_A_TOKEN, run
 from behaviour_server import serving
 from behaviours import BEHAVIOURS
 
@@ -47,6 +47,21 @@ def test_a_behaviour_ends_in_scores_or_in_a_clear_error(
         unanswered = outcome.manifest["failures"].get("failed", 0)
         assert again.requests <= unanswered * (1 + tried.judge.get("max_retries", 6))
         assert again.uncertainty == outcome.uncertainty
+
+
+@pytest.mark.parametrize(
+    ("name", "completion"),
+    [("plain", 8), ("reasoning_beside_the_completion", 30), ("thinking_in_the_total", 28)],
+)
+def test_the_bill_holds_what_servers_leave_out(
+    root: str, name: str, completion: int, tmp_path: Path
+) -> None:
+    """Of 4 rows: 8 tokens; 30 that the total tells; 8 of the answer and 20 of reasoning."""
+    usage = run(tmp_path, root, name).manifest["usage"]
+    assert usage["completion_tokens"] == 4 * completion
+    assert usage["cost_usd"] == pytest.approx(
+        (usage["prompt_tokens"] + 4 * completion) * USD_A_TOKEN
+    )
 
 
 @pytest.mark.parametrize(
