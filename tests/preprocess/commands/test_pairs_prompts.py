@@ -13,6 +13,7 @@ import sampling_server
 import yaml
 from click.testing import CliRunner
 
+from axolotl_ual.columns import Manifest
 from axolotl_ual.preprocess.cli import main
 
 pytestmark = pytest.mark.slow
@@ -277,3 +278,18 @@ def test_a_row_without_a_prompt_is_named_with_file_and_line(
     assert result.exit_code == 1
     assert f"prompts.jsonl: row 1 (line 2): {said}" in result.output, result.output
     assert len(asked(url)) == before and not (tmp_path / "out").exists()
+
+
+def test_rows_without_a_prompt_can_be_left_out(tmp_path: Path, url: str) -> None:
+    rows = [{"prompt": "first"}, {"prompt": " "}, {"prompt": "second"}]
+    run(tmp_path, url, rows)
+    recipe = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    recipe["ual"]["pairs"]["on_unreadable"] = "drop"
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    result = CliRunner().invoke(main, ["pairs", str(tmp_path / "recipe.yaml")])
+    assert result.exit_code == 0, result.output
+    assert "1 rows cannot be read and are left out" in result.output
+    assert "row 1 (line 2): `prompt` is empty" in result.output
+    manifest = Manifest.read(tmp_path / "out")
+    assert manifest.counts["prompts"] == 2 and manifest.counts["unreadable"] == 1
+    assert manifest.sources[0].rows == 3

@@ -481,3 +481,22 @@ def test_what_axolotl_says_is_told_whole(model: Path, server: judge_server.Runni
     assert result.exit_code == 1
     # The useful words stand at the end of what Axolotl says.
     assert "remove the deprecated noisy_embedding_alpha setting" in " ".join(result.output.split())
+
+
+def test_rows_that_are_dropped_change_what_is_trained(
+    model: Path, server: judge_server.Running
+) -> None:
+    # A row without an answer is dropped, so the validation split falls on other rows.
+    rows = [{"instruction": f"q {n}", "output": f"a {n}"} for n in range(21)]
+    tiny.write_rows(Path("d.jsonl"), rows)
+    server.set(rules=[["a 7\n", "prose"]])
+    ual = {"trained": "only", "on_missing": "drop"}
+    recipe = write_recipe(model, server, [ALPACA], ual, val_set_size=5)
+    result = annotate(recipe)
+    assert result.exit_code == 0, result.output
+    manifest = Manifest.read("out")
+    number, mean = mean_in_training(recipe)
+    assert manifest.counts["dropped"] == 1 and written().num_rows == 20
+    assert manifest.trained["sequences"] == number == 15
+    assert manifest.trained["mean_smoothing"] == pytest.approx(mean, rel=1e-6)
+    assert mean == pytest.approx(0.1, rel=1e-6)
