@@ -15,8 +15,11 @@ import yaml
 
 if __name__ == "__main__":
     recipe = yaml.safe_load(Path(sys.argv[1]).read_text())
-    with Path("calls.txt").open("a") as calls:
-        calls.write(f"{sys.argv[1]}\n")
-    if len(Path("calls.txt").read_text().splitlines()) == int(os.environ.get("STOP_AT", "0")):
+    with Path("calls.txt").open("ab") as calls:
+        calls.write(f"{sys.argv[1]}\n".encode())
+        calls.flush()
+        end = calls.tell()  # Another may have written behind it since.
+    call = Path("calls.txt").read_bytes()[:end].count(b"\n")
+    if call == int(os.environ.get("STOP_AT", "0")):
         sys.exit("out of memory")
     shutil.copytree(f"adapter-{1 + recipe['seed'] % 2}", recipe["output_dir"])

@@ -73,6 +73,7 @@ def trained(point: str, seed: int) -> tuple[dict[str, Any], Any]:
     return recipe, pq.read_table(recipe["datasets"][0]["path"])
 
 
+@pytest.mark.slow
 def test_a_grid_with_controls(here: Path) -> None:
     result = ablate(
         "--control",
@@ -133,6 +134,7 @@ def test_a_grid_of_values(here: Path) -> None:
     assert point.changes == {"ual.curriculum.epochs": [1, 2, 1]}
 
 
+@pytest.mark.slow
 def test_a_restart_repeats_no_finished_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--control", "constant", "--seeds", "2", "--launcher", LAUNCHER)
     monkeypatch.setenv("STOP_AT", "3")
@@ -149,6 +151,7 @@ def test_a_restart_repeats_no_finished_run(here: Path, monkeypatch: pytest.Monke
     assert json.loads(first)["results"] == json.loads(second)["results"]
 
 
+@pytest.mark.slow
 def test_several_at_a_time_stop_at_a_failure(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ("--control", "constant,sft", "--seeds", "3", "--jobs", "2")
     monkeypatch.setenv("STOP_AT", "1")
@@ -160,6 +163,7 @@ def test_several_at_a_time_stop_at_a_failure(here: Path, monkeypatch: pytest.Mon
     assert len(set(calls())) == 9 and len(calls()) == 10
 
 
+@pytest.mark.slow
 def test_finished_runs_of_another_recipe_are_not_taken(here: Path) -> None:
     arguments = ("--seeds", "1", "--launcher", LAUNCHER)
     assert ablate(*arguments).exit_code == 0
@@ -173,15 +177,14 @@ def test_finished_runs_of_another_recipe_are_not_taken(here: Path) -> None:
     assert changed.exit_code == 1 and "(its data differ)" in changed.output
 
 
+@pytest.mark.slow
 def test_annotations_are_made_once_for_all_seeds(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from axolotl_ual.preprocess.estimators.local_scores import LocalScores
+    from axolotl_ual.preprocess.estimators.likelihood import LocalScorer
 
-    estimate, estimated = LocalScores.estimate, []
-    monkeypatch.setattr(
-        LocalScores, "estimate", lambda *args: estimated.append(1) or estimate(*args)
-    )
+    score, scored = LocalScorer.score, []
+    monkeypatch.setattr(LocalScorer, "score", lambda *args: scored.append(1) or score(*args))
     recipe = yaml.safe_load(Path("recipe.yaml").read_text())
     recipe["datasets"][0]["path"] = "held-out.jsonl"
     recipe["ual"]["annotate"] = {
@@ -194,7 +197,7 @@ def test_annotations_are_made_once_for_all_seeds(
     result = ablate(*arguments, "--launcher", LAUNCHER)
     assert result.exit_code == 0, result.output
     # The recipe's own mean is 0.1: its point, the recipe as it is and the control share rows.
-    assert len(estimated) == 2
+    assert len(scored) == 2
     own = yaml.safe_load(Path("ablation/runs/mean=0.05/seed-8/recipe.yaml").read_text())
     assert _fits(own) is True
     annotated = Path(own["ual"]["annotate"]["output"])
@@ -202,6 +205,7 @@ def test_annotations_are_made_once_for_all_seeds(
     assert smoothing.mean() == pytest.approx(0.05, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

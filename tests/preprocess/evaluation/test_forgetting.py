@@ -89,6 +89,7 @@ def slow_choices(model_folder: Path) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_tasks_of_ones_own_offline(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings(here, tasks=["sums"], include_path="tasks")
     found = evaluate("--runs", "base,copy,tuned=adapter-1")

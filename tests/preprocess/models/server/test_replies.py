@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -105,9 +107,7 @@ def test_any_bytes_are_read(body: bytes, status: int) -> None:
     st.sampled_from([200, 400, 500]),
 )
 def test_any_json_is_read(body: object, status: int) -> None:
-    import orjson
-
-    read_reply(Reply(status, orjson.dumps(body)))
+    read_reply(Reply(status, json.dumps(body).encode()))
 
 
 @pytest.mark.parametrize(
