@@ -14,7 +14,7 @@ Each fallback is taken once, is remembered, and is said in a line:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -27,20 +27,10 @@ _RESPONSE_FORMAT: Final = re.compile(
     r"schema|requested parameters|for '\w+' type, propert",
     re.IGNORECASE,
 )
-_MAX_TOKENS: Final = re.compile(r"max_completion_tokens|max_tokens.{0,40}(?:not|un)supported", re.I)
 _TEMPERATURE: Final = re.compile(r"temperature", re.IGNORECASE)
 _POSITIVE: Final = re.compile(r"positive|greater than 0|> ?0|\(0|non-?zero|at least 0\.", re.I)
 _LOGPROBS: Final = re.compile(r"logprobs|log[- ]probabilities|requested parameters", re.IGNORECASE)
 _NUMBER: Final = re.compile(r"(?<![\w.-])\d+(?![\w-]|\.\d)")
-_SEVERAL: Final = re.compile(
-    r"^n\b|[`'\"]n[`'\"]|\bn (?:>|must|is|=)|multiple (?:choices|completions)"
-)
-_TOOLS: Final = re.compile(r"\btool(?:s|_choice|_calls| choice| call|-call)?\b", re.IGNORECASE)
-_SYSTEM: Final = re.compile(
-    r"system[^.]{0,40}(?:role|message|prompt)|roles must alternate|developer instruction|"
-    r"role[^.]{0,20}system",
-    re.IGNORECASE,
-)
 _FEW_LOGPROBS: Final = 5
 """What servers allow that allow fewer than OpenAI."""
 _LEAST_TEMPERATURE: Final = 0.01
@@ -95,6 +85,121 @@ class Chat:
         return self.logprobs or self.top_logprobs > 0
 
 
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """What is done once a server objects to a part of the requests.
+
+    Attributes:
+        name: of the part.
+        pattern: of objections to it: the parameter and the message of the server's error.
+        line: said once.
+        change: rewrites the JSON of a request from then on.
+        applies: whether a request had the part.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+    line: str
+    change: Callable[[dict[str, Any], Chat], None]
+    applies: Callable[[Chat, ServerConfig], bool] = lambda chat, config: True
+
+
+def _without(*names: str) -> Callable[[dict[str, Any], Chat], None]:
+    def change(body: dict[str, Any], chat: Chat) -> None:
+        for name in names:
+            body.pop(name, None)
+
+    return change
+
+
+def _rename_limit(body: dict[str, Any], chat: Chat) -> None:
+    body["max_completion_tokens"] = body.pop("max_tokens")
+
+
+def _write_out_tools(body: dict[str, Any], chat: Chat) -> None:
+    body.pop("tools", None)
+    if chat.plain is not None:
+        body["messages"] = chat.plain
+
+
+def _merge_system(body: dict[str, Any], chat: Chat) -> None:
+    first, *rest = body["messages"]
+    if first["role"] == "system" and rest:
+        second, *others = rest
+        merged = {**second, "content": f"{first['content']}\n\n{second['content']}"}
+        body["messages"] = [merged, *others]
+
+
+FALLBACKS: tuple[Fallback, ...] = (
+    Fallback(
+        "logprobs",
+        _LOGPROBS,
+        "the server gives no log-probabilities",
+        _without("logprobs", "top_logprobs"),
+        lambda chat, _: chat.wants_logprobs,
+    ),
+    Fallback(
+        "max_tokens",
+        re.compile(r"max_completion_tokens|max_tokens.{0,40}(?:not|un)supported", re.IGNORECASE),
+        "the server takes max_completion_tokens instead of max_tokens",
+        _rename_limit,
+    ),
+    Fallback(
+        "top_p",
+        re.compile(r"\btop_p\b"),
+        "the server takes no top_p for this model: its default is used",
+        _without("top_p"),
+        lambda chat, _: chat.top_p is not None,
+    ),
+    Fallback(
+        "temperature",
+        _TEMPERATURE,
+        "the server takes no temperature for this model: its default is used",
+        _without("temperature"),
+    ),
+    Fallback(
+        "seed",
+        re.compile(r"\bseed\b"),
+        "the server takes no seed",
+        _without("seed"),
+        lambda chat, _: chat.seed is not None,
+    ),
+    Fallback(
+        "n",
+        re.compile(r"^n\b|[`'\"]n[`'\"]|\bn (?:>|must|is|=)|multiple (?:choices|completions)"),
+        "the server gives one completion a request",
+        _without("n"),
+        lambda chat, _: chat.n > 1,
+    ),
+    Fallback(
+        "reasoning_effort",
+        re.compile(r"reasoning"),
+        "the server takes no reasoning_effort for this model",
+        _without("reasoning_effort"),
+        lambda _, config: config.reasoning_effort is not None,
+    ),
+    Fallback(
+        "tools",
+        re.compile(r"\btool(?:s|_choice|_calls| choice| call|-call)?\b", re.IGNORECASE),
+        "the server takes no tools: they are written out in the system message",
+        _write_out_tools,
+        lambda chat, _: chat.plain is not None,
+    ),
+    Fallback(
+        "system",
+        re.compile(
+            r"system[^.]{0,40}(?:role|message|prompt)|roles must alternate|developer instruction|"
+            r"role[^.]{0,20}system",
+            re.IGNORECASE,
+        ),
+        "the model takes no system message: it is put before the user's",
+        _merge_system,
+        lambda chat, _: chat.messages[0]["role"] == "system",
+    ),
+)
+"""In the order of trying and of rewriting: the first that an objection fits is taken."""
+
+
 class Dialect:
     """How requests are written for one server.
 
@@ -129,18 +234,14 @@ class Dialect:
 
     def body(self, chat: Chat) -> bytes:
         """The JSON of a request."""
-        messages = chat.messages
-        if chat.plain is not None and "tools" in self._given_up:
-            messages = chat.plain
-        if "system" in self._given_up:
-            messages = _merge_system(messages)
-        body: dict[str, Any] = {"model": self._config.model, "messages": messages}
-        limit = "max_completion_tokens" if "max_tokens" in self._given_up else "max_tokens"
-        body[limit] = chat.max_tokens
-        if "temperature" not in self._given_up:
-            body["temperature"] = max(chat.temperature, self._least_temperature)
-        body.update(self._response_format(chat))
-        if chat.wants_logprobs and self.gives_logprobs:
+        body: dict[str, Any] = {
+            "model": self._config.model,
+            "messages": chat.messages,
+            "max_tokens": chat.max_tokens,
+            "temperature": max(chat.temperature, self._least_temperature),
+            **self._response_format(chat),
+        }
+        if chat.wants_logprobs:
             body["logprobs"] = True
             if chat.top_logprobs:
                 body["top_logprobs"] = self._most_logprobs or chat.top_logprobs
@@ -151,9 +252,10 @@ class Dialect:
             "reasoning_effort": self._config.reasoning_effort,
             "tools": chat.tools or None,
         }
-        for name, value in optional.items():
-            if value is not None and name not in self._given_up:
-                body[name] = value
+        body.update({name: value for name, value in optional.items() if value is not None})
+        for fallback in FALLBACKS:
+            if fallback.name in self._given_up:
+                fallback.change(body, chat)
         return orjson.dumps({**body, **(self._config.extra_body or {})})
 
     def adapt(self, chat: Chat, message: str, param: str) -> bool:
@@ -171,10 +273,12 @@ class Dialect:
         for take in (self._lower_logprobs, self._simplify_format, self._raise_temperature):
             if (line := take(chat, said)) is not None:
                 return self._note(line, message)
-        for name, pattern, line in self._fallbacks(chat):
-            if name not in self._given_up and pattern.search(said):
-                self._given_up.add(name)
-                return self._note(line, message)
+        for fallback in FALLBACKS:
+            if fallback.name in self._given_up or not fallback.pattern.search(said):
+                continue
+            if fallback.applies(chat, self._config):
+                self._given_up.add(fallback.name)
+                return self._note(fallback.line, message)
         return False
 
     def _note(self, line: str, message: str) -> bool:
@@ -222,39 +326,6 @@ class Dialect:
             return None
         self._least_temperature = _LEAST_TEMPERATURE
         return f"the server takes no temperature of 0: it gets {_LEAST_TEMPERATURE:g}"
-
-    def _fallbacks(self, chat: Chat) -> Iterator[tuple[str, re.Pattern[str], str]]:
-        if chat.wants_logprobs:
-            yield "logprobs", _LOGPROBS, "the server gives no log-probabilities"
-        line = "the server takes max_completion_tokens instead of max_tokens"
-        yield "max_tokens", _MAX_TOKENS, line
-        if chat.top_p is not None:
-            line = "the server takes no top_p for this model: its default is used"
-            yield "top_p", re.compile(r"\btop_p\b"), line
-        line = "the server takes no temperature for this model: its default is used"
-        yield "temperature", _TEMPERATURE, line
-        if chat.seed is not None:
-            yield "seed", re.compile(r"\bseed\b"), "the server takes no seed"
-        if chat.n > 1:
-            yield "n", _SEVERAL, "the server gives one completion a request"
-        if self._config.reasoning_effort is not None:
-            line = "the server takes no reasoning_effort for this model"
-            yield "reasoning_effort", re.compile(r"reasoning"), line
-        if chat.plain is not None:
-            line = "the server takes no tools: they are written out in the system message"
-            yield "tools", _TOOLS, line
-        if chat.messages[0]["role"] == "system":
-            line = "the model takes no system message: it is put before the user's"
-            yield "system", _SYSTEM, line
-
-
-def _merge_system(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    first, *rest = messages
-    if first["role"] != "system" or not rest:
-        return messages
-    second, *others = rest
-    merged = {**second, "content": f"{first['content']}\n\n{second['content']}"}
-    return [merged, *others]
 
 
 def _without_bounds(schema: Any) -> Any:
