@@ -39,6 +39,9 @@ RETRY_FAILED = click.option(
     is_flag=True,
     help="Ask again where an earlier answer gave no score: refused, unparsable, cut, too long.",
 )
+REPORT = click.option(
+    "--report/--no-report", default=True, help="Write report.html at the end; default: yes."
+)
 
 
 class FriendlyGroup(click.Group):
@@ -81,6 +84,7 @@ def main() -> None:
 @DRY_RUN
 @MAX_COST
 @RETRY_FAILED
+@REPORT
 @click.option(
     "--audit",
     type=click.IntRange(min=2),
@@ -114,6 +118,7 @@ def annotate(recipe: Path, **given: Any) -> None:
 @DRY_RUN
 @MAX_COST
 @RETRY_FAILED
+@REPORT
 def pairs(recipe: Path, **given: Any) -> None:
     """Turn the recipe's prompts into preference pairs, by uncertainty."""
     from .commands.pairs import PairsOptions, make_pairs
@@ -300,6 +305,36 @@ def probe(ctx: click.Context, recipe: Path) -> None:
 
     if not run(recipe, _console()):
         ctx.exit(1)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="HTML file to write instead of report.html in the folder.",
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="At most N rows in the table; default: as many as fit into about 10 MB.",
+)
+@click.option("--open", "open_after", is_flag=True, help="Show the file in your browser.")
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON; write no file.")
+def report(
+    folder: Path, output: Path | None, rows: int | None, open_after: bool, as_json: bool
+) -> None:
+    """Show what `annotate` or `pairs` wrote: one HTML file that needs no network.
+
+    Charts are of all rows; the table holds all of them, or a sample that it states.
+    """
+    from .commands.report import ReportOptions
+    from .commands.report import report as run
+
+    if as_json and (output is not None or open_after):
+        raise click.UsageError("--json prints and writes no file: leave out --output and --open")
+    run(folder, ReportOptions(output, rows, open_after, as_json), _console())
 
 
 @main.command()

@@ -29,6 +29,7 @@ FLOORS = {
     "preprocess.sampling": 5,
     "preprocess.judge": 5,
     "preprocess.calls": 4,
+    "preprocess.report": 4,
     "preprocess.models.server": 3,
     "preprocess.models.local": 3,
     "preprocess.output": 3,

@@ -38,6 +38,7 @@ from ..progress import show_progress
 from .audit import audit
 from .beforehand import Rows, drift, look_at_rows, without
 from .closing import print_plan, print_written
+from .report import report_beside
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -53,6 +54,7 @@ class AnnotateOptions:
         max_cost: USD that may be spent in this run.
         retry_failed: ask again where an answer was kept that gave no score.
         audit: judge so many rows several times and write nothing; None for no audit.
+        report: write `report.html` beside the rows.
     """
 
     output: Path | None = None
@@ -61,6 +63,7 @@ class AnnotateOptions:
     max_cost: float | None = None
     retry_failed: bool = False
     audit: int | None = None
+    report: bool = True
 
 
 def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest | None:
@@ -130,6 +133,8 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
             unscored,
         )
         manifest = write_annotated(output, recipe, rows.sources, annotations, outcome)
+    if options.report:
+        report_beside(output, console)
     _print_result(manifest, output, path, drifted, console)
     return manifest
 

@@ -45,6 +45,7 @@ from ..sampling.base import Sampled, Sampler, Unsampled
 from ..sampling.build import build_sampler
 from .beforehand import say_unreadable
 from .closing import print_plan, print_written
+from .report import report_beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class PairsOptions:
         dry_run: tell what would be done, send and write nothing.
         max_cost: USD that sampling and rating may cost together in this run.
         retry_failed: ask again where an answer was kept that gave no score.
+        report: write `report.html` beside the pairs.
     """
 
     output: Path | None = None
@@ -66,6 +68,7 @@ class PairsOptions:
     dry_run: bool = False
     max_cost: float | None = None
     retry_failed: bool = False
+    report: bool = True
 
 
 @dataclass(slots=True)
@@ -142,6 +145,8 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
             unscored,
         )
         manifest = write_pairs(output, recipe, Pairing(data, scores, paired), made)
+    if options.report:
+        report_beside(output, console)
     _print_result(manifest, output, path, console)
     return manifest
 

@@ -171,7 +171,7 @@ PAIRS: Final[tuple[Column[Pairing], ...]] = (
     Column(
         columns.GAP,
         "float32",
-        "the second less the first, to six decimals",
+        "uncertainty of the rejected response less that of the chosen one, to six decimals",
         lambda pairing: float_column(pairing.paired.selection.gap),
     ),
     Column(
