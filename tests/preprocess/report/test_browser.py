@@ -1,0 +1,267 @@
+"""The report in a real browser: what a reader does with it, in the window and by keyboard."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from browser import Browser, chromium
+from click.testing import CliRunner
+
+import output_folders
+from axolotl_ual.columns import STAGES, UNCERTAINTY
+from axolotl_ual.preprocess.cli import main
+
+pytestmark = pytest.mark.slow
+
+ROWS = 120
+SCRIPT = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\">"
+RARE = "Zeppelin"
+WORST = ROWS - 1
+"""The row of greatest uncertainty."""
+
+
+def report(folder: Path, *options: str) -> Path:
+    result = CliRunner().invoke(main, ["report", str(folder), *options])
+    assert result.exit_code == 0, result.output
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def driven(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.fixture
+def browser(driven: Browser) -> Iterator[Browser]:
+    """The one browser of the module; a test fails where its console or network was not silent."""
+    yield driven
+    assert driven.problems() == []
+    assert driven.requests() == []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Uncertainty i / (ROWS - 1) in row i; one text is hostile, three hold a rare word."""
+    table = output_folders.alpaca(ROWS).to_pydict()
+    table["output"][7] = f"{SCRIPT} said <b>nothing</b>"
+    for row in (3, 40, 90):
+        table["output"][row] = f"A {RARE} flies. {table['output'][row]}"
+    uncertainty = np.arange(ROWS) / (ROWS - 1)
+    path = tmp_path_factory.mktemp("annotated") / "out"
+    return output_folders.write_annotated(path, {"train": pa.table(table)}, {"train": uncertainty})
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Path:
+    return report(folder)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return output_folders.paired(tmp_path_factory.mktemp("paired") / "out", prompts=40)
+
+
+def status(browser: Browser, text: str) -> None:
+    browser.until(f"document.getElementById('status').textContent === {json.dumps(text)}")
+
+
+def addresses(browser: Browser) -> list[str]:
+    found: list[str] = browser.run(
+        "[...document.querySelectorAll('tr.row')].map((row) => row.dataset.address)"
+    )
+    return found
+
+
+def first_is(browser: Browser, address: str) -> None:
+    browser.until(f"document.querySelector('tr.row').dataset.address === {json.dumps(address)}")
+
+
+def test_search(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    status(browser, "120 rows")
+    # The key that the page names brings one to the field.
+    browser.press("/")
+    browser.press(RARE.lower())
+    status(browser, "3 of 120 rows match")
+    browser.until("document.querySelectorAll('tr.row').length === 3")
+    assert addresses(browser) == ["train:3", "train:40", "train:90"]
+    assert browser.texts("tr.row mark") == [RARE] * 3
+    # All words have to be there, in any order; a phrase as it stands.
+    browser.press(" flies a")
+    status(browser, "3 of 120 rows match")
+    browser.one("#search").clear()
+    browser.one("#search").send_keys(f'"flies a {RARE}"')
+    status(browser, "0 of 120 rows match")
+
+
+def test_sort(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    first_is(browser, "train:0")
+    head = "#table thead th:nth-child(2)"
+    assert "uncertainty" in browser.texts(head)[0]
+    browser.one(f"{head} button").click()
+    first_is(browser, f"train:{WORST}")
+    assert browser.one(head).get_attribute("aria-sort") == "descending"
+    browser.one(f"{head} button").click()
+    first_is(browser, "train:0")
+    # The same by the fields above the table: the longest answer first.
+    browser.one("#sort option[value=length]").click()
+    browser.one("#order option[value=down]").click()
+    lengths = [
+        len(text) for text in pq.read_table(page.parent / "train.parquet")["output"].to_pylist()
+    ]
+    first_is(browser, f"train:{int(np.argmax(lengths))}")
+
+
+def test_filters(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.one("#stage option:nth-child(2)").click()
+    # Tertiles of 120 different values.
+    status(browser, "40 of 120 rows match")
+    assert browser.texts(".chip") == [f"stage {STAGES[0]}\n×"]
+    browser.one(".more summary").click()
+    browser.one("#range-from").send_keys("0.2")
+    browser.one("#range button").click()
+    # i / 119 >= 0.2 from row 24 on, and the first stage ends with row 39.
+    status(browser, "16 of 120 rows match")
+    for button in browser.all(".chip button")[:1]:
+        button.click()
+    status(browser, "96 of 120 rows match")
+
+
+def test_pages(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.one("#next").click()
+    first_is(browser, "train:25")
+    assert browser.texts("#page") == ["page 2 of 5"]
+
+
+def test_a_click_on_a_bar(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    name = f"histogram-{UNCERTAINTY}".replace("_", "-")
+    bars = f"#{name} .bars .point path"
+    browser.run(f"document.getElementById('{name}').scrollIntoView()")
+    browser.until(f"document.querySelectorAll('{bars}').length > 40")
+    browser.click_middle(bars)
+    # The first of 50 bins is [0, 0.02): rows 0, 1 and 2, as 3 / 119 > 0.025.
+    status(browser, "3 of 120 rows match")
+    assert browser.texts("#filterbar-text") == ["uncertainty 0 to 0.02: 3 rows"]
+    browser.one("#filterbar a").click()
+    browser.until("document.getElementById('filterbar').hidden")
+    assert addresses(browser) == ["train:0", "train:1", "train:2"]
+    # The same without a pointer: the bar's line in its table of numbers, which takes it back.
+    browser.click_middle(f"#{name} summary")
+    browser.click_middle(f"#{name} tbody button")
+    status(browser, "120 rows")
+
+
+def test_the_address_of_a_row(browser: Browser, page: Path) -> None:
+    browser.open(page, "#row=train:77")
+    browser.until("document.querySelector('tr.panel-row')")
+    top = browser.run("document.querySelector('tr.row.open').getBoundingClientRect().top")
+    assert 0 <= top < 200
+    assert browser.run("document.querySelector('tr.row.open').dataset.address") == "train:77"
+    asked, answer = (
+        pq.read_table(page.parent / "train.parquet")[name][77].as_py()
+        for name in ("instruction", "output")
+    )
+    shown = browser.texts(".panel .said")
+    assert any(asked in text for text in shown)
+    assert any(answer[:200] in text for text in shown)
+    assert f"{77 / 119:.4f}" in browser.texts(".panel .measures")[0]
+    link = browser.run("document.querySelector('.panel .address').getAttribute('href')")
+    assert link == "#row=train%3A77"
+    browser.open(page, "#row=train:999")
+    status(browser, "Row train:999 is not among the 120 rows in this file.")
+
+
+def test_extremes_lead_to_their_rows(browser: Browser, page: Path) -> None:
+    browser.open(page)
+    browser.until("document.querySelectorAll('[data-extreme=most_uncertain] li').length === 5")
+    browser.one("[data-extreme=most_uncertain] a").click()
+    browser.until("document.querySelector('tr.row.open')")
+    assert browser.run("document.querySelector('tr.row.open').dataset.address") == f"train:{WORST}"
+
+
+def test_markup_in_a_row_is_text(browser: Browser, page: Path) -> None:
+    browser.open(page, "#row=train:7")
+    browser.until("document.querySelector('tr.panel-row')")
+    assert any(f"{SCRIPT} said <b>nothing</b>" in text for text in browser.texts(".panel .said"))
+    assert (
+        browser.run("document.querySelectorAll('#table img, #table b, #table script').length") == 0
+    )
+    assert browser.run("document.title") == "out: report"
+
+
+def test_a_sample_is_stated(browser: Browser, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "page.html"
+    report(folder, "--rows", "110", "--output", str(output))
+    browser.open(output)
+    status(browser, "110 rows (of 120 in the data)")
+    assert "110 of 120 rows: every extreme" in browser.texts("#rows .intro")[0]
+
+
+def test_pairs(browser: Browser, pairs: Path) -> None:
+    browser.open(report(pairs))
+    row = pq.read_table(pairs / "train.parquet").to_pylist()[0]
+    responses = pq.read_table(pairs / "responses.parquet").to_pylist()
+    browser.one("tr.row button").click()
+    browser.until("document.querySelector('.sides')")
+    for side in ("chosen", "rejected"):
+        (text,) = browser.texts(f".side.{side} .said")
+        assert text == row[side]["content"]
+        (of,) = [r for r in responses if r["prompt_id"] == 0 and r["used_as"] == side]
+        assert f"cluster {of['cluster']}: " in browser.texts(f".side.{side}")[0]
+    left, right = (
+        browser.run(f"document.querySelector('.side.{side}').getBoundingClientRect().x")
+        for side in ("chosen", "rejected")
+    )
+    assert left + 100 < right
+    browser.one(".others summary").click()
+    browser.until("document.querySelectorAll('.others .turn').length === 6")
+
+
+def brightness(colour: str) -> float:
+    red, green, blue = map(float, re.findall(r"[\d.]+", colour)[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_light_and_dark(browser: Browser, page: Path) -> None:
+    seen = {}
+    for dark in (False, True):
+        browser.open(page, dark=dark)
+        browser.until("document.querySelector('.plot[data-drawn] .xtick text')")
+        paper = brightness(browser.run("getComputedStyle(document.body).backgroundColor"))
+        ink = brightness(browser.run("getComputedStyle(document.body).color"))
+        ticks = brightness(
+            browser.run("getComputedStyle(document.querySelector('.xtick text')).fill")
+        )
+        seen[dark] = (paper, ink, ticks)
+    assert seen[False][0] > 230 and seen[False][1] < 60 and seen[False][2] < 130
+    assert seen[True][0] < 40 and seen[True][1] > 210 and seen[True][2] > 140
+    # A reader's own choice goes before the system's, for charts as well.
+    browser.one("[data-set-theme=light]").click()
+    browser.until("getComputedStyle(document.body).backgroundColor === 'rgb(247, 247, 245)'")
+    browser.until(
+        "getComputedStyle(document.querySelector('.xtick text')).fill === 'rgb(90, 99, 108)'"
+    )
+    browser.run("localStorage.removeItem('ual-theme')")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("kind", ["annotated", "pairs"])
+def test_nothing_is_wider_than_the_window(
+    browser: Browser, page: Path, pairs: Path, kind: str, width: int
+) -> None:
+    browser.open(page if kind == "annotated" else report(pairs), width=width)
+    browser.one("tr.row button").click()
+    browser.until("document.querySelector('tr.panel-row')")
+    assert browser.run("document.documentElement.scrollWidth") <= width
