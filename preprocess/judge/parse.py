@@ -20,6 +20,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+import yaml
+
 from ..calls.task import NoLogprobs, Unparsable
 from ..models.server.completions import Completion
 from ..models.server.thinking import split_thinking
@@ -38,6 +40,7 @@ _AROUND: Final = " \t\r\n\"':,}"
 _BYTE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPELLINGS: Final = str.maketrans({"▁": " ", "Ġ": " ", "Ċ": "\n", "ĉ": "\t"})
 """How tokenizers of SentencePiece and of bytes write white space."""
+_FLAT: Final = re.compile(r"\{[^{}]*\}")
 _MOST_TRIES: Final = 1000
 """Braces of an answer at which an object is looked for."""
 
@@ -111,14 +114,43 @@ def find_object(content: str, *keys: str) -> dict[str, Any]:
     Prose, a code block, thinking before it and tokens that end a turn are passed over.
 
     Raises:
-        Unparsable: there is none, or there are several.
+        Unparsable: there is none, or there are several that differ.
     """
-    found = [o for o in _objects(split_thinking(content).answer) if all(key in o for key in keys)]
+    answer = _unwrapped(split_thinking(content).answer)
+    found = [o for o in _objects(answer) if all(key in o for key in keys)]
+    found = found or list(_nearly_json(answer, keys))
     if not found:
         raise Unparsable(f"no object with the key `{'` and `'.join(keys)}`")
-    if len(found) > 1:
+    if any(other[key] != found[0][key] for other in found for key in keys):
         raise Unparsable(f"{len(found)} objects with the key `{'` and `'.join(keys)}`")
     return found[0]
+
+
+def _unwrapped(answer: str) -> str:
+    """An object that was encoded twice is a string in JSON."""
+    if not answer.startswith('"'):
+        return answer
+    try:
+        inner = json.loads(answer)
+    except ValueError:
+        return answer
+    return inner if isinstance(inner, str) else answer
+
+
+def _nearly_json(text: str, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Flat objects as Python and JavaScript write them: other quotes, none, a comma too many.
+
+    YAML reads those; every value is text, and a key that stands twice is not guessed at.
+    """
+    for braces in itertools.islice(_FLAT.finditer(text), _MOST_TRIES):
+        if any(braces.group().count(key) != 1 for key in keys):
+            continue
+        try:
+            value = yaml.load(braces.group(), yaml.BaseLoader)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and all(key in value for key in keys):
+            yield value
 
 
 def _objects(text: str) -> Iterator[dict[str, Any]]:
@@ -191,10 +223,11 @@ def expected_numbers(
     ends = list(itertools.accumulate(len(text) for text in texts))
     values, masses = {}, []
     for key in scale:
-        found = re.findall(rf'"{re.escape(key)}"\s*:\s*"?(?=\d)', answer[start:])
-        if len(found) != 1:
+        # The last: a reason in front may speak of the numbers.
+        found = list(re.finditer(rf'"{re.escape(key)}"\s*:\s*"?(?=\d)', answer[start:]))
+        if not found:
             raise NoLogprobs
-        at = answer.index(found[0], start) + len(found[0])
+        at = start + found[-1].end()
         place = tokens[bisect.bisect_right(ends, at)]
         if _digit(place) != stated[key]:
             raise NoLogprobs

@@ -73,7 +73,7 @@ class Table:
             return None
         if answer[0] == 200 and isinstance(answer[1], dict) and answer[1].get("choices"):
             seen.completions[row] += 1
-            seen.charged += (answer[1].get("usage") or {}).get("total_tokens", 0)
+            seen.charged += int((answer[1].get("usage") or {}).get("total_tokens") or 0)
         return answer
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,10 +92,20 @@ class Table:
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 kept = {"content-type": "application/json", **more}
                 extra = "".join(f"{name}: {value}\r\n" for name, value in kept.items())
-                top = f"HTTP/1.1 {status} X\r\n{extra}Content-Length: {len(content)}\r\n\r\n"
+                if kept.get("transfer-encoding") == "chunked":
+                    content, extra = _in_chunks(content), f"{extra}\r\n"
+                else:
+                    extra += f"Content-Length: {len(content)}\r\n\r\n"
+                top = f"HTTP/1.1 {status} X\r\n{extra}"
                 writer.write(top.encode("latin-1") + content)
                 await writer.drain()
         writer.transport.abort()
+
+
+def _in_chunks(content: bytes, size: int = 7) -> bytes:
+    """A body in pieces, each behind its length, as HTTP/1.1 has it."""
+    pieces = [content[at : at + size] for at in range(0, len(content), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in [*pieces, b""])
 
 
 @contextlib.contextmanager

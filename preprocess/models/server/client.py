@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,6 +38,12 @@ _TRIES_AT_START: Final = 3
 _AGAIN: Final = (Kind.RETRY, Kind.RATE_LIMITED, Kind.UNREACHABLE)
 _FEW: Final = 8
 """Requests in flight until an answer was of use."""
+_FORBIDDEN_AT_START: Final = 3
+"""Rows that a server may forbid before it has answered one; a firewall may dislike the first."""
+_FORBIDDEN: Final = 32
+"""Rows that it may forbid one after the other when it has answered others."""
+_NOT_FOUND: Final = 8
+"""The same for a model that is not there, where one of several replicas may lack it."""
 _REFUSALS_AT_START: Final = 4
 """Requests that a server may call bad before it has accepted one."""
 
@@ -133,7 +140,7 @@ class ChatBackend:
         self._watch: asyncio.Task[None] | None = None
         self._dialect = Dialect(config, tell)
         self._gate = Gate()
-        self._refusals = self._faults = self._cut_prompts = 0
+        self._refusals = self._faults = self._cut_prompts = self._forbidden = 0
         self._has_completed = False
         self._models: dict[str, None] = {}
         self._fingerprints: dict[str, None] = {}
@@ -269,6 +276,7 @@ class ChatBackend:
 
     def _completed(self, chat: Chat, completion: Completion) -> Completion:
         self._has_completed = True
+        self._forbidden = 0
         self._gate.widen(_FEW)
         self.counts.prompt_tokens += completion.prompt_tokens
         self.counts.completion_tokens += completion.completion_tokens
@@ -276,7 +284,7 @@ class ChatBackend:
         if completion.finish_reason == "tool_calls" and not chat.tools:
             completion = replace(completion, content="", tool_calls=())
         if completion.model is not None and len(self._models) < 8:
-            self._models.setdefault(completion.model)
+            self._note_model(completion.model)
         if completion.fingerprint is not None and len(self._fingerprints) < 8:
             self._fingerprints.setdefault(completion.fingerprint)
         if not is_cut(chat.messages, completion.prompt_tokens):
@@ -292,11 +300,28 @@ class ChatBackend:
         self._cut_prompts += 1
         return replace(completion, prompt_cut=True)
 
+    def _note_model(self, name: str) -> None:
+        asked, served = _plain_name(self._config.model), _plain_name(name)
+        if name not in self._models and asked not in served and served not in asked:
+            self._say(f"{self._server.url} answers as {name}, where {self._config.model} was asked")
+        self._models.setdefault(name)
+
+    def _may_be_the_row(self, verdict: Verdict) -> bool:
+        """Whether other rows may be answered: one of them is forbidden, or not by every replica."""
+        if verdict.unpaid or verdict.status not in (403, 404):
+            return False
+        self._forbidden += 1
+        if verdict.status == 404:
+            return self._has_completed and self._forbidden < _NOT_FOUND
+        return self._forbidden < (_FORBIDDEN if self._has_completed else _FORBIDDEN_AT_START)
+
     def _give_up_where_useless(self, verdict: Verdict, tries: int) -> None:
         """Raise unless asking once more may help."""
         model = self._config.model
-        if verdict.kind is Kind.FATAL:
+        if verdict.kind is Kind.FATAL and not self._may_be_the_row(verdict):
             raise endings.fatal(self._server, model, verdict)
+        if verdict.status == 404 and tries <= self._config.max_retries:
+            return
         if verdict.kind is Kind.UNREACHABLE and not self._patience.has_worked:
             if tries >= _TRIES_AT_START:
                 raise endings.unreachable(self._server, verdict)
@@ -313,6 +338,11 @@ class ChatBackend:
         may_be_starting = verdict.is_about_the_server and not self._patience.has_worked
         if tries > self._config.max_retries and not may_be_starting:
             raise NoCompletion(verdict.kind, f"{verdict.message} ({tries} tries)")
+
+
+def _plain_name(model: str) -> str:
+    """A model without its owner, in small letters and digits."""
+    return re.sub(r"[^a-z0-9]", "", model.lower().rpartition("/")[2])
 
 
 def _back_off(tries: int, retry_after: float | None) -> float:

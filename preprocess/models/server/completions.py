@@ -120,12 +120,13 @@ def read_completion(body: Mapping[str, Any]) -> Completion:
 def _charged(body: Mapping[str, Any]) -> Completion:
     """A completion that has all but its text."""
     usage = _mapping(body.get("usage"))
-    prompt = _count(usage.get("prompt_tokens") or usage.get("input_tokens"))
+    prompt = _count(usage.get("prompt_tokens")) or _input(usage)
     completion = _count(usage.get("completion_tokens") or usage.get("output_tokens"))
     reasoning = _count(_mapping(usage.get("completion_tokens_details")).get("reasoning_tokens"))
     beside = completion + reasoning if reasoning > completion else 0
     details = _mapping(usage.get("prompt_tokens_details"))
     cached = _count(details.get("cached_tokens") or usage.get("prompt_cache_hit_tokens"))
+    cached = cached or _count(usage.get("cache_read_input_tokens"))
     model, fingerprint = body.get("model"), body.get("system_fingerprint")
     return Completion(
         "",
@@ -135,6 +136,12 @@ def _charged(body: Mapping[str, Any]) -> Completion:
         model=model if isinstance(model, str) else None,
         fingerprint=fingerprint if isinstance(fingerprint, str) else None,
     )
+
+
+def _input(usage: Mapping[str, Any]) -> int:
+    """Anthropic's names, where what is in the cache, or goes into it, is beside the input."""
+    names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+    return sum(_count(usage.get(name)) for name in names)
 
 
 def _read_choice(choice: Mapping[str, Any]) -> Completion:

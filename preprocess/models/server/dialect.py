@@ -9,6 +9,7 @@ Each fallback is taken once, is remembered, and is said in a line:
     top_p             left to the server; it goes before temperature where only one is taken
     system message    put before the user's
     seed, n, reasoning_effort: left out
+    an answer in one piece: a stream, where the server gives no other
 """
 
 from __future__ import annotations
@@ -130,6 +131,10 @@ def _merge_system(body: dict[str, Any], chat: Chat) -> None:
         body["messages"] = [merged, *others]
 
 
+def _stream(body: dict[str, Any], chat: Chat) -> None:
+    body.update(stream=True, stream_options={"include_usage": True})
+
+
 FALLBACKS: tuple[Fallback, ...] = (
     Fallback(
         "logprobs",
@@ -137,6 +142,22 @@ FALLBACKS: tuple[Fallback, ...] = (
         "the server gives no log-probabilities",
         _without("logprobs", "top_logprobs"),
         lambda chat, _: chat.wants_logprobs,
+    ),
+    Fallback(
+        "stream",
+        re.compile(
+            r"only supports? (?:the )?stream|non-stream|streaming (?:is )?(?:only|required)|"
+            r"stream[`'\" ]{1,2}(?:must|should|has to) be (?:set to )?true",
+            re.IGNORECASE,
+        ),
+        "the server answers by streams only: it is asked for one",
+        _stream,
+    ),
+    Fallback(
+        "stream_options",
+        re.compile(r"stream_options"),
+        "the server takes no stream_options: it may not count tokens",
+        _without("stream_options"),
     ),
     Fallback(
         "max_tokens",

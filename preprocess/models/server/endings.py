@@ -44,7 +44,12 @@ def fatal(server: Server, model: str, verdict: Verdict) -> BackendError:
             f"the account at {server.url} has no credit left ({verdict.message})",
             "add credit and run the same command again: what was answered is in the cache",
         )
-    if verdict.status in (400, 401, 403, 407):
+    if verdict.status == 407:
+        return BackendError(
+            f"the proxy on the way to {server.url} wants a name and a password ({verdict.message})",
+            "export HTTPS_PROXY=http://NAME:PASSWORD@HOST:PORT, or name the host in NO_PROXY",
+        )
+    if verdict.status in (400, 401, 403):
         held = "the key in" if server.key else "no key: there is nothing in"
         return BackendError(
             f"{server.url} does not accept {held} {server.key_env} ({verdict.message})",

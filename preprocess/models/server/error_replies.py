@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from .retry_times import named_retry_time
+from .transport import shown
 from .verdicts import Kind, Verdict
 
 _LONGEST_MESSAGE: Final = 300
@@ -57,10 +58,13 @@ _BILL_CODES: Final = {
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated",
     "insufficient_balance", "insufficient_credits", "insufficient_funds", "payment_required",
     "exceeded_current_quota_error", "arrearage", "1113", "access_terminated_error",
-    "credit_balance_too_low", "billing_error", "out_of_credits",
+    "credit_balance_too_low", "billing_error", "out_of_credits", "budget_exceeded",
+    "accountoverdueerror", "30001",
 }  # fmt: skip
 _BILL: Final = re.compile(
-    r"insufficient (?:credit|balance|fund)|(?:credit )?balance is too low|account is in arrears|"
+    r"insufficient (?:credit|balance|fund)|balance is (?:too low|insufficient)|overdue balance|"
+    r"account is in arrears|budget has been exceeded|spending limit|\bkey limit exceeded|"
+    r"used all available credits|"
     r"(?:out of|not enough|no) credits?\b|requires more credits|please recharge|overdue[- ]payment|"
     r"account[^.]{0,30}(?:suspended|deactivated)|access denied[^.]{0,30}good standing",
     re.IGNORECASE,
@@ -69,8 +73,9 @@ _LIMIT_CODES: Final = {
     "rate_limit_exceeded", "rate_limit_error", "rate_limit_reached", "resource_exhausted",
     "throttling", "throttlingexception", "too_many_requests", "1302", "1303", "1305",
     "throttling.ratequota", "limit_requests", "engine_overloaded_error", "rate_limited",
-    "limit_burst_rate",
+    "limit_burst_rate", "ratelimitexceeded", "userratelimitexceeded", "quotaexceeded",
 }  # fmt: skip
+_QUOTA: Final = re.compile(r"\b(?:quota|rate|limit|throttl)", re.IGNORECASE)
 _ASKED: Final = re.compile(r"limit:? ?(\d[\d,]*)[^.]{0,40}?requested:? ?(\d[\d,]*)", re.IGNORECASE)
 """A rate limit in tokens that one request alone goes beyond."""
 _REQUEST_TOO_LARGE: Final = re.compile(r"request too large", re.IGNORECASE)
@@ -101,6 +106,8 @@ def read_error(status: int, body: object, headers: Mapping[str, str], raw: bytes
     said = "; ".join(dict.fromkeys(text for error in errors for text in _texts(error)))
     if not said and raw:
         said = _plain_text(raw)
+    if 300 <= status < 400:
+        said = f"to {shown(headers['location'])}" if headers.get("location") else said
     message = f"HTTP {status}: {' '.join(said.split())[:_LONGEST_MESSAGE]}".rstrip(": ")
     codes = {code.lower() for error in errors for code in _codes(error)}
     wait = next(
@@ -122,6 +129,8 @@ def _kind(status: int, codes: set[str], said: str, wait: float | None) -> Kind:
         return Kind.FATAL
     if status == 429 or (status in (400, 403, 500, 503) and codes & _LIMIT_CODES):
         return Kind.RATE_LIMITED
+    if status == 403 and wait is not None and _QUOTA.search(said):
+        return Kind.RATE_LIMITED
     if status == 403 and not _KEY.search(said) and _MISSING_FEATURE.search(everything):
         return Kind.BAD_REQUEST
     if status == 403 and "invalid_request_error" in codes and not _KEY.search(said):
@@ -134,7 +143,7 @@ def _kind(status: int, codes: set[str], said: str, wait: float | None) -> Kind:
         return Kind.FATAL
     if status in (500, 501) and _MISSING_FEATURE.search(said):
         return Kind.BAD_REQUEST
-    if status in (408, 409, 425) or status >= 500:
+    if status in (408, 409, 424, 425, 499) or status >= 500:
         return Kind.RETRY
     return Kind.BAD_REQUEST
 
@@ -160,7 +169,7 @@ def _is_about_max_tokens(said: str) -> bool:
 
 
 def _is_bill(status: int, codes: set[str], said: str, wait: float | None) -> bool:
-    if status not in (400, 403, 429, 500, 503) or (status == 429 and wait is not None):
+    if status not in (400, 401, 403, 412, 429, 500, 503) or (status == 429 and wait is not None):
         return False
     return bool(codes & _BILL_CODES) or _BILL.search(said) is not None
 
@@ -173,8 +182,9 @@ def _errors(body: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
     """The objects of a body that say what is wrong, the outer ones first.
 
     {"error": {...}} of OpenAI, a list of them (Gemini), {"error": "..."} (Ollama, TGI), {"detail":
-    ...} (FastAPI), {"errors": [...]} (Cloudflare), {"base_resp": {...}} (MiniMax), and what a
-    router quotes of the provider behind it as `metadata.raw` (OpenRouter) or inside a message.
+    ...} (FastAPI), {"errors": [...]} (Cloudflare), {"base_resp": {...}} (MiniMax), {"message":
+    {...}} (Mistral), and what a router quotes of the provider behind it as `metadata.raw`
+    (OpenRouter) or inside a message.
     """
     if depth > _DEEPEST:
         return
@@ -189,8 +199,9 @@ def _errors(body: object, depth: int = 0) -> Iterator[Mapping[str, Any]]:
         for name in ("error", "errors", "detail", "details", "base_resp", "innererror", "metadata"):
             yield from _errors(body.get(name), depth + 1)
         for name in ("raw", "message"):
-            if _decoded(body.get(name)) is not None:
-                yield from _errors(body[name], depth + 1)
+            inner = body.get(name)
+            if isinstance(inner, Mapping) or _decoded(inner) is not None:
+                yield from _errors(inner, depth + 1)
 
 
 def _decoded(text: object) -> Any:
@@ -215,10 +226,10 @@ def _texts(error: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _codes(error: Mapping[str, Any]) -> Iterator[str]:
-    for name in ("code", "type", "status", "error_type", "status_code"):
+    for name in ("code", "type", "status", "error_type", "status_code", "reason", "__type"):
         code = error.get(name)
         if isinstance(code, (str, int)) and not isinstance(code, bool):
-            yield str(code)
+            yield str(code).rpartition("#")[2]
 
 
 def status_of(body: object) -> int | None:

@@ -6,14 +6,19 @@ would have had.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import orjson
+
+_FIELDS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""What a line may begin with; a colon alone begins a comment."""
 
 
 def is_event_stream(body: bytes) -> bool:
     """Whether a body is a stream of events."""
-    return body.lstrip()[:6] in (b"data: ", b"event:") or body.lstrip().startswith(b"data:{")
+    return body.lstrip().startswith(_FIELDS)
 
 
 def join_events(body: bytes) -> dict[str, Any] | None:
@@ -22,11 +27,10 @@ def join_events(body: bytes) -> dict[str, Any] | None:
     An event that is an error is returned as it is.
     """
     joined: dict[str, Any] = {}
-    text, thought, reason = "", "", None
-    logprobs: list[Any] = []
+    choices: dict[int, _Choice] = {}
     for line in body.splitlines():
-        field, _, data = line.partition(b":")
-        if field.strip() != b"data" or data.strip() in (b"", b"[DONE]"):
+        name, _, data = line.partition(b":")
+        if name.strip() != b"data" or data.strip() in (b"", b"[DONE]"):
             continue
         try:
             event = orjson.loads(data)
@@ -37,14 +41,48 @@ def join_events(body: bytes) -> dict[str, Any] | None:
         if event.get("error"):
             return event
         joined.update({k: v for k, v in event.items() if k != "choices" and v is not None})
-        for choice in event.get("choices") or []:
-            delta = choice.get("delta") or choice.get("message") or {}
-            text += delta.get("content") or ""
-            thought += delta.get("reasoning_content") or delta.get("reasoning") or ""
-            logprobs += (choice.get("logprobs") or {}).get("content") or []
-            reason = choice.get("finish_reason") or reason
-    if reason is None:
+        for piece in event.get("choices") or []:
+            choices.setdefault(piece.get("index") or 0, _Choice()).add(piece)
+    if not choices or any(choice.reason is None for choice in choices.values()):
         return None
-    message = {"role": "assistant", "content": text, "reasoning_content": thought}
-    choice = {"message": message, "finish_reason": reason, "logprobs": {"content": logprobs}}
-    return {**joined, "choices": [choice]}
+    return {**joined, "choices": [choices[index].whole for index in sorted(choices)]}
+
+
+@dataclass(slots=True)
+class _Choice:
+    """One of the answers in a stream, while its pieces come."""
+
+    text: str = ""
+    thought: str = ""
+    reason: str | None = None
+    logprobs: list[Any] = field(default_factory=list)
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, piece: Mapping[str, Any]) -> None:
+        delta = piece.get("delta") or piece.get("message") or {}
+        self.text += delta.get("content") or ""
+        self.thought += delta.get("reasoning_content") or delta.get("reasoning") or ""
+        self.logprobs += (piece.get("logprobs") or {}).get("content") or []
+        self.reason = piece.get("finish_reason") or self.reason
+        for call in delta.get("tool_calls") or []:
+            self._add_call(call)
+
+    def _add_call(self, piece: Mapping[str, Any]) -> None:
+        """A call comes with its name first and its arguments letter by letter."""
+        empty: dict[str, Any] = {"type": "function", "function": {"name": "", "arguments": ""}}
+        call = self.calls.setdefault(piece.get("index") or 0, empty)
+        call.update({name: piece[name] for name in ("id", "type") if piece.get(name)})
+        for name, value in (piece.get("function") or {}).items():
+            call["function"][name] = call["function"].get(name, "") + (value or "")
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": self.text,
+            "reasoning_content": self.thought,
+        }
+        if self.calls:
+            message["tool_calls"] = [self.calls[index] for index in sorted(self.calls)]
+        logprobs = {"content": self.logprobs}
+        return {"message": message, "finish_reason": self.reason, "logprobs": logprobs}

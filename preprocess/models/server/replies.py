@@ -32,7 +32,7 @@ def read_reply(reply: Reply) -> Verdict:
         return _written_answer(body) or verdict
     if body is None and is_event_stream(reply.body):
         body = join_events(reply.body)
-    if not isinstance(body, dict):
+    if not isinstance(body, dict) and not _is_error(body):
         return Verdict(Kind.RETRY, _not_an_answer(reply), 200, in_answer=True)
     if _is_error(body):
         status = status_of(body)
@@ -56,9 +56,11 @@ def _faulty(fault: Faulty, headers: Mapping[str, str]) -> Verdict:
     return replace(verdict, status=200, charged=fault.completion)
 
 
-def _is_error(body: Mapping[str, Any]) -> bool:
-    """Whether the body of a successful reply is an error."""
-    if body.get("choices"):
+def _is_error(body: object) -> bool:
+    """Whether the body of a successful reply is an error, or a list of them."""
+    if isinstance(body, list):
+        return any(_is_error(part) for part in body)
+    if not isinstance(body, Mapping) or body.get("choices"):
         return False
     told = {"error", "errors", "detail", "base_resp", "message", "msg"} & body.keys()
     return bool([name for name in told if body[name]]) or body.get("object") == "error"

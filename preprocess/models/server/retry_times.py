@@ -19,6 +19,8 @@ _SAID: Final = re.compile(
     rf"(?:about |approximately |~)?((?:{_PART}\s*,?\s*)+)",
     re.IGNORECASE,
 )
+_CLOCK: Final = re.compile(r"\b(?:in|after)\s+(\d{1,3}):(\d\d):(\d\d)\b", re.IGNORECASE)
+"""Hours, minutes and seconds, as Azure writes them."""
 _DURATION: Final = re.compile(_PART, re.IGNORECASE)
 _EPOCH: Final = 1e9
 """A number beyond this is a point in time: seconds, or milliseconds where it is beyond 1e12."""
@@ -37,6 +39,9 @@ def named_retry_time(
     for seconds in (*_from_headers(headers), *_from_fields(error)):
         if seconds is not None:
             return seconds
+    if clock := _CLOCK.search(said):
+        hours, minutes, seconds = map(int, clock.groups())
+        return 3600.0 * hours + 60.0 * minutes + seconds
     found = _SAID.search(said)
     return duration(found.group(1)) if found else None
 
@@ -67,8 +72,9 @@ def _from_headers(headers: Mapping[str, str]) -> Iterator[float | None]:
     for what in ("requests", "tokens"):
         if headers.get(f"x-ratelimit-remaining-{what}") == "0":
             yield duration(headers.get(f"x-ratelimit-reset-{what}", ""))
-    if headers.get("x-ratelimit-remaining") == "0":
-        yield _until(headers.get("x-ratelimit-reset"))
+    for prefix in ("x-ratelimit", "ratelimit"):
+        if headers.get(f"{prefix}-remaining") == "0":
+            yield _until(headers.get(f"{prefix}-reset"))
 
 
 def _retry_after(value: str | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import answers, dialects, errors, limits, logprobs, thinking
+from . import answers, dialects, errors, forms, gateways, limits, logprobs, thinking
 from .kit import BEHAVIOURS, DROP, HANG, Asked, Behaviour, row_of, score_of
 
 __all__ = [
@@ -14,6 +14,8 @@ __all__ = [
     "answers",
     "dialects",
     "errors",
+    "forms",
+    "gateways",
     "limits",
     "logprobs",
     "row_of",

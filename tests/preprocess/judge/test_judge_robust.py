@@ -89,7 +89,7 @@ def test_a_configured_limit_is_never_passed(
     server: judge_server.Running, tmp_path: Path, limit: dict[str, float]
 ) -> None:
     """100 requests of about 708 tokens are allowed in a second; 4,000,000 a minute are 94."""
-    server.set(rate=102.0, burst=10.0, latency=0.02)
+    server.set(rate=102.0, burst=25.0, latency=0.02)
     result, _ = estimate(server, tmp_path, samples(300), **limit)
     assert not result.failures
     assert server.stats()["by_status"] == {"200": 300}
