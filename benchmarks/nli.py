@@ -27,8 +27,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "kit"))
 import tiny_nli
 
-from axolotl_ual.preprocess.dimensions.local import Group, semantic_by_nli
-from axolotl_ual.preprocess.dimensions.semantic import greedy_clusters, run_together
+from axolotl_ual.preprocess.dimensions.base import Group
+from axolotl_ual.preprocess.dimensions.clustering import greedy_clusters, run_together
+from axolotl_ual.preprocess.dimensions.semantic import semantic_by_nli
 from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
 from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
 

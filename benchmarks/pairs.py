@@ -22,7 +22,7 @@ import numpy as np
 from axolotl_ual.preprocess.commands.pairs import pair_up
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.data.responses import Response, ResponseSet
-from axolotl_ual.preprocess.dimensions.base import Scores
+from axolotl_ual.preprocess.dimensions.scores import Scores
 from axolotl_ual.preprocess.output.folder import write_table
 from axolotl_ual.preprocess.output.pairing import Pairing
 from axolotl_ual.preprocess.output.tables import PAIRS, fill, scored
@@ -49,9 +49,11 @@ def make_data(num_prompts: int, n: int, words: int) -> tuple[ResponseSet, Scores
         dimensions={
             name: random_values.random(num_responses) for name in ("semantic", "factual", "value")
         },
-        clusters=random_values.integers(0, n, num_responses),
-        entropy=random_values.random(num_prompts),
-        weighted_entropy=random_values.random(num_prompts),
+        columns={
+            "cluster": random_values.integers(0, n, num_responses).astype(np.float64),
+            "semantic_entropy": random_values.random(num_prompts).repeat(n),
+            "semantic_entropy_weighted": random_values.random(num_prompts).repeat(n),
+        },
     )
     return ResponseSet(prompts, responses), scores
 

@@ -36,6 +36,7 @@ FLOORS = {
     "preprocess.data": 2,
     "preprocess.labels": 2,
     "preprocess.progress": 2,
+    "preprocess.named": 2,
     # What runs inside training.
     "plugin": 5,
     "training": 4,

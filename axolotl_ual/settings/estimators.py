@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -139,19 +139,6 @@ class SelfConsistencyConfig(ServerConfig):
         "model on this machine.",
     )
     embedding: AnswerEmbeddingConfig = Field(default_factory=AnswerEmbeddingConfig)
-
-
-class CustomConfig(Section):
-    """An estimator of the user's own, from a Python module."""
-
-    build: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="`module:function`; the function takes `options`, the recipe's base_model and "
-        "the session of the command, and returns an Estimator.",
-    )
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="Handed to the function; part of what is annotated."
-    )
 
 
 Single = Literal[

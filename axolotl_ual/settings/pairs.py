@@ -1,18 +1,22 @@
-"""The `pairs:` section of `ual:`: sampling, the three dimensions, and what becomes of them."""
+"""The `pairs:` section of `ual:`: sampling, the dimensions, and what becomes of them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from axolotl_ual.columns import GAP, PREFIX, SMOOTHING, STAGE, UNCERTAINTY
+from axolotl_ual.settings.custom import CustomConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, ServerConfig, shaping
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-Dimension = Literal["semantic", "factual", "value"]
+DIMENSIONS = ("semantic", "factual", "value")
+"""Those of ours, in the order of columns."""
 
-DIMENSIONS: tuple[Dimension, ...] = ("semantic", "factual", "value")
+_TAKEN = {name.removeprefix(PREFIX) for name in (UNCERTAINTY, SMOOTHING, STAGE, GAP)}
 
 PRINCIPLES = {
     "helpful": "The response answers what was asked, completely and to the point.",
@@ -221,7 +225,10 @@ class PairsConfig(Section):
     value: ValueConfig = Field(default_factory=ValueConfig)
     nli: NliConfig = Field(default_factory=NliConfig)
     judge: PairsJudgeConfig | None = Field(None, description="Where a dimension needs a judge.")
-    weights: dict[Dimension, float] = Field(
+    custom: dict[str, CustomConfig] = Field(
+        default_factory=dict, description="Dimensions of your own, by name."
+    )
+    weights: dict[str, float] = Field(
         default_factory=dict, description="Of the dimensions in the total; 1 where not given."
     )
     on_missing: Literal["exclude", "renormalise"] = Field(
@@ -257,12 +264,27 @@ class PairsConfig(Section):
             raise ValueError(f"the weight of {', '.join(wrong)} must be a number from 0 on")
         return weights
 
+    @field_validator("custom")
+    @classmethod
+    def _names_are_free(cls, custom: dict[str, CustomConfig]) -> dict[str, CustomConfig]:
+        for name in custom:
+            if name in DIMENSIONS or name in _TAKEN:
+                raise ValueError(f"there is a {name} already: give your dimension another name")
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                raise ValueError(f"{name!r}: a name has small letters, digits and _")
+        return custom
+
     @model_validator(mode="after")
     def _whole(self) -> PairsConfig:
+        known = [*DIMENSIONS, *self.custom]
+        if unknown := [name for name in self.weights if name not in known]:
+            raise ValueError(
+                f"`weights`: there is no dimension {unknown[0]}; there are {', '.join(known)}"
+            )
         if not any(self.weight(name) > 0 for name in self.dimensions):
             raise ValueError(
-                "no dimension is left to score by: switch one of `semantic`, `factual`, `value` "
-                "on and give it a weight above 0"
+                f"no dimension is left to score by: switch one of {', '.join(known)} on and give "
+                "it a weight above 0"
             )
         if self.judge is None and self.judged:
             raise ValueError(
@@ -274,21 +296,27 @@ class PairsConfig(Section):
         return self
 
     @property
-    def dimensions(self) -> list[Dimension]:
-        """Names of the dimensions that are on."""
-        return [name for name in DIMENSIONS if getattr(self, name).method != "none"]
+    def methods(self) -> dict[str, str]:
+        """Method of each dimension of ours that is on."""
+        found = {name: str(getattr(self, name).method) for name in DIMENSIONS}
+        return {name: method for name, method in found.items() if method != "none"}
 
     @property
-    def judged(self) -> list[Dimension]:
+    def dimensions(self) -> list[str]:
+        """Names of the dimensions that are on."""
+        return [*self.methods, *self.custom]
+
+    @property
+    def judged(self) -> list[str]:
         """Names of the dimensions that a judge rates."""
-        return [name for name in self.dimensions if getattr(self, name).method == "judge"]
+        return [name for name, method in self.methods.items() if method == "judge"]
 
     @property
     def uses_nli(self) -> bool:
         """Whether a classifier for natural language inference is needed."""
         return self.semantic.method == "nli" or self.factual.method == "consistency"
 
-    def weight(self, dimension: Dimension) -> float:
+    def weight(self, dimension: str) -> float:
         """Weight of a dimension in the total."""
         return self.weights.get(dimension, 1.0)
 
@@ -314,6 +342,8 @@ class PairsConfig(Section):
             del settings["value"]["classifier"]
         if not self.uses_nli:
             del settings["nli"]
+        if not self.custom:
+            del settings["custom"]
         if not self.judged:
             del settings["judge"]
         if self.on_unreadable == "error":

@@ -15,8 +15,8 @@ from pydantic_core import ErrorDetails
 
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.curriculum import CurriculumConfig, PreferenceConfig
+from axolotl_ual.settings.custom import CustomConfig
 from axolotl_ual.settings.estimators import (
-    CustomConfig,
     DropoutConfig,
     EnsembleConfig,
     EntropyConfig,

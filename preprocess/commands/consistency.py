@@ -14,15 +14,15 @@ from rich.console import Console
 
 from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.settings.pairs import DIMENSIONS, PairsConfig
+from axolotl_ual.settings.pairs import PairsConfig
 
 from ..calls.ask import Session, open_session
 from ..calls.budget import Budget, total_usage, usage_line
 from ..calls.plan import Plan, joined
 from ..data.recipe import Recipe, load_recipe
 from ..data.responses import Response, ResponseSet, read_responses
-from ..dimensions.base import Dimensions
-from ..dimensions.judged import Judged
+from ..dimensions.base import Dimension, Usable
+from ..dimensions.scores import build_dimensions, score_responses
 from ..labels.agreement import Agreement, agreement, report_lines
 from ..output.pairs import RESPONSES_FILE
 from ..progress import show_progress
@@ -85,7 +85,8 @@ def measure_consistency(
     found: dict[str, list[tuple[str, Agreement]]] = {}
     budget, retry_failed = Budget(options.max_cost), options.retry_failed
     with open_session(settings.cache, budget, retry_failed=retry_failed, unscored=None) as session:
-        scorer = _Scorer(recipe, settings, data, session, console)
+        dimensions = build_dimensions(settings, session)
+        scorer = _Scorer(recipe, settings, data, dimensions, session, console)
         if options.dry_run:
             title = f"{path}: would score {len(data.flat()):,} responses {options.repeats} times"
             print_plan([title], scorer.plan(other, options.repeats), console)
@@ -111,6 +112,7 @@ class _Scorer:
     recipe: Recipe
     settings: PairsConfig
     data: ResponseSet
+    dimensions: list[Dimension]
     session: Session
     console: Console
     usages: list[ManifestUsage] = field(default_factory=list)
@@ -121,7 +123,7 @@ class _Scorer:
         for settings, number, name in self._drawings(other, repeats):
             outlook = self._sampler(settings, number).plan(self.data.prompts)
             plans.append(outlook.plan(f"{name}: "))
-        plans += Judged(self.settings, self.session).plan(self.data, None, repeats)
+        plans += [dimension.plan(self.data, None, repeats) for dimension in self.dimensions]
         return joined(plans)
 
     def check(self, other: PairsConfig | None) -> None:
@@ -133,12 +135,11 @@ class _Scorer:
         samplers = [
             self._sampler(settings, number) for settings, number, _ in self._drawings(other, 1)
         ]
-        check_paying([*samplers, Judged(self.settings, self.session)])
+        check_paying([*samplers, *self.dimensions])
 
     def by_evidence(self, settings: PairsConfig, number: int) -> dict[str, FloatArray]:
-        """Semantic and factual uncertainty against freshly drawn responses."""
-        kept = _compared(settings)
-        if not any(kept.values()):
+        """Uncertainty against freshly drawn responses, where a dimension compares with any."""
+        if not self._compared:
             return {}
         sampler = self._sampler(settings, number)
         with show_progress(
@@ -146,27 +147,25 @@ class _Scorer:
         ) as progress:
             sampled = sampler.sample(self.data.prompts, progress)
         self.usages.append(sampled.usage)
-        reduced = _with_dimensions(settings, kept)
         members = _beside_evidence(self.data, sampled.responses, settings)
         first = np.cumsum([0, *(len(group) for group in members.responses)])[:-1]
-        return {
-            name: values[first] for name, values in self._score(reduced, members, number).items()
-        }
+        scores = self._score(self._compared, members, number)
+        return {name: values[first] for name, values in scores.items()}
 
     def again(self, number: int) -> dict[str, FloatArray]:
         """What judges and classifiers say of the responses themselves, once more."""
-        settings = self.settings
-        kept = {"factual": settings.factual.method == "judge"}
-        kept["value"] = settings.value.method != "none"
-        if not any(kept.values()):
-            return {}
-        return self._score(_with_dimensions(settings, kept), self.data, number)
+        alone = [dimension for dimension in self.dimensions if not dimension.compares_evidence]
+        return self._score(alone, self.data, number)
+
+    @property
+    def _compared(self) -> list[Dimension]:
+        return [dimension for dimension in self.dimensions if dimension.compares_evidence]
 
     def _drawings(
         self, other: PairsConfig | None, repeats: int
     ) -> Iterator[tuple[PairsConfig, int, str]]:
         """Settings, number and name of each draw of evidence."""
-        if any(_compared(self.settings).values()):
+        if self._compared:
             for number in range(repeats):
                 yield self.settings, number, f"evidence {number + 1}"
             if other is not None:
@@ -177,15 +176,13 @@ class _Scorer:
         return find_sampler(self.recipe, seeded, self.session)
 
     def _score(
-        self, settings: PairsConfig, data: ResponseSet, number: int
+        self, dimensions: list[Dimension], data: ResponseSet, number: int
     ) -> dict[str, FloatArray]:
-        scores = self._dimensions(settings, number).score(data)
+        usable = Usable(data, self.settings.sampling.truncated == "keep")
+        show = functools.partial(show_progress, self.console)
+        scores = score_responses(dimensions, usable, show, number)
         self.usages.append(scores.usage)
         return scores.dimensions
-
-    def _dimensions(self, settings: PairsConfig, number: int) -> Dimensions:
-        show = functools.partial(show_progress, self.console)
-        return Dimensions(settings, self.session, show, repeat=number)
 
 
 def _responses(settings: PairsConfig, options: ConsistencyOptions) -> ResponseSet:
@@ -225,24 +222,6 @@ def _beside_evidence(
     return ResponseSet(prompts, groups)
 
 
-def _compared(settings: PairsConfig) -> dict[str, bool]:
-    """Which dimensions compare a response with evidence."""
-    return {
-        "semantic": settings.semantic.method != "none",
-        "factual": settings.factual.method == "consistency",
-    }
-
-
-def _with_dimensions(settings: PairsConfig, kept: dict[str, bool]) -> PairsConfig:
-    """The settings with all other dimensions switched off."""
-    off: dict[str, Any] = {
-        name: getattr(settings, name).model_copy(update={"method": "none"})
-        for name in DIMENSIONS
-        if not kept.get(name)
-    }
-    return settings.model_copy(update=off)
-
-
 def _checkpoint(settings: PairsConfig, model: str | None, adapter: str | None) -> PairsConfig:
     """The settings with another model to draw evidence from."""
     sampling = settings.sampling
@@ -265,8 +244,8 @@ def _compare(
     scorings: list[dict[str, FloatArray]], prompt: npt.NDArray[np.int64]
 ) -> list[tuple[str, Agreement]]:
     return [
-        (str(name), agreement(np.stack([scoring[name] for scoring in scorings]), prompt))
-        for name in DIMENSIONS
+        (name, agreement(np.stack([scoring[name] for scoring in scorings]), prompt))
+        for name in scorings[0]
         if all(name in scoring for scoring in scorings)
     ]
 

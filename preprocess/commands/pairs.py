@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from ..data.prompts import read_prompts
 from ..data.recipe import Recipe, load_recipe
 from ..data.responses import ResponseSet, read_responses
 from ..data.sources import Unreadable, sift
-from ..dimensions.base import Dimensions, Scores
-from ..dimensions.judged import Judged
+from ..dimensions.base import Dimension, Usable
+from ..dimensions.scores import Scores, build_dimensions, score_responses
 from ..dimensions.total import shares, total_uncertainty
 from ..labels.pairs import (
     Scored,
@@ -121,18 +121,19 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
             if given.responses is None:
                 sampler = find_sampler(recipe, settings, session)
             show = functools.partial(show_progress, console)
-            dimensions = Dimensions(settings, session, show)
+            dimensions = build_dimensions(settings, session)
             if options.dry_run:
-                plan = plan_pairs(settings, given, sampler, dimensions.judged)
+                plan = plan_pairs(settings, given, sampler, dimensions)
                 prompts = f"{len(given.prompts):,} prompts"
                 print_plan(
                     [f"{path}: would make pairs from {prompts} into {output}"], plan, console
                 )
                 return None
-            check_paying([sampler, dimensions.judged])
+            check_paying([sampler, *dimensions])
             sampled = sample(given, sampler, console)
             data = ResponseSet(given.prompts, sampled.responses)
-            scores = dimensions.score(data)
+            usable = Usable(data, settings.sampling.truncated == "keep")
+            scores = score_responses(dimensions, usable, show)
         paired = pair_up(settings, data, scores)
         made = Made(
             _facts(settings, given, sampled, scores),
@@ -207,7 +208,10 @@ def read_input(
 
 
 def plan_pairs(
-    settings: PairsConfig, given: Input, sampler: Sampler | None, judged: Judged
+    settings: PairsConfig,
+    given: Input,
+    sampler: Sampler | None,
+    dimensions: Sequence[Dimension],
 ) -> Plan:
     """What would be sampled and rated.
 
@@ -223,10 +227,8 @@ def plan_pairs(
         sampling = settings.sampling
         unsampled = Unsampled(left, sampling.n, outlook.answer, sampling.max_tokens)
     if data is not None:
-        plans += judged.plan(data, unsampled, 1)
-    local = [name for name in settings.dimensions if name not in settings.judged]
-    lines = [f"{name}: {getattr(settings, name).method}, on this machine" for name in local]
-    return joined([*plans, Plan(lines)])
+        plans += [dimension.plan(data, unsampled, 1) for dimension in dimensions]
+    return joined(plans)
 
 
 def find_sampler(recipe: Recipe, settings: PairsConfig, session: Session) -> Sampler:
@@ -238,7 +240,7 @@ def find_sampler(recipe: Recipe, settings: PairsConfig, session: Session) -> Sam
     return build_sampler(settings, recipe.base_model, chat_template(recipe.raw), session)
 
 
-def check_paying(askers: Iterable[Sampler | Judged | None]) -> None:
+def check_paying(askers: Iterable[Sampler | Dimension | None]) -> None:
     """Find what any of them is missing before one of them is paid for.
 
     Raises:

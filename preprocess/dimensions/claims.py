@@ -1,4 +1,4 @@
-"""The task of `factual: judge`: which checkable claims of a response are supported?
+"""`factual: judge`: which checkable claims of a response are supported?
 
 The judge lists the claims and gives each a verdict; the wording is in `judge/templates/`.
 """
@@ -10,12 +10,18 @@ from typing import Any, ClassVar, Final
 
 from axolotl_ual.settings.pairs import PairsJudgeConfig
 
+from ..calls.ask import Session
+from ..calls.plan import Plan
 from ..calls.task import Reading, Unparsable
+from ..data.responses import ResponseSet
 from ..judge.parse import find_object, whole
 from ..models.server.prices import BYTES_PER_TOKEN
 from ..models.server.replies import Completion
+from ..sampling.base import Unsampled
+from .base import DimensionScores, Show, Usable
 from .factual import VERDICTS, unsupported_share
-from .review import Answers, Review, Reviewed, reading, template
+from .judged import Judge
+from .review import Review, Reviewed, reading, template
 
 SCHEMA: Final[dict[str, Any]] = {
     "type": "json_schema",
@@ -89,10 +95,42 @@ def parse_claims(content: str) -> list[str]:
     return [str(verdict) for verdict in verdicts]
 
 
-def factual_scores(
-    answers: Answers,
-) -> tuple[list[float], dict[int, str]]:
-    """u_f of each response, NaN where there is none, and the reason for each that has none."""
-    first = [repeats[0] for repeats in answers[0]]
-    reasons = {row: given.outcome.value for row, given in enumerate(first) if given.score is None}
-    return [float("nan") if given.score is None else given.score for given in first], reasons
+@dataclass(frozen=True)
+class FactualByClaims:
+    """Factual uncertainty by a judge.
+
+    Attributes:
+        judge: asks about claims.
+    """
+
+    name = "factual"
+    compares_evidence = False
+    judge: Judge
+
+    def check(self) -> None:
+        """Find what the judge is missing."""
+        self.judge.check()
+
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> Plan:
+        """What would be asked."""
+        return self.judge.plan(data, unsampled, scorings)
+
+    def score(self, usable: Usable, repeat: int, show: Show) -> DimensionScores:
+        """Ask for the claims of each response."""
+        rated = self.judge.ask(usable, repeat, show)
+        scores = DimensionScores(usable.none(), usage=rated.usage)
+        scores.facts = {**rated.shown, **self.judge.facts}
+        for row, place in zip(usable.rows, rated.place, strict=True):
+            answer = rated.answers[0][place][0]
+            if answer.score is None:
+                scores.failures[answer.outcome.value] += 1
+            else:
+                scores.uncertainty[row] = answer.score
+        return scores
+
+
+def build(config: PairsJudgeConfig, session: Session, keep_truncated: bool) -> FactualByClaims:
+    """Make the dimension."""
+    note = "claims taken to be twice as long as responses"
+    tasks = [claims_task(config)]
+    return FactualByClaims(Judge(config, session, "factual", tasks, keep_truncated, note=note))

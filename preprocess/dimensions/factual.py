@@ -17,17 +17,102 @@ and 0 for a response that claims nothing checkable.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from ..calls.ask import Session
+from ..calls.plan import Plan
+from ..data.responses import ResponseSet
+from ..models.local.nli import NliModel
+from ..sampling.base import Unsampled
+from .base import DimensionScores, Group, Show, Usable
+from .blocks import score_in_blocks
+from .entailment import Entailment
+from .sentences import split_sentences
 
 Question = tuple[str, str]
 """(premise, hypothesis)"""
+
+SINGLE: Final = "single usable response"
 
 SUPPORTED: Final = "supported"
 UNKNOWN: Final = "unknown"
 FALSE: Final = "false"
 VERDICTS: Final = (SUPPORTED, UNKNOWN, FALSE)
+
+
+@dataclass(frozen=True)
+class FactualByConsistency:
+    """Factual uncertainty by contradiction.
+
+    Attributes:
+        entailment: the classifier.
+        session: of the command; its cache keeps finished blocks.
+    """
+
+    name = "factual"
+    compares_evidence = True
+    entailment: Entailment
+    session: Session
+
+    def check(self) -> None:
+        """Nothing is sent."""
+
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> Plan:
+        """One line."""
+        return Plan([f"{self.name}: consistency, on this machine"])
+
+    def score(self, usable: Usable, repeat: int, show: Show) -> DimensionScores:
+        """Hold each response against the others to its prompt."""
+        groups = usable.groups()
+        identity = {"kind": "factual-block", **self.entailment.identity()}
+        with show(f"{self.name} (consistency)", len(groups)) as progress:
+            found = score_in_blocks(
+                self.session.cache, identity, groups, self._score_block, progress
+            )
+        facts = {"method": "consistency", **self.entailment.facts()}
+        scores = DimensionScores(usable.none(), facts=facts)
+        for (_, rows), values in zip(usable.places, found, strict=True):
+            # JSON has no NaN.
+            scores.uncertainty[rows] = [math.nan if value is None else value for value in values]
+        single = int(np.isnan(scores.uncertainty[usable.rows]).sum())
+        scores.failures.update({SINGLE: single} if single else {})
+        return scores
+
+    def _score_block(self, groups: Sequence[Group]) -> list[Any]:
+        found = factual_by_consistency(groups, self.entailment.load())
+        self.entailment.forget()
+        return list(found)
+
+
+def factual_by_consistency(groups: Sequence[Group], nli: NliModel) -> list[list[float]]:
+    """u_f of each response against the other samples; NaN where there is no other."""
+    sentences = {
+        text: split_sentences(text) for text in sorted({t for g in groups for t in g.texts})
+    }
+    asked = sorted(
+        {
+            question
+            for group in groups
+            if len(group.texts) > 1
+            for question in contradiction_questions(sentences, group.texts, group.texts)
+        }
+    )
+    answers = nli.contradiction([("", *question) for question in asked])
+    contradiction = dict(zip(asked, answers.tolist(), strict=True))
+
+    def score(group: Group, place: int) -> float:
+        others = group.texts[:place] + group.texts[place + 1 :]
+        if not others:
+            return float("nan")
+        return consistency(sentences[group.texts[place]], others, sentences, contradiction)
+
+    return [[score(group, place) for place in range(len(group.texts))] for group in groups]
 
 
 def contradiction_questions(

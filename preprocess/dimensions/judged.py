@@ -1,4 +1,4 @@
-"""The judge of a recipe: what it is asked in each dimension, and what that would cost."""
+"""The judge of a recipe: what a dimension asks it, and what that would cost."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
-
-from axolotl_ual.settings.pairs import PairsConfig, PairsJudgeConfig
+from axolotl_ual.columns import ManifestUsage
+from axolotl_ual.settings.pairs import PairsJudgeConfig
 
 from ..calls.ask import Asker, Session
-from ..calls.budget import Meter
 from ..calls.plan import Plan, Work
 from ..data.responses import ResponseSet
 from ..models.server.prices import BYTES_PER_TOKEN
-from ..progress import Progress
 from ..sampling.base import Unsampled
-from .claims import claims_task
-from .principles import principle_tasks
+from .base import Show, Usable
 from .review import Answers, Review, Reviewed, distinct_responses, review, review_questions
 
 SECTION: Final = "ual.pairs.judge"
@@ -26,16 +22,48 @@ _FILLER: Final = "a response that is still to come "
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Asks the judge of a recipe about responses.
+class Ratings:
+    """What a judge said of the usable responses.
 
     Attributes:
-        pairs: the recipe's `ual.pairs`.
-        session: of the command.
+        answers: about the distinct responses.
+        place: of each usable response among the distinct ones.
+        usage: requests, tokens and cost.
+        shown: samples that were shortened, and the like, where there were any.
     """
 
-    pairs: PairsConfig
+    answers: Answers
+    place: list[int]
+    usage: ManifestUsage
+    shown: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Asks the judge of a recipe what one dimension asks.
+
+    Attributes:
+        config: the recipe's `ual.pairs.judge`.
+        session: of the command.
+        name: of the dimension.
+        tasks: what is asked about each response.
+        keep_truncated: whether responses that were cut off are rated.
+        repeats: times that everything is asked in one scoring.
+        note: further words about how its cost was estimated.
+    """
+
+    config: PairsJudgeConfig
     session: Session
+    name: str
+    tasks: Sequence[Review]
+    keep_truncated: bool
+    repeats: int = 1
+    note: str = ""
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For the manifest."""
+        return {"method": "judge", "model": self.config.model}
 
     def check(self) -> None:
         """Find what the judge is missing before anything is sent.
@@ -43,87 +71,55 @@ class Judged:
         Raises:
             ConfigError: a key, or a price where spending is limited.
         """
-        if self.pairs.judged:
-            self._asker().check()
+        self._asker().check()
 
-    def ask(
-        self,
-        name: str,
-        responses: Sequence[Reviewed],
-        scoring: int,
-        progress: Progress,
-        place: Callable[[int], dict[str, Any]],
-    ) -> tuple[Answers, Meter]:
-        """Ask all that a dimension asks.
-
-        Args:
-            name: of the dimension.
-            responses: distinct ones.
-            scoring: number of an intended repeat of all of it.
-            progress: advances with each answer.
-            place: what a response is called in `unscored.jsonl`.
-        """
+    def ask(self, usable: Usable, repeat: int, show: Show) -> Ratings:
+        """Ask all that the dimension asks, about each distinct response once."""
         self.check()
-        meter = self.session.meter(progress, self.total(name, responses))
-        repeats = self._repeats(name)
-        numbers = range(scoring * repeats, (scoring + 1) * repeats)
-        answers = review(self._asker(), self._tasks(name), responses, numbers, meter, place)
-        meter.finish()
-        return answers, meter
+        responses, of = distinct_responses(usable.data, usable.rows)
+        named = _names(usable, of)
+        total = len(self.tasks) * len(responses) * self.repeats
+        numbers = range(repeat * self.repeats, (repeat + 1) * self.repeats)
+        with show(f"{self.name} (judge)", total) as progress:
+            meter = self.session.meter(progress, total)
+            answers = review(self._asker(), self.tasks, responses, numbers, meter, named)
+            meter.finish()
+        shown = {key: count for key, count in meter.shown.items() if count}
+        return Ratings(answers, of, meter.usage(), shown)
 
-    def total(self, name: str, responses: Sequence[Reviewed]) -> int:
-        """Number of answers of one scoring."""
-        return len(self._tasks(name)) * len(responses) * self._repeats(name)
-
-    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> list[Plan]:
-        """What would be asked, by dimension.
-
-        Args:
-            data: responses that are there.
-            unsampled: those that are not, or None.
-            scorings: times that everything is scored.
-        """
-        usable = data.usable(self.pairs.sampling.truncated == "keep")
-        distinct, _ = distinct_responses(data, np.flatnonzero(usable))
-        return [
-            self._plan(name, distinct, unsampled, scorings * self._repeats(name))
-            for name in self.pairs.judged
-        ]
-
-    def _plan(
-        self, name: str, distinct: Sequence[Reviewed], unsampled: Unsampled | None, repeats: int
-    ) -> Plan:
-        asker, tasks = self._asker(), self._tasks(name)
-        work = asker.plan(review_questions(tasks, distinct, range(repeats)))
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> Plan:
+        """What would be asked and what that would cost."""
+        usable = Usable(data, self.keep_truncated)
+        distinct, _ = distinct_responses(data, usable.rows)
+        repeats = scorings * self.repeats
+        asker = self._asker()
+        work = asker.plan(review_questions(self.tasks, distinct, range(repeats)))
         bound = ""
         if unsampled is not None and unsampled.prompts:
-            work += _unsampled_work(asker, tasks, unsampled).times(unsampled.n * repeats)
+            work += _unsampled_work(asker, self.tasks, unsampled).times(unsampled.n * repeats)
             bound = " at most: equal responses are rated once, empty and truncated ones not at all"
-        if name == "factual":
-            how = f"{work.how}; claims taken to be twice as long as responses"
-            work = replace(work, how=how)
+        if self.note:
+            work = replace(work, how=f"{work.how}; {self.note}")
         endpoint = asker.endpoint
         return work.plan(
-            f"{name}: {work.requests:,} requests to {endpoint.config.model} at "
+            f"{self.name}: {work.requests:,} requests to {endpoint.config.model} at "
             f"{endpoint.server.url}{bound}"
         )
 
-    def _tasks(self, name: str) -> Sequence[Review]:
-        if name == "factual":
-            return [claims_task(self._config())]
-        return principle_tasks(self._config(), self.pairs.value.principles)
-
-    def _repeats(self, name: str) -> int:
-        """Times that a dimension asks in one scoring."""
-        return self.pairs.value.repeats if name == "value" else 1
-
-    def _config(self) -> PairsJudgeConfig:
-        if self.pairs.judge is None:
-            raise ValueError("no judge is configured")
-        return self.pairs.judge
-
     def _asker(self) -> Asker:
-        return self.session.asker(self._config(), SECTION)
+        return self.session.asker(self.config, SECTION)
+
+
+def _names(usable: Usable, of: list[int]) -> Callable[[int], dict[str, Any]]:
+    """What a distinct response is called in `unscored.jsonl`: by the first row that has it."""
+    shown = dict(zip(reversed(of), reversed(usable.rows.tolist()), strict=True))
+    prompt_of, numbers = usable.data.prompt_of(), usable.data.numbers()
+
+    def name(response: int) -> dict[str, Any]:
+        row = shown[response]
+        return {"prompt_id": int(prompt_of[row]), "response_id": numbers[row]}
+
+    return name
 
 
 def _unsampled_work(asker: Asker, tasks: Sequence[Review], unsampled: Unsampled) -> Work:

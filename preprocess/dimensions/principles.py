@@ -1,4 +1,4 @@
-"""The task of `value: judge`: how far does a response depart from one principle?
+"""`value: judge`: how far does a response depart from each of some principles?
 
 The judge gives one digit, read as the expectation over the digits where the server gives
 log-probabilities, and as the digit itself where not. The wording is in `judge/templates/`.
@@ -11,12 +11,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from axolotl_ual.settings.pairs import PairsJudgeConfig
+from axolotl_ual.settings.pairs import PairsJudgeConfig, ValueConfig
 
+from ..calls.ask import Session
+from ..calls.plan import Plan
 from ..calls.task import NoLogprobs, Reading
+from ..data.responses import ResponseSet
 from ..judge.parse import expected_score, read_digit, whole
 from ..judge.rubric import TOP_LOGPROBS
 from ..models.server.replies import Completion
+from ..sampling.base import Unsampled
+from .base import DimensionScores, Show, Usable
+from .judged import Judge
 from .review import Answers, Review, Reviewed, reading, template
 from .value import ValueScore, aggregate
 
@@ -62,6 +68,54 @@ def principle_tasks(config: PairsJudgeConfig, principles: dict[str, str]) -> lis
     return [
         Principle(config, asked(reading(), name, text), name) for name, text in principles.items()
     ]
+
+
+@dataclass(frozen=True)
+class ValueByPrinciples:
+    """Value uncertainty by a judge.
+
+    Attributes:
+        judge: asks about each principle.
+    """
+
+    name = "value"
+    compares_evidence = False
+    judge: Judge
+
+    def check(self) -> None:
+        """Find what the judge is missing."""
+        self.judge.check()
+
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> Plan:
+        """What would be asked."""
+        return self.judge.plan(data, unsampled, scorings)
+
+    def score(self, usable: Usable, repeat: int, show: Show) -> DimensionScores:
+        """Ask about each principle of each response."""
+        rated = self.judge.ask(usable, repeat, show)
+        found, reasons = value_scores(rated.answers)
+        scores = DimensionScores(usable.none(), usage=rated.usage)
+        scores.facts = {**rated.shown, **self.judge.facts}
+        principles, repeats = usable.none(), usable.none()
+        for row, place in zip(usable.rows, rated.place, strict=True):
+            score = found[place]
+            if score is None:
+                scores.failures[reasons[place]] += 1
+            else:
+                scores.uncertainty[row] = score.uncertainty
+                principles[row] = score.spread_principles
+                repeats[row] = score.spread_repeats
+        scores.columns["value_spread_principles"] = principles
+        scores.columns["value_spread_repeats"] = repeats
+        return scores
+
+
+def build(
+    config: PairsJudgeConfig, value: ValueConfig, session: Session, keep_truncated: bool
+) -> ValueByPrinciples:
+    """Make the dimension."""
+    tasks = principle_tasks(config, value.principles)
+    return ValueByPrinciples(Judge(config, session, "value", tasks, keep_truncated, value.repeats))
 
 
 def value_scores(

@@ -1,259 +1,268 @@
-"""Semantic uncertainty: responses that mean the same form a cluster.
+"""The semantic dimension: how few of the responses to a prompt mean the same.
 
-    u_s(r_i) = 1 - |cluster(r_i)| / n                          uncertainty of a response
-             = (1 - |cluster(r_i)| / m) (1 - 1/n) / (1 - 1/m)  where m of the n are usable
-    SE       = -sum_c p(c) ln p(c)                             semantic entropy of the prompt
-    p(c)     = |c| / n                                         discrete
-    p(c)     = sum_{i in c} exp(l_i) / sum_i exp(l_i)          likelihood-weighted
-
-with l_i the mean log-probability of the tokens of response i (length-normalised). Both entropies
-are divided by ln n, their largest value, so that they lie in [0, 1].
-
-A response that agrees with no other has u_s = 1 - 1/n. Were it 1 - 1/m where only m of n sampled
-responses are usable, the gaps of such prompts would be smaller for that reason alone, and their
-pairs would drift to a later stage. The second line is the first with the size that the cluster
-would have among n: each of the n - 1 others joins it as often as one of the m - 1 does.
-
-Two responses mean the same where each entails the other. Clusters are greedy (Kuhn et al. 2023,
-Farquhar et al. 2024): a response joins the first cluster whose first member it matches. Entailment
-is not transitive, so the outcome depends on the order; here the order is canonical (the most
-frequent text first, then by code point), which makes the clusters a function of the multiset of
-texts. Rival definitions: uqlm accepts either direction and divides by ln(n + 1); lm-polygraph
-leaves the question out of the entailment input.
+The formulas are in `clustering`; here they are fed by a classifier for entailment or by sentence
+embeddings. Many prompts are scored at once, so that their questions share batches; a result depends
+on the texts of its own prompt only.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
+from axolotl_ual.settings.pairs import SemanticConfig
+from axolotl_ual.settings.server import shaping
 
-Question = tuple[str, str]
-"""(premise, hypothesis): does the first entail the second?"""
+from ..calls.ask import Session
+from ..calls.plan import Plan
+from ..data.responses import ResponseSet
+from ..labels.similarity import word_overlap
+from ..models.local.embedder import Embedder
+from ..models.local.nli import NliModel
+from ..sampling.base import Unsampled
+from ..sampling.local import identity
+from .base import DimensionScores, FloatArray, Group, IntArray, Show, Usable
+from .blocks import score_in_blocks
+from .clustering import (
+    align_sentences,
+    among_sampled,
+    canonical_order,
+    cluster_by_average_link,
+    cluster_by_similarity,
+    discrete_entropy,
+    greedy_clusters,
+    run_together,
+    semantic_uncertainty,
+    weighted_entropy,
+)
+from .entailment import Entailment
+from .sentences import split_sentences
 
-Clustering = Generator[list[Question], Sequence[bool], IntArray]
-"""Asks for entailments in rounds; returns the cluster number of each text."""
+EMBEDDING: Final = "ual.pairs.semantic.embedding"
+Unit = Literal["response", "sentence"]
+Linkage = Literal["average", "threshold"]
 
-Ask = Callable[[list[tuple[int, str, str]]], Sequence[bool]]
-"""Answers (number of the clustering, premise, hypothesis) for many clusterings at once."""
-
-
-def canonical_order(texts: Sequence[str]) -> list[str]:
-    """The distinct texts, the most frequent first, then by code point."""
-    counts = Counter(texts)
-    return sorted(counts, key=lambda text: (-counts[text], text))
+ClusterAll = Callable[[Sequence[tuple[int, Sequence[str]]]], list[IntArray]]
+"""Clusters many lists of texts, each with the place of its prompt."""
 
 
-def greedy_clusters(texts: Sequence[str]) -> Clustering:
-    """Cluster one prompt's responses by bidirectional entailment.
+@dataclass(frozen=True, slots=True)
+class Semantic:
+    """Semantic uncertainty of one prompt's n responses.
 
-    Each round compares the first member of a cluster with all texts that have none. The backward
-    direction is asked only where the forward one holds, and equal texts are one text, so that at
-    most k (k - 1) directed pairs are asked for k distinct texts.
+    Attributes:
+        clusters: cluster number of each response; empty where sentences were clustered.
+        uncertainty: u_s of each response.
+        entropy: discrete semantic entropy, divided by ln n.
+        weighted_entropy: likelihood-weighted, divided by ln n; NaN without log-probabilities.
+    """
+
+    clusters: list[int]
+    uncertainty: list[float]
+    entropy: float
+    weighted_entropy: float
+
+
+@dataclass(frozen=True)
+class SemanticDimension:
+    """Semantic uncertainty by entailment or by embeddings.
+
+    Attributes:
+        config: the recipe's `ual.pairs.semantic`.
+        entailment: for `method: nli`.
+        session: of the command; its cache keeps finished blocks.
+    """
+
+    name = "semantic"
+    compares_evidence = True
+    config: SemanticConfig
+    entailment: Entailment
+    session: Session
+
+    def check(self) -> None:
+        """Nothing is sent."""
+
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> Plan:
+        """One line."""
+        return Plan([f"{self.name}: {self.config.method}, on this machine"])
+
+    def score(self, usable: Usable, repeat: int, show: Show) -> DimensionScores:
+        """Cluster the responses to each prompt by meaning."""
+        identity = {"kind": "semantic-block", **self._model(), "unit": self.config.unit}
+        groups = usable.groups()
+        with show(f"{self.name} ({self.config.method})", len(groups)) as progress:
+            score = self._by_entailment if self.config.method == "nli" else self._by_embedding()
+            found = score_in_blocks(self.session.cache, identity, groups, score, progress)
+        scores = DimensionScores(usable.none(), facts=self._facts())
+        prompts = len(usable.data.prompts)
+        cluster, entropy, weighted = (
+            usable.none(),
+            np.full(prompts, np.nan),
+            np.full(prompts, np.nan),
+        )
+        for (prompt, rows), raw in zip(usable.places, found, strict=True):
+            sampled = len(usable.data.responses[prompt])
+            scores.uncertainty[rows] = among_sampled(raw["uncertainty"], sampled)
+            if raw["clusters"]:
+                cluster[rows] = raw["clusters"]
+            entropy[prompt] = raw["entropy"]
+            # JSON has no NaN.
+            weighted[prompt] = math.nan if (w := raw["weighted_entropy"]) is None else w
+        prompt_of = usable.data.prompt_of()
+        scores.columns = {
+            "cluster": cluster,
+            "semantic_entropy": entropy[prompt_of],
+            "semantic_entropy_weighted": weighted[prompt_of],
+        }
+        return scores
+
+    def _by_entailment(self, groups: Sequence[Group]) -> list[Any]:
+        found = semantic_by_nli(groups, self.entailment.load(), self.config.unit)
+        self.entailment.forget()
+        return [asdict(semantic) for semantic in found]
+
+    def _by_embedding(self) -> Callable[[Sequence[Group]], list[Any]]:
+        by, unit = self.config.embedding, self.config.unit
+
+        @cache
+        def embedder() -> Embedder:
+            return Embedder.load(
+                by.model, key=EMBEDDING, device=by.device, batch_size=by.batch_size
+            )
+
+        def score(groups: Sequence[Group]) -> list[Any]:
+            found = semantic_by_embedding(groups, embedder(), by.similarity, by.linkage, unit)
+            return [asdict(semantic) for semantic in found]
+
+        return score
+
+    def _model(self) -> dict[str, Any]:
+        if self.config.method == "nli":
+            return self.entailment.identity()
+        by = self.config.embedding
+        return {"embedding": {**shaping(by), "model": identity(by.model)}}
+
+    def _facts(self) -> dict[str, Any]:
+        if self.config.method == "nli":
+            return {"method": "nli", **self.entailment.facts()}
+        return {"method": "embedding", "model": self.config.embedding.model}
+
+
+def semantic_by_nli(groups: Sequence[Group], nli: NliModel, unit: Unit) -> list[Semantic]:
+    """Cluster by bidirectional entailment, conditioned on the question."""
+
+    def cluster_all(parts: Sequence[tuple[int, Sequence[str]]]) -> list[IntArray]:
+        def ask(questions: list[tuple[int, str, str]]) -> list[bool]:
+            return nli.entails(
+                [(groups[parts[i][0]].question, first, second) for i, first, second in questions]
+            )
+
+        return run_together([greedy_clusters(texts) for _, texts in parts], ask)
+
+    if unit == "response":
+        labels = cluster_all([(place, group.texts) for place, group in enumerate(groups)])
+        return [_of_responses(*pair) for pair in zip(groups, labels, strict=True)]
+    return _of_sentences(groups, cluster_all, word_overlap)
+
+
+def semantic_by_embedding(
+    groups: Sequence[Group], embedder: Embedder, least: float, linkage: Linkage, unit: Unit
+) -> list[Semantic]:
+    """Cluster by the cosine similarity of sentence embeddings.
 
     Args:
-        texts: n responses.
-
-    Returns:
-        Cluster numbers of shape (n,); see `number_clusters`.
+        groups: prompts.
+        embedder: the model.
+        least: similarity from which two texts, or two clusters, are one.
+        linkage: average link, or comparison with the first member of a cluster.
+        unit: whole responses or sentences.
     """
-    waiting = canonical_order(texts)
-    cluster_of: dict[str, int] = {}
-    number = 0
-    while waiting:
-        first, *others = waiting
-        members = {first}
-        if others:
-            forward = yield [(first, other) for other in others]
-            matches = [other for other, holds in zip(others, forward, strict=True) if holds]
-            if matches:
-                backward = yield [(other, first) for other in matches]
-                members.update(
-                    other for other, holds in zip(matches, backward, strict=True) if holds
-                )
-        cluster_of.update(dict.fromkeys(members, number))
-        waiting = [other for other in others if other not in members]
-        number += 1
-    return number_clusters(texts, [cluster_of[text] for text in texts])
+    method = cluster_by_average_link if linkage == "average" else cluster_by_similarity
+    pieces = [
+        [text for response in group.texts for text in split_sentences(response)]
+        if unit == "sentence"
+        else list(group.texts)
+        for group in groups
+    ]
+    distinct = sorted({text for texts in pieces for text in texts})
+    vectors = embedder.embed(distinct)
+    row = {text: place for place, text in enumerate(distinct)}
+
+    def similarities(texts: Sequence[str]) -> FloatArray:
+        chosen = vectors[[row[text] for text in texts]]
+        return np.clip(chosen @ chosen.T, -1.0, 1.0)
+
+    def alike(one: str, other: str) -> float:
+        return float(vectors[row[one]] @ vectors[row[other]])
+
+    def cluster_all(parts: Sequence[tuple[int, Sequence[str]]]) -> list[IntArray]:
+        return [method(texts, similarities(texts), least) for _, texts in parts]
+
+    if unit == "response":
+        labels = cluster_all([(place, group.texts) for place, group in enumerate(groups)])
+        return [_of_responses(*pair) for pair in zip(groups, labels, strict=True)]
+    return _of_sentences(groups, cluster_all, alike)
 
 
-def run_together(clusterings: Sequence[Clustering], ask: Ask) -> list[IntArray]:
-    """Advance many clusterings in step, so that their questions share batches.
-
-    Args:
-        clusterings: from `greedy_clusters`, one per prompt.
-        ask: answers the questions of one round.
-    """
-    results: list[IntArray] = [np.empty(0, dtype=np.int64)] * len(clusterings)
-    waiting: dict[int, list[Question]] = {}
-
-    def advance(index: int, answers: Sequence[bool] | None) -> None:
-        clustering = clusterings[index]
-        try:
-            waiting[index] = next(clustering) if answers is None else clustering.send(answers)
-        except StopIteration as stop:
-            results[index] = stop.value
-
-    for index in range(len(clusterings)):
-        advance(index, None)
-    while waiting:
-        asked, waiting = waiting, {}
-        answers = ask([(i, *question) for i, questions in asked.items() for question in questions])
-        start = 0
-        for index, questions in asked.items():
-            advance(index, answers[start : start + len(questions)])
-            start += len(questions)
-    return results
+def _of_responses(group: Group, labels: IntArray) -> Semantic:
+    return Semantic(
+        clusters=labels.tolist(),
+        uncertainty=semantic_uncertainty(labels).tolist(),
+        entropy=discrete_entropy(labels),
+        weighted_entropy=weighted_entropy(labels, np.array(group.mean_logprobs)),
+    )
 
 
-def cluster_by_similarity(texts: Sequence[str], similarity: FloatArray, least: float) -> IntArray:
-    """Cluster greedily, two texts matching where their similarity is at least `least`.
-
-    Args:
-        texts: n responses.
-        similarity: (n, n), symmetric; equal texts have equal rows.
-        least: threshold of a match.
-
-    Returns:
-        Cluster numbers of shape (n,).
-    """
-    place = {text: index for index, text in enumerate(texts)}
-
-    def ask(questions: list[tuple[int, str, str]]) -> list[bool]:
-        return [bool(similarity[place[a], place[b]] >= least) for _, a, b in questions]
-
-    return run_together([greedy_clusters(texts)], ask)[0]
-
-
-def cluster_by_average_link(texts: Sequence[str], similarity: FloatArray, least: float) -> IntArray:
-    """Agglomerative clusters: merge while the mean similarity of two clusters is at least `least`.
-
-    Args:
-        texts: n responses.
-        similarity: (n, n), symmetric, at most 1; equal texts have equal rows.
-        least: merging stops below it.
-
-    Returns:
-        Cluster numbers of shape (n,).
-    """
-    # Not needed where nothing is embedded, and only installed where things are.
-    from scipy.cluster.hierarchy import fcluster, linkage
-
-    n = len(texts)
-    if n == 1:
-        return np.zeros(1, dtype=np.int64)
-    rank = {text: position for position, text in enumerate(canonical_order(texts))}
-    order = sorted(range(n), key=lambda index: rank[texts[index]])
-    distance = np.maximum(1.0 - similarity[np.ix_(order, order)], 0.0)
-    condensed = distance[np.triu_indices(n, k=1)]
-    merged = fcluster(linkage(condensed, method="average"), 1.0 - least, criterion="distance")
-    labels = np.empty(n, dtype=np.int64)
-    labels[order] = merged
-    return number_clusters(texts, labels.tolist())
-
-
-def number_clusters(texts: Sequence[str], labels: Sequence[int]) -> IntArray:
-    """Number clusters from 0, the largest first, then by their least text.
-
-    Args:
-        texts: n responses.
-        labels: any cluster labels of shape (n,).
-    """
-    members: defaultdict[int, list[str]] = defaultdict(list)
-    for text, label in zip(texts, labels, strict=True):
-        members[label].append(text)
-    ordered = sorted(members, key=lambda label: (-len(members[label]), min(members[label])))
-    number = {label: position for position, label in enumerate(ordered)}
-    return np.array([number[label] for label in labels], dtype=np.int64)
-
-
-def align_sentences(
-    sentences: Sequence[Sequence[str]], similarity: Callable[[str, str], float]
-) -> list[list[list[str]]]:
-    """Set beside each sentence its counterpart in every other response.
-
-    Long responses are scored sentence by sentence: a sentence and its counterparts, one from each
-    response, are clustered as short responses are. A response of one sentence is its own
-    counterpart everywhere, so that for short responses both ways of scoring agree.
-
-    Args:
-        sentences: of each of n responses; none is empty.
-        similarity: how alike two sentences are; the most alike is the counterpart.
-
-    Returns:
-        For each response and each of its sentences the n members, the sentence itself in its place.
-    """
-    known: dict[tuple[str, int], str] = {}
-
-    def counterpart(sentence: str, other: int) -> str:
-        found = known.get((sentence, other))
-        if found is None:
-            found = min(sentences[other], key=lambda text: (-similarity(sentence, text), text))
-            known[sentence, other] = found
-        return found
-
+def _of_sentences(
+    groups: Sequence[Group],
+    cluster_all: ClusterAll,
+    similarity: Callable[[str, str], float],
+) -> list[Semantic]:
+    """Score sentences among their counterparts; a response is the mean over its sentences."""
+    aligned = [
+        align_sentences([split_sentences(text) for text in group.texts], similarity)
+        for group in groups
+    ]
+    parts = sorted(
+        {
+            (place, tuple(members))
+            for place, responses in enumerate(aligned)
+            for sentences in responses
+            for members in sentences
+        }
+    )
+    labels = dict(zip(parts, cluster_all(parts), strict=True))
     return [
-        [
-            [sentence if j == i else counterpart(sentence, j) for j in range(len(sentences))]
-            for sentence in own
-        ]
-        for i, own in enumerate(sentences)
+        _mean_over_sentences(
+            group, [[labels[place, tuple(members)] for members in own] for own in responses]
+        )
+        for place, (group, responses) in enumerate(zip(groups, aligned, strict=True))
     ]
 
 
-def semantic_uncertainty(labels: IntArray) -> FloatArray:
-    """u_s = 1 - |cluster| / m of each of m usable responses; `labels` has shape (m,)."""
-    sizes = np.bincount(labels)
-    uncertainty: FloatArray = 1.0 - sizes[labels] / len(labels)
-    return uncertainty
+def _mean_over_sentences(group: Group, labels: Sequence[Sequence[IntArray]]) -> Semantic:
+    logprobs = np.array(group.mean_logprobs)
+    # Summed in a canonical order, so that the order of the responses leaves no trace in rounding.
+    rank = {text: position for position, text in enumerate(canonical_order(group.texts))}
+    order = sorted(range(len(labels)), key=lambda i: rank[group.texts[i]])
+    uncertainty = [
+        float(np.mean([semantic_uncertainty(found)[i] for found in own]))
+        for i, own in enumerate(labels)
+    ]
+    return Semantic(
+        clusters=[],
+        uncertainty=uncertainty,
+        entropy=_mean_of_means([[discrete_entropy(found) for found in labels[i]] for i in order]),
+        weighted_entropy=_mean_of_means(
+            [[weighted_entropy(found, logprobs) for found in labels[i]] for i in order]
+        ),
+    )
 
 
-def among_sampled(uncertainty: Sequence[float], sampled: int) -> list[float]:
-    """u_s of the m usable responses of a prompt, as if all n sampled ones were usable.
-
-    Args:
-        uncertainty: 1 - |cluster| / m of each.
-        sampled: n, at least m.
-    """
-    usable = len(uncertainty)
-    if usable in (1, sampled):
-        return list(uncertainty)
-    factor = (1.0 - 1.0 / sampled) / (1.0 - 1.0 / usable)
-    return [value * factor for value in uncertainty]
-
-
-def discrete_entropy(labels: IntArray) -> float:
-    """Semantic entropy with p(c) = |c| / n, divided by ln n; 0 for a single response."""
-    return _normalised_entropy(np.bincount(labels) / len(labels), len(labels))
-
-
-def weighted_entropy(labels: IntArray, mean_logprobs: FloatArray) -> float:
-    """Semantic entropy with likelihood-weighted p(c), divided by ln n.
-
-    Args:
-        labels: cluster numbers of shape (n,).
-        mean_logprobs: mean token log-probability of each response, shape (n,). The largest is
-            taken off first, so that long, unlikely responses do not underflow to 0 / 0.
-
-    Returns:
-        A number in [0, 1], or NaN where a log-probability is missing.
-    """
-    if not np.all(np.isfinite(mean_logprobs)):
-        return math.nan
-    weights = np.exp(mean_logprobs - mean_logprobs.max())
-    mass = np.bincount(labels, weights=weights)
-    return _normalised_entropy(mass / mass.sum(), len(labels))
-
-
-def _normalised_entropy(probabilities: FloatArray, n: int) -> float:
-    if n < 2:
-        return 0.0
-    positive = probabilities[probabilities > 0]
-    entropy = -float(np.sum(positive * np.log(positive)))
-    return min(max(entropy / math.log(n), 0.0), 1.0)
+def _mean_of_means(values: Sequence[Sequence[float]]) -> float:
+    return float(np.mean([np.mean(own) for own in values]))

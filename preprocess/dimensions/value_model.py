@@ -4,18 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 import numpy as np
 
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.pairs import ClassifierConfig
+from axolotl_ual.settings.server import shaping
 
+from ..calls.ask import Session
+from ..calls.plan import Plan
+from ..data.responses import ResponseSet
 from ..models.local.classifier import Encoding, SequenceClassifier
-from .review import Reviewed
+from ..sampling.base import Unsampled
+from ..sampling.local import identity
+from .base import DimensionScores, Show, Usable
+from .blocks import score_in_blocks
+from .review import Reviewed, distinct_responses
 from .value import from_labels, from_rewards
 
 SECTION: Final = "ual.pairs.value.classifier"
+
+
+@dataclass(frozen=True)
+class ValueByClassifier:
+    """Value uncertainty by a model on this machine.
+
+    Attributes:
+        config: the recipe's `ual.pairs.value.classifier`.
+        session: of the command; its cache keeps finished blocks.
+    """
+
+    name = "value"
+    compares_evidence = False
+    config: ClassifierConfig
+    session: Session
+
+    def check(self) -> None:
+        """Nothing is sent."""
+
+    def plan(self, data: ResponseSet, unsampled: Unsampled | None, scorings: int) -> Plan:
+        """One line."""
+        return Plan([f"{self.name}: classifier, on this machine"])
+
+    def score(self, usable: Usable, repeat: int, show: Show) -> DimensionScores:
+        """Classify each distinct response."""
+        model = {**shaping(self.config), "model": identity(self.config.model)}
+        loaded = cache(lambda: ValueClassifier.load(self.config))
+        distinct, of = distinct_responses(usable.data, usable.rows)
+        with show(f"{self.name} (classifier)", len(distinct)) as progress:
+            found = score_in_blocks(
+                self.session.cache,
+                {"kind": "value-block", "classifier": model},
+                distinct,
+                lambda part: loaded().score(part),
+                progress,
+            )
+        scores = DimensionScores(usable.none())
+        scores.facts = {"method": "classifier", "model": self.config.model}
+        scores.uncertainty[usable.rows] = [found[place] for place in of]
+        return scores
 
 
 @dataclass(frozen=True)
@@ -104,3 +153,14 @@ class ValueClassifier:
         own = len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
         special = tokenizer.num_special_tokens_to_add(pair=True)
         return bool(own + special < self.classifier.max_length)
+
+
+def build(config: ClassifierConfig | None, session: Session) -> ValueByClassifier:
+    """Make the dimension.
+
+    Raises:
+        ConfigError: the section is missing.
+    """
+    if config is None:
+        raise ConfigError(f"{SECTION}: `method: classifier` needs this section")
+    return ValueByClassifier(config, session)

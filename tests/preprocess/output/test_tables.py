@@ -8,7 +8,7 @@ import pytest
 
 from axolotl_ual.preprocess.data.prompt import Prompt
 from axolotl_ual.preprocess.data.responses import Response, ResponseSet
-from axolotl_ual.preprocess.dimensions.base import Scores
+from axolotl_ual.preprocess.dimensions.scores import Scores
 from axolotl_ual.preprocess.labels.pairs import Selection
 from axolotl_ual.preprocess.output import tables
 from axolotl_ual.preprocess.output.pairing import Paired, Pairing
@@ -41,10 +41,10 @@ def pairing() -> Pairing:
     half = np.full(2, 0.5)
     scores = Scores(
         dimensions={"semantic": half, "factual": half, "value": half, "toy": half},
-        clusters=np.array([0, -1]),
-        entropy=np.zeros(1),
-        weighted_entropy=np.zeros(1),
         columns={
+            "cluster": np.array([0, np.nan]),
+            "semantic_entropy": np.zeros(2),
+            "semantic_entropy_weighted": np.zeros(2),
             "value_spread_principles": half,
             "value_spread_repeats": half,
             "toy_spread": half,
