@@ -119,8 +119,8 @@ def test_dimensions_from_outside_make_pairs(here: Path) -> None:
     assert (pair["chosen"]["content"], pair["rejected"]["content"]) == ("a", "bbbb")
     manifest = json.loads(Path("out/manifest.json").read_text())
     assert manifest["failures"]["first: alone"] == 1
-    assert manifest["estimator"]["length"] == {"scale": 8}
-    assert manifest["settings"]["custom"]["length"]["options"] == {"scale": 8}
+    assert manifest["estimator"]["length"] == {"method": "custom", "scale": 8}
+    assert manifest["settings"]["custom"]["length"]["options"] == {"method": "custom", "scale": 8}
     assert manifest["settings"]["weights"] == {"length": 3.0, "first": 1.0}
 
 
