@@ -120,7 +120,7 @@ def test_dimensions_from_outside_make_pairs(here: Path) -> None:
     manifest = json.loads(Path("out/manifest.json").read_text())
     assert manifest["failures"]["first: alone"] == 1
     assert manifest["estimator"]["length"] == {"method": "custom", "scale": 8}
-    assert manifest["settings"]["custom"]["length"]["options"] == {"method": "custom", "scale": 8}
+    assert manifest["settings"]["custom"]["length"]["options"] == {"scale": 8}
     assert manifest["settings"]["weights"] == {"length": 3.0, "first": 1.0}
 
 
