@@ -212,7 +212,7 @@ def test_a_judge_rates_claims_and_principles(tmp_path, rule):
         run(recipe, "--from-responses", responses)
         report = sampling_server.stats(url)
         # Four distinct responses get one question about claims and two for each principle; the
-        # fifth (refused) was answered none. The four digits that were none were asked for once more.
+        # fifth (refused) was answered none. Four digits that were none were asked for once more.
         assert report["requests"] == 4 * (1 + 4) + 4 and report["most_repeats"] == 2
         run(recipe, "--from-responses", responses)
         assert sampling_server.stats(url)["requests"] == report["requests"]
