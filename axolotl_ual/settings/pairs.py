@@ -176,6 +176,9 @@ class ValueConfig(Section):
         default=PRINCIPLES, min_length=1, description="Name -> what the judge is told it means."
     )
     repeats: int = Field(1, ge=1, le=100, description="Times that the judge rates a principle.")
+    together: bool | None = Field(
+        None, description="true: all principles in one request, one each otherwise."
+    )
     classifier: ClassifierConfig | None = Field(None, description="For `method: classifier`.")
 
     @model_validator(mode="after")
@@ -337,7 +340,8 @@ class PairsConfig(Section):
         if self.semantic.method != "embedding":
             del settings["semantic"]["embedding"]
         if self.value.method != "judge":
-            del settings["value"]["principles"], settings["value"]["repeats"]
+            for key in ("principles", "repeats", "together"):
+                del settings["value"][key]
         if self.value.method != "classifier":
             del settings["value"]["classifier"]
         if not self.uses_nli:

@@ -1,11 +1,13 @@
 """`value: judge`: how far does a response depart from each of some principles?
 
-The judge gives one digit, read as the expectation over the digits where the server gives
-log-probabilities, and as the digit itself where not. The wording is in `judge/templates/`.
+The judge gives one digit a principle, or all of them at once. A digit is read as the expectation
+over the digits where the server gives log-probabilities, and as itself where not. The wording is in
+`judge/templates/`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +26,7 @@ from ..sampling.base import Unsampled
 from .base import DimensionScores, Show, Usable
 from .judged import Judge
 from .review import Answers, Review, Reviewed, reading, template
+from .together import Principles, apart
 from .value import ValueScore, aggregate
 
 
@@ -62,8 +65,13 @@ class Principle(Review):
         return 1
 
 
-def principle_tasks(config: PairsJudgeConfig, principles: dict[str, str]) -> list[Principle]:
-    """One question for each principle."""
+def principle_tasks(
+    config: PairsJudgeConfig, principles: Mapping[str, str], together: bool = False
+) -> Sequence[Review]:
+    """One question for each principle, or one for all together."""
+    if together:
+        told = template("value-all-v1").instructions(reading(), principles)
+        return [Principles(config, told, tuple(principles))]
     asked = template("value-v1").instructions
     return [
         Principle(config, asked(reading(), name, text), name) for name, text in principles.items()
@@ -75,12 +83,14 @@ class ValueByPrinciples:
     """Value uncertainty by a judge.
 
     Attributes:
-        judge: asks about each principle.
+        judge: asks about each principle, or about all at once.
+        together: the principles where they are asked about at once, else empty.
     """
 
     name = "value"
     compares_evidence = False
     judge: Judge
+    together: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Find what the judge is missing."""
@@ -93,7 +103,8 @@ class ValueByPrinciples:
     def score(self, usable: Usable, repeat: int, show: Show) -> DimensionScores:
         """Ask about each principle of each response."""
         rated = self.judge.ask(usable, repeat, show)
-        found, reasons = value_scores(rated.answers)
+        answers = apart(rated.answers, self.together) if self.together else rated.answers
+        found, reasons = value_scores(answers)
         scores = DimensionScores(usable.none(), usage=rated.usage)
         scores.facts = {**rated.shown, **self.judge.facts}
         principles, repeats = usable.none(), usable.none()
@@ -114,8 +125,9 @@ def build(
     config: PairsJudgeConfig, value: ValueConfig, session: Session, keep_truncated: bool
 ) -> ValueByPrinciples:
     """Make the dimension."""
-    tasks = principle_tasks(config, value.principles)
-    return ValueByPrinciples(Judge(config, session, "value", tasks, keep_truncated, value.repeats))
+    tasks = principle_tasks(config, value.principles, bool(value.together))
+    judge = Judge(config, session, "value", tasks, keep_truncated, value.repeats)
+    return ValueByPrinciples(judge, tuple(value.principles) if value.together else ())
 
 
 def value_scores(

@@ -43,6 +43,16 @@ def digit_of(instructions: str, question: str) -> str:
     return str(hashlib.sha256(f"{instructions}|{question}".encode()).digest()[0] % 10)
 
 
+def ratings_of(instructions: str, question: str) -> str:
+    """What the server says as a judge of several principles, each as if it were asked alone."""
+    form = instructions.split("nothing else: ")[1].split("}")[0]
+    names = json.loads(form.replace(": N", ": 0") + "}")
+    rated = {name: digit_of(f"# The principle: {name}", question) for name in names}
+    if any(not digit.isdigit() for digit in rated.values()):
+        return "I would rather not."
+    return json.dumps({name: int(digit) for name, digit in rated.items()})
+
+
 def claims_of(question: str) -> list[dict[str, str]]:
     """What the server says as a judge of facts: a claim for each word of the response."""
     response = question.split("RESPONSE", 1)[1]
@@ -110,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             text = digit_of(told, question)
         elif '"claims"' in told:
             text = json.dumps({"claims": claims_of(question)})
+        elif "# The principles" in told:
+            text = ratings_of(told, question)
         choice: dict[str, Any] = {
             "index": place,
             "message": {"role": "assistant", "content": text},

@@ -242,6 +242,41 @@ def test_a_judge_rates_claims_and_principles(tmp_path, rule):
 
 
 @pytest.mark.slow
+def test_a_judge_rates_all_principles_in_one_request(tmp_path, rule):
+    rows = [{"prompt": "what ?", "response": text} for text in ("yes m1", "no", "it is")]
+    rows.append({"prompt": "unratable what ?", "response": "yes"})
+    responses = write_rows(tmp_path / "responses.jsonl", rows)
+    value = {
+        "method": "judge",
+        "repeats": 2,
+        "together": True,
+        "principles": {"kind": "Be kind.", "b": "B."},
+    }
+    with sampling_server.running() as url:
+        recipe = write_recipe(tmp_path, rule, **judged(url, value=value))
+        assert "value: 8 requests" in run(recipe, "--from-responses", responses, "--dry-run")
+        run(recipe, "--from-responses", responses)
+        report = sampling_server.stats(url)
+        # Two repeats of each of three responses; the fourth has a reminder behind each.
+        asked = [b for b in report["bodies"] if "# The principles" in b["messages"][0]["content"]]
+        assert len(asked) == 3 * 2 + 2 * 2
+        run(recipe, "--from-responses", responses)
+        assert sampling_server.stats(url)["requests"] == report["requests"]
+    schema = asked[0]["response_format"]["json_schema"]["schema"]
+    assert sorted(schema["required"]) == ["b", "kind"]
+    questions = [body["messages"][1]["content"] for body in asked]
+    shown = next(question for question in questions if "\nyes m1\n" in question)
+    told = [f"# The principle: {name}" for name in ("kind", "b")]
+    digits = [int(sampling_server.digit_of(one, shown)) / 9 for one in told]
+    assert digits[0] != digits[1]
+    row = next(r for r in rows_of(tmp_path, "responses") if r["response"] == "yes m1")
+    assert row["ual_value"] == pytest.approx(np.mean(digits))
+    assert row["value_spread_principles"] == pytest.approx(np.std(digits))
+    assert row["value_spread_repeats"] == 0.0
+    assert Manifest.read(tmp_path / "out").failures["value: unparsable"] == 1
+
+
+@pytest.mark.slow
 def test_sampling_from_prompts_of_several_shapes(tmp_path, rule):
     write_rows(
         tmp_path / "prompts.jsonl",
