@@ -75,5 +75,6 @@ def title_of(column: str, pairs: bool = False) -> str:
 
 def meaning_of(column: str, pairs: bool = False) -> str:
     """What a quantity means, as a sentence; empty where it is not one of ours."""
-    meaning = (_MEANINGS_OF_PAIRS if pairs else _MEANINGS).get(column, "").replace("`", "")
+    meaning = (_MEANINGS_OF_PAIRS if pairs else _MEANINGS).get(column, "")
+    meaning = meaning.partition("; null")[0].replace("`", "")
     return f"{meaning[:1].upper()}{meaning[1:]}." if meaning else ""

@@ -130,8 +130,11 @@ def _usage_tiles(manifest: Manifest | None) -> Iterator[Tile]:
     usage = manifest.usage
     detail = f"{count(usage.cached)} further answers from the cache" if usage.cached else ""
     yield "Requests", count(usage.requests), detail
-    tokens = f"{count(usage.prompt_tokens)} + {count(usage.completion_tokens)} tokens"
-    yield "Cost of this run", money(usage.cost_usd), f"{tokens}, prompt and completion"
+    tokens = ""
+    if usage.prompt_tokens:
+        tokens = f"{count(usage.prompt_tokens)} + {count(usage.completion_tokens)} tokens, "
+        tokens += "prompt and completion"
+    yield "Cost of this run", money(usage.cost_usd), tokens
 
 
 def money(usd: float | None) -> str:

@@ -146,7 +146,7 @@ def length_figure(
         y=column,
         x_title=f"{what} length, {texts.unit}",
         unit=unit,
-        note=f"Rank correlation {number(found.correlation, 2)}. The darker, the more rows. Lines: "
+        note=f"Rank correlation {number(found.correlation, 2)}. Stronger colour: more rows. Lines: "
         f"median, and where the middle half lies, from {ENOUGH} rows on.",
     )
 

@@ -15,16 +15,16 @@ from browser import Browser, chromium
 from click.testing import CliRunner
 
 import output_folders
-from axolotl_ual.columns import STAGES, UNCERTAINTY
+from axolotl_ual.columns import STAGE, STAGES, UNCERTAINTY
 from axolotl_ual.preprocess.cli import main
 
 pytestmark = pytest.mark.slow
 
-ROWS = 120
+ROWS = 102
 SCRIPT = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\">"
 RARE = "Zeppelin"
-WORST = ROWS - 1
-"""The row of greatest uncertainty."""
+WORST = 100
+"""The row of greatest uncertainty; the last one has none."""
 
 
 def report(folder: Path, *options: str) -> Path:
@@ -49,14 +49,16 @@ def browser(driven: Browser) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Uncertainty i / (ROWS - 1) in row i; one text is hostile, three hold a rare word."""
+    """Uncertainty i / 100 in row i, none in the last; one text is hostile, three hold a rare word."""
     table = output_folders.alpaca(ROWS).to_pydict()
     table["output"][7] = f"{SCRIPT} said <b>nothing</b>"
     for row in (3, 40, 90):
         table["output"][row] = f"A {RARE} flies. {table['output'][row]}"
-    uncertainty = np.arange(ROWS) / (ROWS - 1)
+    uncertainty = np.append(np.arange(ROWS - 1) / 100, np.nan)
     path = tmp_path_factory.mktemp("annotated") / "out"
-    return output_folders.write_annotated(path, {"train": pa.table(table)}, {"train": uncertainty})
+    return output_folders.write_annotated(
+        path, {"train": pa.table(table)}, {"train": uncertainty}, failures={"refused": 1}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +88,20 @@ def first_is(browser: Browser, address: str) -> None:
 
 def test_search(browser: Browser, page: Path) -> None:
     browser.open(page)
-    status(browser, "120 rows")
+    status(browser, "102 rows")
     # The key that the page names brings one to the field.
     browser.press("/")
     browser.press(RARE.lower())
-    status(browser, "3 of 120 rows match")
+    status(browser, "3 of 102 rows match")
     browser.until("document.querySelectorAll('tr.row').length === 3")
     assert addresses(browser) == ["train:3", "train:40", "train:90"]
     assert browser.texts("tr.row mark") == [RARE] * 3
     # All words have to be there, in any order; a phrase as it stands.
     browser.press(" flies a")
-    status(browser, "3 of 120 rows match")
+    status(browser, "3 of 102 rows match")
     browser.one("#search").clear()
     browser.one("#search").send_keys(f'"flies a {RARE}"')
-    status(browser, "0 of 120 rows match")
+    status(browser, "0 of 102 rows match")
 
 
 def test_sort(browser: Browser, page: Path) -> None:
@@ -124,17 +126,24 @@ def test_sort(browser: Browser, page: Path) -> None:
 def test_filters(browser: Browser, page: Path) -> None:
     browser.open(page)
     browser.one("#stage option:nth-child(2)").click()
-    # Tertiles of 120 different values.
-    status(browser, "40 of 120 rows match")
+    stages = pq.read_table(page.parent / "train.parquet")[STAGE].to_pylist()
+    certain = stages.count(STAGES[0])
+    assert stages[:certain] == [STAGES[0]] * certain
+    status(browser, f"{certain} of 102 rows match")
     assert browser.texts(".chip") == [f"stage {STAGES[0]}\n×"]
     browser.one(".more summary").click()
     browser.one("#range-from").send_keys("0.2")
     browser.one("#range button").click()
-    # i / 119 >= 0.2 from row 24 on, and the first stage ends with row 39.
-    status(browser, "16 of 120 rows match")
-    for button in browser.all(".chip button")[:1]:
-        button.click()
-    status(browser, "96 of 120 rows match")
+    # i / 100 >= 0.2 from row 20 on.
+    status(browser, f"{certain - 20} of 102 rows match")
+    browser.one(".chip button").click()
+    status(browser, "81 of 102 rows match")
+    # Rows without a value are those of an outcome.
+    browser.one(".chip button").click()
+    browser.click_middle("#without-an-uncertainty summary")
+    browser.click_middle("#without-an-uncertainty tbody button")
+    status(browser, "1 of 102 rows match")
+    assert addresses(browser) == [f"train:{ROWS - 1}"]
 
 
 def test_pages(browser: Browser, page: Path) -> None:
@@ -142,6 +151,14 @@ def test_pages(browser: Browser, page: Path) -> None:
     browser.one("#next").click()
     first_is(browser, "train:25")
     assert browser.texts("#page") == ["page 2 of 5"]
+    # A row without a value is the last one, in either order.
+    for _ in range(2):
+        browser.one("#table thead th:nth-child(2) button").click()
+        browser.until("document.getElementById('page').textContent === 'page 1 of 5'")
+        for number in range(2, 6):
+            browser.one("#next").click()
+            browser.until(f"document.getElementById('page').textContent === 'page {number} of 5'")
+        assert addresses(browser)[-1] == f"train:{ROWS - 1}"
 
 
 def test_a_click_on_a_bar(browser: Browser, page: Path) -> None:
@@ -151,16 +168,16 @@ def test_a_click_on_a_bar(browser: Browser, page: Path) -> None:
     browser.run(f"document.getElementById('{name}').scrollIntoView()")
     browser.until(f"document.querySelectorAll('{bars}').length > 40")
     browser.click_middle(bars)
-    # The first of 50 bins is [0, 0.02): rows 0, 1 and 2, as 3 / 119 > 0.025.
-    status(browser, "3 of 120 rows match")
-    assert browser.texts("#filterbar-text") == ["uncertainty 0 to 0.02: 3 rows"]
+    # The first of 50 bins is [0, 0.02): row 2 is in the second.
+    status(browser, "2 of 102 rows match")
+    assert browser.texts("#filterbar-text") == ["uncertainty 0 to 0.02: 2 rows"]
     browser.one("#filterbar a").click()
     browser.until("document.getElementById('filterbar').hidden")
-    assert addresses(browser) == ["train:0", "train:1", "train:2"]
+    assert addresses(browser) == ["train:0", "train:1"]
     # The same without a pointer: the bar's line in its table of numbers, which takes it back.
     browser.click_middle(f"#{name} summary")
     browser.click_middle(f"#{name} tbody button")
-    status(browser, "120 rows")
+    status(browser, "102 rows")
 
 
 def test_the_address_of_a_row(browser: Browser, page: Path) -> None:
@@ -176,11 +193,11 @@ def test_the_address_of_a_row(browser: Browser, page: Path) -> None:
     shown = browser.texts(".panel .said")
     assert any(asked in text for text in shown)
     assert any(answer[:200] in text for text in shown)
-    assert f"{77 / 119:.4f}" in browser.texts(".panel .measures")[0]
+    assert "0.7700" in browser.texts(".panel .measures")[0]
     link = browser.run("document.querySelector('.panel .address').getAttribute('href')")
     assert link == "#row=train%3A77"
     browser.open(page, "#row=train:999")
-    status(browser, "Row train:999 is not among the 120 rows in this file.")
+    status(browser, "Row train:999 is not among the 102 rows in this file.")
 
 
 def test_extremes_lead_to_their_rows(browser: Browser, page: Path) -> None:
@@ -203,10 +220,10 @@ def test_markup_in_a_row_is_text(browser: Browser, page: Path) -> None:
 
 def test_a_sample_is_stated(browser: Browser, folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "page.html"
-    report(folder, "--rows", "110", "--output", str(output))
+    report(folder, "--rows", "101", "--output", str(output))
     browser.open(output)
-    status(browser, "110 rows (of 120 in the data)")
-    assert "110 of 120 rows: every extreme" in browser.texts("#rows .intro")[0]
+    status(browser, "101 rows (of 102 in the data)")
+    assert "101 of 102 rows: every extreme" in browser.texts("#rows .intro")[0]
 
 
 def test_pairs(browser: Browser, pairs: Path) -> None:
