@@ -20,11 +20,13 @@ from axolotl_ual.preprocess.cli import main
 
 pytestmark = pytest.mark.slow
 
-ROWS = 102
+ROWS = 101
 SCRIPT = "<script>document.title = 'broken'</script><img src=x onerror=\"document.title='broken'\">"
 RARE = "Zeppelin"
 WORST = 100
-"""The row of greatest uncertainty; the last one has none."""
+"""The row of greatest uncertainty."""
+UNKNOWN = 60
+"""The row without one."""
 
 
 def report(folder: Path, *options: str) -> Path:
@@ -49,12 +51,13 @@ def browser(driven: Browser) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Uncertainty i / 100 in row i, none in the last; one text is hostile, three hold a rare word."""
+    """Uncertainty i / 100 in row i, none in one; one text is hostile, three hold a rare word."""
     table = output_folders.alpaca(ROWS).to_pydict()
     table["output"][7] = f"{SCRIPT} said <b>nothing</b>"
     for row in (3, 40, 90):
         table["output"][row] = f"A {RARE} flies. {table['output'][row]}"
-    uncertainty = np.append(np.arange(ROWS - 1) / 100, np.nan)
+    uncertainty = np.arange(ROWS) / 100
+    uncertainty[UNKNOWN] = np.nan
     path = tmp_path_factory.mktemp("annotated") / "out"
     return output_folders.write_annotated(
         path, {"train": pa.table(table)}, {"train": uncertainty}, failures={"refused": 1}
@@ -88,20 +91,20 @@ def first_is(browser: Browser, address: str) -> None:
 
 def test_search(browser: Browser, page: Path) -> None:
     browser.open(page)
-    status(browser, "102 rows")
+    status(browser, "101 rows")
     # The key that the page names brings one to the field.
     browser.press("/")
     browser.press(RARE.lower())
-    status(browser, "3 of 102 rows match")
+    status(browser, "3 of 101 rows match")
     browser.until("document.querySelectorAll('tr.row').length === 3")
     assert addresses(browser) == ["train:3", "train:40", "train:90"]
     assert browser.texts("tr.row mark") == [RARE] * 3
     # All words have to be there, in any order; a phrase as it stands.
-    browser.press(" flies a")
-    status(browser, "3 of 102 rows match")
+    browser.press(" (40)")
+    status(browser, "1 of 101 rows match")
     browser.one("#search").clear()
     browser.one("#search").send_keys(f'"flies a {RARE}"')
-    status(browser, "0 of 102 rows match")
+    status(browser, "0 of 101 rows match")
 
 
 def test_sort(browser: Browser, page: Path) -> None:
@@ -129,21 +132,21 @@ def test_filters(browser: Browser, page: Path) -> None:
     stages = pq.read_table(page.parent / "train.parquet")[STAGE].to_pylist()
     certain = stages.count(STAGES[0])
     assert stages[:certain] == [STAGES[0]] * certain
-    status(browser, f"{certain} of 102 rows match")
+    status(browser, f"{certain} of 101 rows match")
     assert browser.texts(".chip") == [f"stage {STAGES[0]}\n×"]
     browser.one(".more summary").click()
     browser.one("#range-from").send_keys("0.2")
     browser.one("#range button").click()
     # i / 100 >= 0.2 from row 20 on.
-    status(browser, f"{certain - 20} of 102 rows match")
+    status(browser, f"{certain - 20} of 101 rows match")
     browser.one(".chip button").click()
-    status(browser, "81 of 102 rows match")
+    status(browser, "80 of 101 rows match")
     # Rows without a value are those of an outcome.
     browser.one(".chip button").click()
     browser.click_middle("#without-an-uncertainty summary")
     browser.click_middle("#without-an-uncertainty tbody button")
-    status(browser, "1 of 102 rows match")
-    assert addresses(browser) == [f"train:{ROWS - 1}"]
+    status(browser, "1 of 101 rows match")
+    assert addresses(browser) == [f"train:{UNKNOWN}"]
 
 
 def test_pages(browser: Browser, page: Path) -> None:
@@ -158,7 +161,7 @@ def test_pages(browser: Browser, page: Path) -> None:
         for number in range(2, 6):
             browser.one("#next").click()
             browser.until(f"document.getElementById('page').textContent === 'page {number} of 5'")
-        assert addresses(browser)[-1] == f"train:{ROWS - 1}"
+        assert addresses(browser)[-1] == f"train:{UNKNOWN}"
 
 
 def test_a_click_on_a_bar(browser: Browser, page: Path) -> None:
@@ -169,7 +172,7 @@ def test_a_click_on_a_bar(browser: Browser, page: Path) -> None:
     browser.until(f"document.querySelectorAll('{bars}').length > 40")
     browser.click_middle(bars)
     # The first of 50 bins is [0, 0.02): row 2 is in the second.
-    status(browser, "2 of 102 rows match")
+    status(browser, "2 of 101 rows match")
     assert browser.texts("#filterbar-text") == ["uncertainty 0 to 0.02: 2 rows"]
     browser.one("#filterbar a").click()
     browser.until("document.getElementById('filterbar').hidden")
@@ -177,7 +180,7 @@ def test_a_click_on_a_bar(browser: Browser, page: Path) -> None:
     # The same without a pointer: the bar's line in its table of numbers, which takes it back.
     browser.click_middle(f"#{name} summary")
     browser.click_middle(f"#{name} tbody button")
-    status(browser, "102 rows")
+    status(browser, "101 rows")
 
 
 def test_the_address_of_a_row(browser: Browser, page: Path) -> None:
@@ -197,7 +200,7 @@ def test_the_address_of_a_row(browser: Browser, page: Path) -> None:
     link = browser.run("document.querySelector('.panel .address').getAttribute('href')")
     assert link == "#row=train%3A77"
     browser.open(page, "#row=train:999")
-    status(browser, "Row train:999 is not among the 102 rows in this file.")
+    status(browser, "Row train:999 is not among the 101 rows in this file.")
 
 
 def test_extremes_lead_to_their_rows(browser: Browser, page: Path) -> None:
@@ -220,10 +223,10 @@ def test_markup_in_a_row_is_text(browser: Browser, page: Path) -> None:
 
 def test_a_sample_is_stated(browser: Browser, folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "page.html"
-    report(folder, "--rows", "101", "--output", str(output))
+    report(folder, "--rows", "100", "--output", str(output))
     browser.open(output)
-    status(browser, "101 rows (of 102 in the data)")
-    assert "101 of 102 rows: every extreme" in browser.texts("#rows .intro")[0]
+    status(browser, "100 rows (of 101 in the data)")
+    assert "100 of 101 rows: every extreme" in browser.texts("#rows .intro")[0]
 
 
 def test_pairs(browser: Browser, pairs: Path) -> None:
