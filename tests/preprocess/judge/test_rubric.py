@@ -50,6 +50,10 @@ any_text = st.text(st.characters(codec=None))
         ('[{"uncertainty": 80}]', 0.8),
         ('{"rating": {"uncertainty": 80}}', 0.8),
         ('{"uncertainty": 80}<|im_end|>', 0.8),
+        ('{"uncertainty": 80}{"uncertainty": 80}', 0.8),
+        ("{'uncertainty': 80}", 0.8),
+        ("{uncertainty: 80,}", 0.8),
+        ('"{\\"uncertainty\\": 80}"', 0.8),
     ],
 )
 def test_scores(answer: str, score: float) -> None:
@@ -76,7 +80,6 @@ def test_scores(answer: str, score: float) -> None:
         '{"uncertainty": 80, "uncertainty": 10}',
         '{"Uncertainty": 80}',
         '{"uncertainty": 8',
-        '{"uncertainty": 80}{"uncertainty": 80}',
         '<think>{"uncertainty": 12}',
         '{"uncertainty": "0.8"}',
         '{"uncertainty": "high"}',
