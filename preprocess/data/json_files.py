@@ -77,8 +77,8 @@ def read_rows(path: Path) -> Iterator[tuple[Place, Any]]:
                 value = _parse(line)
             except orjson.JSONDecodeError as error:
                 if row:
-                    raise _broken(Place(path, row, number), error) from None
-                yield from _one_value(path, Place(path, row, number), error)
+                    raise _broken(Place(path, row, number), error, line) from None
+                yield from _one_value(path, Place(path, row, number), error, line)
                 return
             if row == 0 and isinstance(value, list) and not _has_text(stream):
                 yield from _elements(path, value)
@@ -123,7 +123,7 @@ def _has_text(stream: IO[bytes]) -> bool:
 
 
 def _one_value(
-    path: Path, place: Place, error: orjson.JSONDecodeError
+    path: Path, place: Place, error: orjson.JSONDecodeError, line: bytes
 ) -> Iterator[tuple[Place, Any]]:
     """The rows of a file whose first line is not a value: the file may be one value."""
     with _open(path) as stream:
@@ -131,7 +131,7 @@ def _one_value(
     try:
         value = _parse(text)
     except orjson.JSONDecodeError as whole:
-        raise _broken(place, whole if text.lstrip()[:1] == b"[" else error) from None
+        raise _broken(place, whole if text.lstrip()[:1] == b"[" else error, line) from None
     if isinstance(value, list):
         yield from _elements(path, value)
     else:
@@ -145,10 +145,23 @@ def _elements(path: Path, values: list[Any]) -> Iterator[tuple[Place, Any]]:
         yield Place(path, row, None), {"text": value} if texts else value
 
 
-def _broken(place: Place, error: orjson.JSONDecodeError) -> DataError:
-    return DataError(
-        f"{place}: is not JSON: {error.msg}, at column {error.colno}", _ONE_OBJECT_PER_LINE
-    )
+def _broken(place: Place, error: orjson.JSONDecodeError, line: bytes) -> DataError:
+    return DataError(f"{place}: is not JSON: {error.msg}, at column {error.colno}", _mend(line))
+
+
+def _mend(line: bytes) -> str:
+    """How to mend a line, by what is often wrong with one."""
+    if line.startswith((_BOM, b"\xff\xfe", b"\xfe\xff")):
+        return "save the file as UTF-8, without a byte order mark"
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return "the file is not UTF-8: convert it, for example by `iconv -f latin1 -t utf-8`"
+    if line.endswith(b"},"):
+        return "take the comma at the end of each line out, or put the lines between [ and ]"
+    if line in (b"{", b"["):
+        return "write one JSON object per line, for example by `jq -c .` on the file"
+    return _ONE_OBJECT_PER_LINE
 
 
 def _check_kinds(row: dict[str, Any], place: Place, seen: dict[str, tuple[str, Place]]) -> None:

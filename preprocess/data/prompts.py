@@ -2,8 +2,9 @@
 
 A dialogue (`messages`, `conversations`, or the entry's `field_messages`) is read as `annotate`
 reads it, less the assistant's turns at its end. Any other row is a text (`prompt`, `question`,
-`instruction` with its `input`, ...) behind its `system` and its `history`. Types whose prompt has
-no column of its own (`input_output`, a custom format) give the turns before the last response.
+`instruction` with its `input` or `context`, ...) behind its `system` and its `history`. Types whose
+prompt has no column of its own (`input_output`, a custom format) give the turns before the last
+response.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ _DIALOGUES: Final = ("messages", "conversations", "conversation")
 _TEXTS: Final = ("prompt", "question", "instruction", "query", "input")
 _SYSTEMS: Final = ("system", "system_prompt")
 _HISTORY: Final = "history"
-_JSON_LIST: Final = re.compile(r"\s*\[\s*[{\]]")
+_CONTEXT: Final = "context"
+"""What Dolly calls the input of an instruction, and SQuAD the text that a question is about."""
+_JSON: Final = re.compile(r"\s*(?:\[\s*[{\]]|\{\s*\")")
 _ROLE: Final = {"role", "from"}
 _ROLES: Final = {
     "human": "user",
@@ -164,7 +167,7 @@ def _column(row: Row, raw: Mapping[str, Any], texts: Sequence[str]) -> str:
 def _listed(value: Any, name: str, *, is_dialogue: bool) -> list[Any] | None:
     """The messages that a column holds, as they are or as JSON; None where it holds a text."""
     if isinstance(value, str):
-        if not _JSON_LIST.match(value):
+        if not _JSON.match(value):
             return None
         try:
             value = json.loads(value)
@@ -174,9 +177,8 @@ def _listed(value: Any, name: str, *, is_dialogue: bool) -> list[Any] | None:
             raise BadRow(
                 name, f"is a string that is not JSON ({error}): {shorten(value)}"
             ) from None
-        if not is_dialogue and not all(
-            isinstance(turn, Mapping) and _ROLE & turn.keys() for turn in value
-        ):
+        value = _unwrapped(value)
+        if not is_dialogue and not _is_turns(value):
             return None
     if not isinstance(value, (list, Mapping)):
         return None
@@ -190,11 +192,29 @@ def _listed(value: Any, name: str, *, is_dialogue: bool) -> list[Any] | None:
     return [without_nulls(turn) for turn in value]
 
 
+def _unwrapped(value: Any) -> Any:
+    """The dialogue of an object that holds one, as in the requests of chat APIs."""
+    if isinstance(value, Mapping):
+        for name in _DIALOGUES:
+            if _is_turns(value.get(name)):
+                return value[name]
+    return value
+
+
+def _is_turns(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(turn, Mapping) and _ROLE & turn.keys() for turn in value
+    )
+
+
 def _text(row: Row, name: str, columns: AlpacaFields) -> str:
     if row.get(name) is None:
         raise BadRow(name, "is missing or null", _FIX)
     text = formatted(row[name], name)
     beside = columns.input if name in ("instruction", columns.instruction) else None
+    has_input = beside is not None and row.get(beside)
+    if columns is _USUAL and not has_input and isinstance(row.get(_CONTEXT), str):
+        beside = _CONTEXT
     if beside and row.get(beside):
         text = f"{text}\n\n{formatted(row[beside], beside)}"
     if not text.strip():

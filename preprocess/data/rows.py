@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["NATIVE", "Rows", "Sample", "Samples", "Turn", "read_samples"]
 
 _BATCH = 1000
+_CSV = (
+    "in CSV files empty cells, `NA`, `null` and `None` are read as missing and numbers as numbers: "
+    "write JSON Lines where they are texts"
+)
 
 _ALPACA = AlpacaFields()
 _OPEN_ORCA = AlpacaFields("question", None, "response", "system_prompt")
@@ -333,6 +337,8 @@ def unreadable_rows(
     head = f"{entry.label}: {len(bad):,} of {rows:,} rows cannot be read"
     fixes = list(dict.fromkeys(problem.fix for problem in bad.values() if problem.fix))
     fix = fixes[0] if fixes else "mend these rows, or take them out of the data"
+    if not fixes and entry.path.endswith(".csv"):
+        fix = f"{fix}; {_CSV}"
     return DataError("\n    ".join([head, *lines]), f"{fix}; {instead}" if instead else fix)
 
 

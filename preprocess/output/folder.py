@@ -99,9 +99,22 @@ def write_parquet(
                 batch = batch.append_column(name, array[rows])
             if keep is not None:
                 batch = batch.filter(pa.array(keep[rows]))
-            writer.write_table(batch.cast(features.arrow_schema))
+            writer.write_table(_as(batch, features.arrow_schema))
             written += len(batch)
     return ManifestFile(path=path.name, rows=written, sha256=file_digest(path))
+
+
+def _as(batch: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table by a schema of the same columns.
+
+    Columns of the right type are left alone: pyarrow cannot cast what holds a field that is null in
+    all rows (a `name` of messages) inside a list, not even to its own type.
+    """
+    columns = [
+        column if column.type == field.type else column.cast(field.type)
+        for column, field in zip(batch.columns, schema, strict=True)
+    ]
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def write_table(path: Path, columns: Sequence[tuple[ManifestColumn, pa.Array]]) -> ManifestFile:

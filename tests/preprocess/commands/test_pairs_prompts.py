@@ -86,6 +86,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], Messages]] = {
     "messages as JSON": ({"messages": json.dumps([SHORT, ASKED, SAID])}, {}, [SHORT, ASKED]),
     "a prompt of messages": ({"prompt": [SHORT, ASKED]}, {}, [SHORT, ASKED]),
     "a prompt of messages as JSON": ({"prompt": json.dumps([ASKED, SAID])}, {}, [ASKED]),
+    "a prompt of a whole request as JSON": (
+        {"prompt": json.dumps({"messages": [SHORT, ASKED, SAID]})},
+        {},
+        [SHORT, ASKED],
+    ),
+    "a text with its context": (
+        {"question": "Weather", "context": "in Oslo?", "response": "dropped"},
+        {},
+        [{"role": "user", "content": "Weather\n\nin Oslo?"}],
+    ),
+    "an object that is no dialogue": (
+        {"prompt": '{"weather": "Oslo"}', "context": {"a": 1}},
+        {},
+        [{"role": "user", "content": '{"weather": "Oslo"}'}],
+    ),
     "content parts": ({"messages": [{"role": "user", "content": PARTS}]}, {}, [ASKED]),
     "from and value": ({"conversations": SHAREGPT}, {}, [ASKED]),
     "mapped fields": (

@@ -295,6 +295,28 @@ def test_a_broken_row_is_named_with_file_row_and_line(
     assert problem(path).startswith(f"{path}: {message.format(path=path)}")
 
 
+@pytest.mark.parametrize(
+    ("data", "fix"),
+    [
+        (b"\xef\xbb\xbf\xef\xbb\xbf" + GOOD.encode(), "without a byte order mark"),
+        (GOOD.encode() + b"\n\xef\xbb\xbf" + GOOD.encode(), "without a byte order mark"),
+        (f"{GOOD}\n{GOOD}".encode("utf-16"), "without a byte order mark"),
+        ('{"a": "caf\u00e9"}'.encode("latin-1"), "is not UTF-8: convert it"),
+        (f"{GOOD},\n{GOOD}\n".encode(), "take the comma at the end of each line out"),
+        (f"{{\n{GOOD[1:]}\n{{\n{GOOD[1:]}".encode(), "by `jq -c .`"),
+        (b'{"a": \n', "fix: write one JSON object per line"),
+    ],
+)
+def test_a_broken_file_comes_with_its_cure(tmp_path: Path, data: bytes, fix: str) -> None:
+    (tmp_path / "a.jsonl").write_bytes(data)
+    assert fix in problem(tmp_path / "a.jsonl")
+
+
+def test_lines_that_end_as_on_windows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{GOOD}\r\n{GOOD}\r\n".encode())
+    assert [row["output"] for row in load(tmp_path / "a.jsonl")] == ["b", "b"]
+
+
 def test_kinds_are_compared_across_files(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a.jsonl", [{"a": "x"}]), tmp_path / "b.jsonl"
     write(second, [{"a": ["x"]}])
@@ -349,6 +371,12 @@ def test_a_bad_row_of_a_csv_file(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('instruction,output\nq,a\n"q\n2",\n')
     message = check(tmp_path / "a.csv")
     assert f"{tmp_path / 'a.csv'}: row 1: `output` is missing or null" in message
+
+
+def test_a_missing_cell_of_a_csv_file_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("instruction,output\nWhat is the code of Namibia?,NA\n")
+    assert "`NA`, `null` and `None` are read as missing" in check(path)
 
 
 def test_a_row_of_a_shard_has_its_number_there(tmp_path: Path) -> None:

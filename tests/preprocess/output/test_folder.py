@@ -5,6 +5,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from axolotl_ual.columns import Manifest, ManifestFile, ManifestSource
@@ -53,6 +54,18 @@ def test_original_columns_come_first_and_unchanged(tmp_path: Path) -> None:
     assert read.features["ual_uncertainty"] == datasets.Value("float32")
     assert read["ual_uncertainty"][1] is None
     assert file.rows == 7
+
+
+def test_fields_that_are_null_in_every_message(tmp_path: Path) -> None:
+    """pyarrow cannot cast a list of structs with such a field, not even to its own type."""
+    said = {"role": "user", "content": "q", "name": None, "tool_calls": None}
+    table = datasets.Dataset.from_list([{"messages": [said], "tools": None} for _ in range(3)])
+    keep = np.array([True, False, True])
+    write_parquet(tmp_path / "a.parquet", table, {"x": pa.array(["a", "b", "c"])}, keep)
+    written = pq.read_table(tmp_path / "a.parquet")
+    assert written.to_pylist() == [
+        {"messages": [said], "tools": None, "x": letter} for letter in ("a", "c")
+    ]
 
 
 def test_rows_of_a_shuffled_view_stay_with_their_columns(tmp_path: Path) -> None:
