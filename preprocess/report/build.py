@@ -45,6 +45,7 @@ class Report:
         table: the rows that are shown.
         values: numbers of all rows.
         texts: lengths of all rows.
+        scores: columns of numbers of the responses beside pairs.
     """
 
     folder: Folder
@@ -54,6 +55,7 @@ class Report:
     table: Table
     values: Values
     texts: Texts
+    scores: Sequence[str]
 
 
 def build_report(path: Path, progress: Progress, rows: int | None = None) -> Report:
@@ -77,8 +79,10 @@ def build_report(path: Path, progress: Progress, rows: int | None = None) -> Rep
     kept = Keeper(budget, MOST_ROWS if rows is None else min(rows, MOST_ROWS))
     texts = read_texts(folder, priority_N, kept, progress)
     records = kept.records()
-    if folder.responses is not None:
-        records = _with_responses(records, folder.responses)
+    scores: list[str] = []
+    if responses is not None and folder.responses is not None:
+        scores = list(responses.known([UNCERTAINTY, *responses.dimensions]))
+        records = _with_responses(records, folder.responses, scores)
     table = make_table(folder, values, texts, records, priority_N, BLOCK_BUDGET)
     if folder.kind == "pairs":
         sections = paired_sections(folder, values, texts, responses)
@@ -86,7 +90,7 @@ def build_report(path: Path, progress: Progress, rows: int | None = None) -> Rep
         sections = annotated_sections(folder, values, texts)
     findings = find(folder, values, texts)
     facts = report_facts(folder, values, texts, responses, extremes, findings, table)
-    return Report(folder, facts, sections, extremes, table, values, texts)
+    return Report(folder, facts, sections, extremes, table, values, texts, scores)
 
 
 def _extremes(folder: Folder, values: Values, responses: Responses | None) -> list[Extreme]:
@@ -123,11 +127,13 @@ def _extremes(folder: Folder, values: Values, responses: Responses | None) -> li
     return [extreme for extreme in found if extreme.rows.size]
 
 
-def _with_responses(records: Mapping[int, bytes], path: Path) -> dict[int, bytes]:
+def _with_responses(
+    records: Mapping[int, bytes], path: Path, scores: Sequence[str]
+) -> dict[int, bytes]:
     """Records of pairs with every response to their prompt as `s`."""
     loaded = {row: orjson.loads(record) for row, record in records.items()}
     prompts = {record["p"] for record in loaded.values() if record["p"] is not None}
-    beside = read_beside(path, prompts)
+    beside = read_beside(path, prompts, scores)
     return {
         row: orjson.dumps({**record, "s": beside.get(record["p"], [])})
         for row, record in loaded.items()

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from axolotl_ual.columns import GAP, SMOOTHING, UNCERTAINTY, Manifest
+from axolotl_ual.columns import GAP, PREFIX, SMOOTHING, UNCERTAINTY, Manifest
 
 from .bins import summarise
 from .build import Report
@@ -31,6 +31,7 @@ def render_report(report: Report) -> str:
     """The page."""
     folder, table = report.folder, report.table
     about = describe_table(folder, report.values, report.texts, table, report.extremes)
+    about["scores"] = [name.removeprefix(PREFIX).replace("_", " ") for name in report.scores]
     return render(
         "report.html.jinja",
         PACKAGE,

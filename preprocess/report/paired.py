@@ -22,7 +22,7 @@ from .figure import Figure, share
 from .folder import Folder
 from .names import LENGTH_DIFFERENCE
 from .responses import (
-    DIMENSIONS,
+    CLUSTER,
     ENTROPY,
     SPREADS,
     Responses,
@@ -56,12 +56,7 @@ def dimensions_agreement(responses: Responses | None) -> list[Pairing]:
     """Every two dimensions, over all responses."""
     if responses is None:
         return []
-    there: dict[str, Array] = {
-        name: responses.numbers[name]
-        for name in DIMENSIONS
-        if name in responses.numbers and np.isfinite(responses.numbers[name]).any()
-    }
-    return pairings(there)
+    return pairings(responses.known(responses.dimensions))
 
 
 def paired_sections(
@@ -165,14 +160,14 @@ def _lengths(texts: Texts) -> Figure | None:
 def _responses(responses: Responses) -> list[Figure | None]:
     numbers, prompt_R = responses.numbers, responses.prompt_R
     figures: list[Figure | None] = [_statuses(responses.statuses)]
-    if "cluster" in numbers:
-        figures.append(_clusters(clusters_of_prompts(prompt_R, numbers["cluster"])))
-    names = [n for n in (*DIMENSIONS, *SPREADS) if n in numbers and np.isfinite(numbers[n]).any()]
+    if CLUSTER in numbers:
+        figures.append(_clusters(clusters_of_prompts(prompt_R, numbers[CLUSTER])))
     figures += [
-        number_histogram(name, numbers[name], filtered=False, unit="responses") for name in names
+        number_histogram(name, array, filtered=False, unit="responses")
+        for name, array in responses.known((*responses.dimensions, *SPREADS)).items()
     ]
     first = first_of_prompts(prompt_R)
-    if ENTROPY in numbers and np.isfinite(numbers[ENTROPY]).any():
+    if responses.known([ENTROPY]):
         entropy = numbers[ENTROPY][first]
         figures.append(number_histogram(ENTROPY, entropy, filtered=False, unit="prompts"))
     found = dimensions_agreement(responses)

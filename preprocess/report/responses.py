@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,16 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from axolotl_ual.columns import FACTUAL, SEMANTIC, UNCERTAINTY, VALUE
+from axolotl_ual.columns import PREFIX, UNCERTAINTY
 
 from ..data.responses import PROMPT_ID, RESPONSE, RESPONSE_ID, STATUS
 from .rows import LONGEST, shown
 from .values import BATCH, FloatArray, is_number, open_parquet, read_numbers
 
 ENTROPY: Final = "semantic_entropy"
-DIMENSIONS: Final = (SEMANTIC, FACTUAL, VALUE)
+CLUSTER: Final = "cluster"
 SPREADS: Final = ("value_spread_principles", "value_spread_repeats")
-_NUMBERS: Final = (*DIMENSIONS, *SPREADS, UNCERTAINTY, ENTROPY, "cluster")
+_NUMBERS: Final = frozenset({*SPREADS, ENTROPY, CLUSTER})
+"""Read beside uncertainty and all dimensions."""
 _LONGEST_OTHER: Final = 4_000
 """Characters that are shown of a response that is neither chosen nor rejected."""
 
@@ -41,6 +42,16 @@ class Responses:
     numbers: dict[str, FloatArray]
     statuses: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def dimensions(self) -> list[str]:
+        """Columns of the dimensions, in the order of the file."""
+        return [n for n in self.numbers if n.startswith(PREFIX) and n != UNCERTAINTY]
+
+    def known(self, names: Iterable[str]) -> dict[str, FloatArray]:
+        """Those of some columns that have a value somewhere."""
+        there = {name: self.numbers[name] for name in names if name in self.numbers}
+        return {name: array for name, array in there.items() if np.isfinite(array).any()}
+
 
 def read_responses(path: Path) -> Responses:
     """Read the scores of every response.
@@ -50,7 +61,12 @@ def read_responses(path: Path) -> Responses:
     """
     with open_parquet(path) as file:
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        names = [n for n in _NUMBERS if n in schema.names and is_number(schema.field(n).type)]
+        names = [
+            column.name
+            for column in schema
+            if is_number(column.type)
+            and (column.name.startswith(PREFIX) or column.name in _NUMBERS)
+        ]
         prompt_R = np.empty(rows, dtype=np.int64)
         statuses: Counter[str] = Counter()
         start = 0
@@ -79,43 +95,45 @@ def clusters_of_prompts(prompt_R: npt.NDArray[np.int64], cluster_R: FloatArray) 
     return np.where(counts > 0, counts, np.nan).astype(np.float32)
 
 
-def read_beside(path: Path, prompts: Iterable[int]) -> dict[int, list[list[Any]]]:
+def read_beside(
+    path: Path, prompts: Iterable[int], scores: Sequence[str]
+) -> dict[int, list[list[Any]]]:
     """Every response to some prompts, for the page.
 
     Args:
         path: the file.
         prompts: `prompt_id` of those that are shown.
+        scores: columns of numbers.
 
     Returns:
         prompt_id -> responses in their order, each as [number, used as "chosen", "rejected" or
-        null, status, cluster or null, uncertainty, semantic, factual, value, text, characters left
-        out].
+        null, status, cluster or null, text, characters left out, a number or null for each score].
     """
     wanted = pa.array(sorted(prompts), type=pa.int64())
     found: dict[int, list[list[Any]]] = {}
-    numbers = ("cluster", UNCERTAINTY, *DIMENSIONS)
     with open_parquet(path) as file:
         there = set(file.schema_arrow.names)
         columns = [
             name
-            for name in (PROMPT_ID, RESPONSE_ID, RESPONSE, STATUS, "used_as", *numbers)
+            for name in (PROMPT_ID, RESPONSE_ID, RESPONSE, STATUS, "used_as", CLUSTER, *scores)
             if name in there
         ]
         for batch in file.iter_batches(batch_size=BATCH, columns=columns):
             mask = pc.is_in(batch.column(PROMPT_ID).cast(pa.int64()), value_set=wanted)
             for row in batch.filter(mask).to_pylist():
                 group = found.setdefault(row[PROMPT_ID], [])
-                group.append(_beside(row, len(group), numbers))
+                group.append(_beside(row, len(group), scores))
     return found
 
 
-def _beside(row: dict[str, Any], place: int, numbers: tuple[str, ...]) -> list[Any]:
+def _beside(row: dict[str, Any], place: int, scores: Sequence[str]) -> list[Any]:
     used = row.get("used_as")
     longest = LONGEST if used else _LONGEST_OTHER
     return [
         row.get(RESPONSE_ID, place),
         used,
         row.get(STATUS),
-        *(row.get(name) for name in numbers),
+        row.get(CLUSTER),
         *shown(row.get(RESPONSE) or "", longest),
+        *(row.get(name) for name in scores),
     ]

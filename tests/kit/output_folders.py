@@ -40,6 +40,8 @@ and look for the place where the assumption is used in history cities grew besid
 carry more than carts and grain has to come from afar
 """
 WORDS = TEXT.split()
+STYLE = "ual_style"
+"""Column of a dimension of a user's own."""
 QUESTIONS = (
     "Explain why {} is hard to measure.",
     "Write a short note about {} for a newcomer.",
@@ -228,7 +230,7 @@ def panel_columns(values: np.ndarray, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def paired(folder: Path, prompts: int = 300, n: int = 6, seed: int = 0) -> Path:
-    """Pairs and all responses, with clusters, three dimensions and prompts without a pair."""
+    """Pairs and all responses, with clusters, four dimensions and prompts without a pair."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     pairs: list[dict[str, Any]] = []
@@ -257,6 +259,7 @@ def paired(folder: Path, prompts: int = 300, n: int = 6, seed: int = 0) -> Path:
                     SEMANTIC: float(semantic),
                     FACTUAL: factual,
                     VALUE: value,
+                    STYLE: float(rng.random()),
                     UNCERTAINTY: round((semantic + factual + value) / 3, 6),
                     "used_as": None,
                 }

@@ -115,7 +115,6 @@ const rowViews = (table) => {
     return measures(entries);
   }
 
-  const SCORES = ["uncertainty", "semantic", "factual", "value"];
   const COLOURS = ["--conservative", "--moderate", "--exploratory", "--accent", "--bad", "--quiet"];
 
   function cluster(of, all) {
@@ -127,7 +126,7 @@ const rowViews = (table) => {
   }
 
   function scores(response) {
-    const there = SCORES.map((name, i) => [name, response[4 + i]]).filter(([, score]) => score !== null && score !== undefined);
+    const there = about.scores.map((name, i) => [name, response[6 + i]]).filter(([, score]) => score !== null && score !== undefined);
     return there.length ? measures(there.map(([name, score]) => [name, number(score, 3)])) : null;
   }
 
@@ -161,14 +160,14 @@ const rowViews = (table) => {
         cluster(response[3], all),
       ),
       scores(response),
-      said(response[8], response[9], words),
+      said(response[4], response[5], words),
     );
   }
 
   function sides(record, words) {
     const all = record.s || [];
     const used = (name, text) =>
-      all.find((response) => response[1] === name && response[8] === text) ||
+      all.find((response) => response[1] === name && response[4] === text) ||
       all.find((response) => response[1] === name);
     const box = make("div", {});
     box.append(

@@ -239,7 +239,10 @@ def test_pairs(browser: Browser, pairs: Path) -> None:
         (text,) = browser.texts(f".side.{side} .said")
         assert text == row[side]["content"]
         (of,) = [r for r in responses if r["prompt_id"] == 0 and r["used_as"] == side]
-        assert f"cluster {of['cluster']}: " in browser.texts(f".side.{side}")[0]
+        shown = browser.texts(f".side.{side}")[0]
+        assert f"cluster {of['cluster']}: " in shown
+        for name in ("uncertainty", "semantic", "factual", "value", "style"):
+            assert f"{name}{of[f'ual_{name}']:.3f}\n" in shown
     left, right = (
         browser.run(f"document.querySelector('.side.{side}').getBoundingClientRect().x")
         for side in ("chosen", "rejected")

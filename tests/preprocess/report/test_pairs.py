@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import output_folders
 from axolotl_ual.columns import (
     FACTUAL,
     GAP,
@@ -154,6 +155,15 @@ def test_agreement_of_dimensions(report: Report) -> None:
     assert first["correlation"] == pytest.approx(0.3914, abs=1e-4)
     # |1/3 - .1|, |1/3 - .3|, |2/3 - .8|, .1, .2, .4: 1.1 / 6.
     assert first["difference"] == pytest.approx(1.1 / 6)
+
+
+def test_a_dimension_from_outside(tmp_path: Path) -> None:
+    report = build_report(output_folders.paired(tmp_path / "out", prompts=30), SilentProgress())
+    assert report.scores == [UNCERTAINTY, SEMANTIC, FACTUAL, VALUE, output_folders.STYLE]
+    counts = figure(report, "histogram-ual-style").traces[0]["y"]
+    assert sum(counts) == 30 * 6
+    together = {(p["one"], p["other"]) for p in report.facts["agreement"]["dimensions"]}
+    assert (VALUE, output_folders.STYLE) in together
 
 
 def test_extremes(report: Report) -> None:
