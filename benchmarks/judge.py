@@ -78,7 +78,8 @@ def write_recipe(folder: Path, rows: int, base_url: str, **judge: Any) -> Path:
 
 def annotate(recipe: Path) -> Figures:
     """Run the command on the first core; wall and CPU seconds, peak memory."""
-    command = [sys.executable, "-m", "axolotl_ual.preprocess.cli", "annotate", str(recipe)]
+    command = [sys.executable, "-m", "axolotl_ual.preprocess.cli", "annotate", "--no-report"]
+    command.append(str(recipe))
     if len(CORES) > 1:
         command = ["taskset", "-c", str(CORES[0]), *command]
     began = time.monotonic()

@@ -186,6 +186,7 @@ def test_reduced_demo(tmp_path: Path) -> None:
             assert len(set(half.values())) == 5
     text = printed.getvalue()
     assert "NLL a token" in text and "true_entropy 2/2" in text and "shuffled" in text
+    assert f"Open in a browser: {', '.join(run.PAGES)}." in text.replace("\n", " ")
     assert set(report["seconds"]) == {
         *("world", "base", "annotate", "ablate", "judges", "pairs", "dpo")
     }

@@ -60,6 +60,11 @@ _FOLDERS: Final = (
     *("data", "base", "annotated", "prepared", "ual", "logs", "cache", ABLATION),
     *preference.FOLDERS,
 )
+PAGES: Final = (
+    "annotated/report.html",
+    "pairs/report.html",
+    f"{ABLATION}/evaluation/evaluation.html",
+)
 _NEEDED: Final = ("axolotl", "peft", "torch", "transformers")
 
 
@@ -131,6 +136,8 @@ def main(output: Path, sizes: Sizes | None = None, console: Console | None = Non
     else:
         print_pairs(report["preference"], console)
     console.print(f"All of it is in {output}: see README.md there.", highlight=False)
+    pages = ", ".join(page for page in PAGES if (output / page).is_file())
+    console.print(f"Open in a browser: {pages}.", highlight=False)
 
 
 def _prefer(output: Path, sizes: Sizes, steps: Steps) -> dict[str, Any]:
