@@ -76,12 +76,12 @@ class LocalModelConfig(Section):
 class MappedModelConfig(LocalModelConfig):
     """A local model whose scores have no scale of their own."""
 
-    mapping: Literal["rank", "minmax", "clipped"] = Field(
+    mapping: Literal["rank", "minmax", "clipped", "ratio"] = Field(
         "rank",
         description=(
             "How scores become numbers in [0, 1]: rank is a row's place in their order, evenly "
             "spread whatever the scores; minmax keeps their distances; clipped too, between the "
-            "5th and the 95th percentile."
+            "5th and the 95th percentile; ratio divides by the largest."
         ),
     )
 
@@ -148,13 +148,15 @@ Single = Literal[
 
 
 class EnsembleConfig(Section):
-    """A weighted mean of estimators."""
+    """Several estimators as one: a weighted mean of them, or their product."""
 
     members: dict[Single, float] = Field(
         min_length=2, description="Weight, above 0, of each estimator; each has its own section."
     )
-    mix: Literal["rank", "value"] = Field(
-        "rank", description="rank: uncertainties are ranked before they are averaged."
+    mix: Literal["rank", "value", "product"] = Field(
+        "rank",
+        description="rank: uncertainties are ranked before they are averaged. product: multiplied, "
+        "each to the power of its share of the weights times their number.",
     )
 
     @field_validator("members")

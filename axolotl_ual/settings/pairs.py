@@ -114,6 +114,11 @@ class SemanticConfig(Section):
     """Clusters by meaning."""
 
     method: Literal["nli", "embedding", "none"] = Field("nli", description="none: switched off.")
+    score: Literal["cluster", "degree"] = Field(
+        "cluster",
+        description="cluster: 1 less the share of responses with its meaning. degree: 1 less its "
+        "mean similarity to all responses, by P(entailment) both ways or by cosine.",
+    )
     unit: Literal["response", "sentence"] = Field(
         "response", description="sentence: long responses sentence by sentence, then averaged."
     )

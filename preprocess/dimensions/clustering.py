@@ -14,6 +14,16 @@ responses are usable, the gaps of such prompts would be smaller for that reason 
 pairs would drift to a later stage. The second line is the first with the size that the cluster
 would have among n: each of the n - 1 others joins it as often as one of the m - 1 does.
 
+A graded rival, `score: degree` (Lin et al., "Generating with Confidence", arXiv 2305.19187), asks
+how alike and not whether the same:
+
+    u_s(r_i) = 1 - 1/m sum_j w_ij       w_ii = 1, w_ij = (P(i entails j) + P(j entails i)) / 2
+                                        or max(0, cos(r_i, r_j))
+
+It is the first formula where w is 1 within clusters and 0 between them, and is brought to n in the
+same way. It tells responses apart that are all alone in their clusters, and asks more: every
+ordered pair of distinct texts.
+
 Two responses mean the same where each entails the other. Clusters are greedy (Kuhn et al. 2023,
 Farquhar et al. 2024): a response joins the first cluster whose first member it matches. Entailment
 is not transitive, so the outcome depends on the order; here the order is canonical (the most
@@ -214,11 +224,17 @@ def semantic_uncertainty(labels: IntArray) -> FloatArray:
     return uncertainty
 
 
+def degree_uncertainty(similarity: FloatArray) -> FloatArray:
+    """u_s = 1 - sum_j w_ij / m; `similarity` is w, of shape (m, m), with 1 on its diagonal."""
+    uncertainty: FloatArray = np.clip(1.0 - similarity.mean(axis=1), 0.0, 1.0)
+    return uncertainty
+
+
 def among_sampled(uncertainty: Sequence[float], sampled: int) -> list[float]:
     """u_s of the m usable responses of a prompt, as if all n sampled ones were usable.
 
     Args:
-        uncertainty: 1 - |cluster| / m of each.
+        uncertainty: 1 - |cluster| / m of each, or by degree.
         sampled: n, at least m.
     """
     usable = len(uncertainty)

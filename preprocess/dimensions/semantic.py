@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import permutations
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ from .clustering import (
     canonical_order,
     cluster_by_average_link,
     cluster_by_similarity,
+    degree_uncertainty,
     discrete_entropy,
     greedy_clusters,
     run_together,
@@ -47,8 +49,13 @@ EMBEDDING: Final = "ual.pairs.semantic.embedding"
 Unit = Literal["response", "sentence"]
 Linkage = Literal["average", "threshold"]
 
-ClusterAll = Callable[[Sequence[tuple[int, Sequence[str]]]], list[IntArray]]
-"""Clusters many lists of texts, each with the place of its prompt."""
+Score = Literal["cluster", "degree"]
+
+Scored = tuple[IntArray, FloatArray]
+"""Cluster number and u_s of each of some texts."""
+
+ScoreAll = Callable[[Sequence[tuple[int, Sequence[str]]]], list[Scored]]
+"""Scores many lists of texts, each with the place of its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +101,8 @@ class SemanticDimension:
     def score(self, usable: Usable, repeat: int, show: Show) -> DimensionScores:
         """Cluster the responses to each prompt by meaning."""
         identity = {"kind": "semantic-block", **self._model(), "unit": self.config.unit}
+        if self.config.score != "cluster":
+            identity["score"] = self.config.score
         groups = usable.groups()
         with show(f"{self.name} ({self.config.method})", len(groups)) as progress:
             score = self._by_entailment if self.config.method == "nli" else self._by_embedding()
@@ -122,12 +131,12 @@ class SemanticDimension:
         return scores
 
     def _by_entailment(self, groups: Sequence[Group]) -> list[Any]:
-        found = semantic_by_nli(groups, self.entailment.load(), self.config.unit)
+        found = semantic_by_nli(groups, self.entailment.load(), self.config.unit, self.config.score)
         self.entailment.forget()
         return [asdict(semantic) for semantic in found]
 
     def _by_embedding(self) -> Callable[[Sequence[Group]], list[Any]]:
-        by, unit = self.config.embedding, self.config.unit
+        by, config = self.config.embedding, self.config
 
         @cache
         def embedder() -> Embedder:
@@ -136,7 +145,9 @@ class SemanticDimension:
             )
 
         def score(groups: Sequence[Group]) -> list[Any]:
-            found = semantic_by_embedding(groups, embedder(), by.similarity, by.linkage, unit)
+            found = semantic_by_embedding(
+                groups, embedder(), by.similarity, by.linkage, config.unit, config.score
+            )
             return [asdict(semantic) for semantic in found]
 
         return score
@@ -148,13 +159,25 @@ class SemanticDimension:
         return {"embedding": {**shaping(by), "model": identity(by.model)}}
 
     def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"method": self.config.method}
+        if self.config.score != "cluster":
+            facts["score"] = self.config.score
         if self.config.method == "nli":
-            return {"method": "nli", **self.entailment.facts()}
-        return {"method": "embedding", "model": self.config.embedding.model}
+            return {**facts, **self.entailment.facts()}
+        return {**facts, "model": self.config.embedding.model}
 
 
-def semantic_by_nli(groups: Sequence[Group], nli: NliModel, unit: Unit) -> list[Semantic]:
-    """Cluster by bidirectional entailment, conditioned on the question."""
+def semantic_by_nli(
+    groups: Sequence[Group], nli: NliModel, unit: Unit, score: Score = "cluster"
+) -> list[Semantic]:
+    """Cluster by bidirectional entailment, conditioned on the question.
+
+    Args:
+        groups: prompts.
+        nli: the model.
+        unit: whole responses or sentences.
+        score: u_s by the size of a cluster, or by the probability of entailment both ways.
+    """
 
     def cluster_all(parts: Sequence[tuple[int, Sequence[str]]]) -> list[IntArray]:
         def ask(questions: list[tuple[int, str, str]]) -> list[bool]:
@@ -164,14 +187,44 @@ def semantic_by_nli(groups: Sequence[Group], nli: NliModel, unit: Unit) -> list[
 
         return run_together([greedy_clusters(texts) for _, texts in parts], ask)
 
-    if unit == "response":
-        labels = cluster_all([(place, group.texts) for place, group in enumerate(groups)])
-        return [_of_responses(*pair) for pair in zip(groups, labels, strict=True)]
-    return _of_sentences(groups, cluster_all, word_overlap)
+    def score_all(parts: Sequence[tuple[int, Sequence[str]]]) -> list[Scored]:
+        labels = cluster_all(parts)
+        if score == "cluster":
+            return [(found, semantic_uncertainty(found)) for found in labels]
+        asked = sorted(
+            {
+                (groups[place].question, first, second)
+                for place, texts in parts
+                for first, second in permutations(sorted(set(texts)), 2)
+            }
+        )
+        entailed = dict(zip(asked, nli.entailment(asked).tolist(), strict=True))
+
+        def alike(question: str, one: str, other: str) -> float:
+            if one == other:
+                return 1.0
+            return float(entailed[question, one, other] + entailed[question, other, one]) / 2
+
+        return [
+            (
+                found,
+                degree_uncertainty(
+                    np.array([[alike(groups[place].question, a, b) for b in texts] for a in texts])
+                ),
+            )
+            for (place, texts), found in zip(parts, labels, strict=True)
+        ]
+
+    return _score(groups, unit, score_all, word_overlap)
 
 
 def semantic_by_embedding(
-    groups: Sequence[Group], embedder: Embedder, least: float, linkage: Linkage, unit: Unit
+    groups: Sequence[Group],
+    embedder: Embedder,
+    least: float,
+    linkage: Linkage,
+    unit: Unit,
+    score: Score = "cluster",
 ) -> list[Semantic]:
     """Cluster by the cosine similarity of sentence embeddings.
 
@@ -181,6 +234,7 @@ def semantic_by_embedding(
         least: similarity from which two texts, or two clusters, are one.
         linkage: average link, or comparison with the first member of a cluster.
         unit: whole responses or sentences.
+        score: u_s by the size of a cluster, or by the cosine.
     """
     method = cluster_by_average_link if linkage == "average" else cluster_by_similarity
     pieces = [
@@ -200,19 +254,38 @@ def semantic_by_embedding(
     def alike(one: str, other: str) -> float:
         return float(vectors[row[one]] @ vectors[row[other]])
 
-    def cluster_all(parts: Sequence[tuple[int, Sequence[str]]]) -> list[IntArray]:
-        return [method(texts, similarities(texts), least) for _, texts in parts]
+    def score_all(parts: Sequence[tuple[int, Sequence[str]]]) -> list[Scored]:
+        found = []
+        for _, texts in parts:
+            similarity = similarities(texts)
+            labels = method(texts, similarity, least)
+            if score == "cluster":
+                found.append((labels, semantic_uncertainty(labels)))
+            else:
+                same = np.array([[a == b for b in texts] for a in texts])
+                graded = np.where(same, 1.0, np.maximum(similarity, 0.0))
+                found.append((labels, degree_uncertainty(graded)))
+        return found
 
-    if unit == "response":
-        labels = cluster_all([(place, group.texts) for place, group in enumerate(groups)])
-        return [_of_responses(*pair) for pair in zip(groups, labels, strict=True)]
-    return _of_sentences(groups, cluster_all, alike)
+    return _score(groups, unit, score_all, alike)
 
 
-def _of_responses(group: Group, labels: IntArray) -> Semantic:
+def _score(
+    groups: Sequence[Group],
+    unit: Unit,
+    score_all: ScoreAll,
+    similarity: Callable[[str, str], float],
+) -> list[Semantic]:
+    if unit == "sentence":
+        return _of_sentences(groups, score_all, similarity)
+    found = score_all([(place, group.texts) for place, group in enumerate(groups)])
+    return [_of_responses(group, *scored) for group, scored in zip(groups, found, strict=True)]
+
+
+def _of_responses(group: Group, labels: IntArray, uncertainty: FloatArray) -> Semantic:
     return Semantic(
         clusters=labels.tolist(),
-        uncertainty=semantic_uncertainty(labels).tolist(),
+        uncertainty=uncertainty.tolist(),
         entropy=discrete_entropy(labels),
         weighted_entropy=weighted_entropy(labels, np.array(group.mean_logprobs)),
     )
@@ -220,7 +293,7 @@ def _of_responses(group: Group, labels: IntArray) -> Semantic:
 
 def _of_sentences(
     groups: Sequence[Group],
-    cluster_all: ClusterAll,
+    score_all: ScoreAll,
     similarity: Callable[[str, str], float],
 ) -> list[Semantic]:
     """Score sentences among their counterparts; a response is the mean over its sentences."""
@@ -236,30 +309,29 @@ def _of_sentences(
             for members in sentences
         }
     )
-    labels = dict(zip(parts, cluster_all(parts), strict=True))
+    scored = dict(zip(parts, score_all(parts), strict=True))
     return [
         _mean_over_sentences(
-            group, [[labels[place, tuple(members)] for members in own] for own in responses]
+            group, [[scored[place, tuple(members)] for members in own] for own in responses]
         )
         for place, (group, responses) in enumerate(zip(groups, aligned, strict=True))
     ]
 
 
-def _mean_over_sentences(group: Group, labels: Sequence[Sequence[IntArray]]) -> Semantic:
+def _mean_over_sentences(group: Group, scored: Sequence[Sequence[Scored]]) -> Semantic:
     logprobs = np.array(group.mean_logprobs)
     # Summed in a canonical order, so that the order of the responses leaves no trace in rounding.
     rank = {text: position for position, text in enumerate(canonical_order(group.texts))}
-    order = sorted(range(len(labels)), key=lambda i: rank[group.texts[i]])
-    uncertainty = [
-        float(np.mean([semantic_uncertainty(found)[i] for found in own]))
-        for i, own in enumerate(labels)
-    ]
+    order = sorted(range(len(scored)), key=lambda i: rank[group.texts[i]])
+    uncertainty = [float(np.mean([values[i] for _, values in own])) for i, own in enumerate(scored)]
     return Semantic(
         clusters=[],
         uncertainty=uncertainty,
-        entropy=_mean_of_means([[discrete_entropy(found) for found in labels[i]] for i in order]),
+        entropy=_mean_of_means(
+            [[discrete_entropy(labels) for labels, _ in scored[i]] for i in order]
+        ),
         weighted_entropy=_mean_of_means(
-            [[weighted_entropy(found, logprobs) for found in labels[i]] for i in order]
+            [[weighted_entropy(labels, logprobs) for labels, _ in scored[i]] for i in order]
         ),
     )
 

@@ -3,8 +3,18 @@
     u_i = sum_m w_m v_im / sum_m w_m        over the members m that have a value for row i
 
 with v_im the uncertainty of member m (`mix: value`) or its rank over all rows mapped to [0, 1]
-(`mix: rank`, `mapping.py`), which makes members comparable whose uncertainties are spread
+(`mix: rank`, `labels/ranks.py`), which makes members comparable whose uncertainties are spread
 differently. A row is missing only where no member has a value.
+
+    u_i = prod_m v_im ^ (M w_m / sum_m w_m)     over all M members (`mix: product`)
+
+is the plain product where weights are equal. With `perplexity` under `mapping: ratio` (the mean
+negative log-likelihood up to a factor, which the map to smoothing does not see) and with
+`self_consistency` (1 less the mean similarity of the row's own response to sampled ones) it is
+CoCoA, Vashurin et al., "Uncertainty Quantification for LLMs through Minimum Bayes Risk" (arXiv
+2502.04964): a response is uncertain where it is both unlikely and unlike what the model says
+otherwise. A row is missing where any member has no value: a product of the others is another
+quantity.
 """
 
 from __future__ import annotations
@@ -26,16 +36,17 @@ from ..progress import Progress, Uncounted
 from .base import Estimation, Estimator, FloatArray, RowScores
 
 NO_MEMBER: Final = "no member has a value"
+A_MEMBER: Final = "a member has no value"
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A weighted mean of estimators.
+    """Several estimators as one.
 
     Attributes:
         members: estimators by name.
         weights: of the members, above 0.
-        mix: "rank" or "value".
+        mix: "rank", "value" or "product".
     """
 
     members: Mapping[str, Estimator]
@@ -73,9 +84,10 @@ class Ensemble:
         values = {name: estimation.uncertainty for name, estimation in found.items()}
         uncertainty = mix(values, self.weights, self.mix)
         missing = int(np.isnan(uncertainty).sum())
+        reason = A_MEMBER if self.mix == "product" else NO_MEMBER
         return Estimation(
             uncertainty,
-            failures={NO_MEMBER: missing} if missing else {},
+            failures={reason: missing} if missing else {},
             usage=scores.usage,
             facts={
                 "mix": self.mix,
@@ -125,14 +137,22 @@ class EnsembleScorer:
 
 
 def mix(values: Mapping[str, FloatArray], weights: Mapping[str, float], how: str) -> FloatArray:
-    """Weighted mean of uncertainties (N,), NaN for a missing one.
+    """Mix uncertainties (N,), NaN for a missing one.
 
     Args:
-        values: uncertainties by member.
+        values: uncertainties by member, in [0, 1].
         weights: above 0, by member.
-        how: "rank" or "value".
+        how: "rank", "value" or "product".
+
+    Returns:
+        float32 of shape (N,), in [0, 1] or NaN.
     """
     members_MN = np.stack([values[name].astype(np.float64) for name in values])
+    if how == "product":
+        powers_M1 = np.array([[weights[name]] for name in values])
+        powers_M1 *= len(powers_M1) / powers_M1.sum()
+        product_N: FloatArray = (members_MN**powers_M1).prod(axis=0).astype(np.float32)
+        return product_N
     if how == "rank":
         members_MN = np.stack([rank(row_N) for row_N in members_MN]).astype(np.float64)
     weights_M1 = np.array([weights[name] for name in values])[:, None]

@@ -7,9 +7,11 @@ minmax   (x_i - min x) / (max x - min x). Keeps distances; one outlier squeezes 
 clipped  minmax of the scores clipped to their 5th and 95th percentile (winsorised). Keeps distances
          among nine tenths of the samples, and an outlier moves nobody. Not the quantile transform,
          which is `rank`.
+ratio    x_i / max x, of scores that are not negative. Keeps ratios, so that products of scores keep
+         their order (`mix: product` of an ensemble); the least score need not become 0.
 
-All give the least score 0 and the greatest 1. Where all scores are equal (one sample, say) there
-is no order to tell, and every sample gets 0.5. NaN stays NaN and takes no rank.
+The first three give the least score 0 and the greatest 1. Where all scores are equal (one sample,
+say) there is no order to tell, and every sample gets 0.5. NaN stays NaN and takes no rank.
 """
 
 from __future__ import annotations
@@ -51,7 +53,21 @@ def clipped(scores: Scores) -> Uncertainties:
     return _over_finite(scores, _winsorise)
 
 
-MAPPINGS: Final[dict[str, Mapping]] = {"rank": rank, "minmax": minmax, "clipped": clipped}
+def ratio(scores: Scores) -> Uncertainties:
+    """Map scores (N,), not negative or NaN, to float32 in [0, 1]: x / max x; 0 stays 0."""
+    known = np.isfinite(scores)
+    largest = scores[known].max(initial=0.0)
+    mapped = np.full(len(scores), np.nan, dtype=np.float32)
+    mapped[known] = scores[known] / largest if largest > 0 else 0.0
+    return mapped
+
+
+MAPPINGS: Final[dict[str, Mapping]] = {
+    "rank": rank,
+    "minmax": minmax,
+    "clipped": clipped,
+    "ratio": ratio,
+}
 
 
 def _winsorise(finite: Scores) -> Scores:

@@ -121,6 +121,12 @@ class NliModel:
         probability_N = _softmax(logits_NL)[:, self.labels.entailment]
         return [bool(enough) for enough in probability_N >= self.threshold]
 
+    def entailment(
+        self, questions: Sequence[Question], advance: Advance = lambda n: None
+    ) -> npt.NDArray[np.float64]:
+        """P(entailment) of each question among all labels: float64 of shape (N,), in [0, 1]."""
+        return _softmax(self._answer(questions, advance))[:, self.labels.entailment]
+
     def contradiction(
         self, questions: Sequence[Question], advance: Advance = lambda n: None
     ) -> npt.NDArray[np.float64]:

