@@ -299,7 +299,7 @@ def probe(ctx: click.Context, recipe: Path) -> None:
     """Send three requests to each server of the recipe, and tell what they show.
 
     Reachable, the model that answers, schema, log-probabilities, thinking, limits, context length,
-    price, and one sample judged. Ends with status 1 where a server gives no answer.
+    price, and one sample judged. Ends with status 1 where a server gives no answer of use.
     """
     from .commands.probe import probe as run
 

@@ -7,10 +7,10 @@ the form that the recipe asks for, the third asks for log-probabilities.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 from rich.console import Console
@@ -18,12 +18,16 @@ from rich.table import Table
 
 from axolotl_ual.errors import ConfigError, UALError
 from axolotl_ual.settings.estimators import JudgeConfig
+from axolotl_ual.settings.pairs import PRINCIPLES, PairsJudgeConfig
 from axolotl_ual.settings.server import ServerConfig
-from axolotl_ual.settings.ual import UALConfig
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 
-from ..calls.task import NoLogprobs, Unparsable
-from ..data.recipe import load_recipe
+from ..calls.task import NoLogprobs, Reading, Unparsable
+from ..data.prompt import Prompt
+from ..data.recipe import read_yaml
 from ..data.sample import Sample, Turn
+from ..dimensions.principles import principle_tasks
+from ..dimensions.review import Reviewed
 from ..judge.rubric import load_rubric
 from ..judge.uncertainty import Uncertainty
 from ..models.server.client import ChatBackend, NoCompletion
@@ -40,6 +44,7 @@ _SAMPLE: Final = Sample(
 )
 _PATIENCE: Final = 30.0
 _SHOWN: Final = 160
+_MOST_NAMES: Final = 5
 _CONTEXT_KEYS: Final = ("max_model_len", "context_length", "context_window", "n_ctx", "n_ctx_train")
 _ROWS: Final = (
     "reachable", "model that answers", "answer by schema", "log-probabilities", "thinking",
@@ -54,11 +59,13 @@ class Probed:
     Attributes:
         section: of the YAML.
         found: by the names of the table's rows.
-        works: whether it answered.
+        replied: whether anything came back over HTTP.
+        works: whether it gave an answer of use.
     """
 
     section: str
     found: dict[str, str] = field(default_factory=dict)
+    replied: bool = False
     works: bool = False
 
 
@@ -66,18 +73,22 @@ def probe(path: Path, console: Console) -> bool:
     """Probe every server of a recipe and print a table.
 
     Returns:
-        Whether all of them answered.
+        Whether all of them gave an answer of use.
 
     Raises:
         ConfigError: the recipe asks no server.
     """
-    sections = list(servers(load_recipe(path).ual))
+    sections = list(servers(parse_ual(read_yaml(path).get("ual"), where=f"{path}: ual")))
     if not sections:
         raise ConfigError(
             f"{path}: ual: asks no server: there is nothing to probe",
             "servers are asked by `estimator: judge`, `panel`, `self_consistency`, and by `pairs`",
         )
-    probed = [asyncio.run(_probe(section, config)) for section, config in sections]
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    probed = [asyncio.run(_probe(section, config, say)) for section, config in sections]
     table = Table(show_lines=True)
     table.add_column("")
     for one in probed:
@@ -108,7 +119,7 @@ def servers(ual: UALConfig) -> Iterator[tuple[str, ServerConfig]]:
             yield "ual.pairs.judge", pairs.judge
 
 
-async def _probe(section: str, config: ServerConfig) -> Probed:
+async def _probe(section: str, config: ServerConfig, say: Callable[[str], None]) -> Probed:
     probed = Probed(section)
     config = config.model_copy(
         update={"patience": min(config.patience, _PATIENCE), "max_retries": 1}
@@ -116,52 +127,64 @@ async def _probe(section: str, config: ServerConfig) -> Probed:
     try:
         endpoint = find_endpoint(config, section)
         endpoint.check(None)
-        await _ask(endpoint, probed)
+        await _ask(endpoint, probed, say)
     except UALError as error:
-        probed.found.setdefault("reachable", "no" if not probed.works else "yes")
+        probed.works = False
+        probed.found.setdefault("reachable", "yes, and gives no answer" if probed.replied else "no")
         probed.found["one sample"] = str(error)
     return probed
 
 
-async def _ask(endpoint: Endpoint, probed: Probed) -> None:
+async def _ask(endpoint: Endpoint, probed: Probed, say: Callable[[str], None]) -> None:
     found, config = probed.found, endpoint.config
     price = endpoint.price
     found["price"] = "not known"
     if price is not None:
         found["price"] = f"{price.input * 1e6:g} and {price.output * 1e6:g} USD for 1M tokens"
-    listed = await _models(endpoint)
+    listed = await _models(endpoint, probed)
     found["context length"] = _context(listed, config.model) or "not told"
-    lines: list[str] = []
-    async with ChatBackend(config, endpoint.server, lines.append) as backend:
-        completion = await _completion(backend, _first_chat(config), found)
+    async with ChatBackend(config, endpoint.server, say) as backend:
+        question = _question(config)
+        completion = await _completion(backend, question.chat, found)
         if completion is None:
             return
-        probed.works = True
         found["reachable"] = f"yes, {endpoint.server.url}"
-        found["model that answers"] = completion.model or "not told"
+        found["model that answers"] = (completion.model or "not told") + _offered(listed, config)
         found["thinking"] = _thinking(completion)
-        if isinstance(config, JudgeConfig):
-            found["one sample"] = _judged(config, completion)
-        else:
-            found["one sample"] = repr(completion.content[:_SHOWN])
-        if isinstance(config, JudgeConfig):
-            steps = [line for line in backend.facts.get("changed_requests", []) if "JSON" in line]
-            found["answer by schema"] = steps[-1] if steps else "taken"
+        probed.works, found["one sample"] = _worth(question, completion)
+        changed = backend.facts.get("changed_requests", [])
+        if question.chat.response_format is not None:
+            steps = [line for line in changed if "JSON" in line]
+            kept = "taken" if probed.works else "taken, and not kept to"
+            found["answer by schema"] = steps[-1] if steps else kept
         found["log-probabilities"] = await _logprobs(backend, config)
         found["limits it names"] = ", ".join(
             f"{name}: {value}" for name, value in backend.limits.items()
         )
-        if changed := backend.facts.get("changed_requests"):
-            found["changed requests"] = "; ".join(changed)
+        if everything := backend.facts.get("changed_requests"):
+            found["changed requests"] = "; ".join(everything)
 
 
-def _first_chat(config: ServerConfig) -> Chat:
-    """What the recipe would ask, about one sample."""
+class _Question(NamedTuple):
+    """What a recipe would ask about the sample: how an answer is read, or None to show it."""
+
+    chat: Chat
+    read: Callable[[Completion], Reading] | None = None
+
+
+def _question(config: ServerConfig) -> _Question:
     if isinstance(config, JudgeConfig):
         rubric = load_rubric(config.rubric, reason=bool(config.reason))
-        return Uncertainty(config, rubric, "verbalized").chat(_SAMPLE, 0)
-    messages = [{"role": "user", "content": _SAMPLE.turns[0].text}]
-    return Chat(messages, max_tokens=getattr(config, "max_tokens", 256), temperature=0.0)
+        task = Uncertainty(config, rubric, "verbalized")
+        return _Question(task.chat(_SAMPLE, 0), task.read)
+    asked, answer = _SAMPLE.turns
+    if isinstance(config, PairsJudgeConfig):
+        (rating,) = principle_tasks(config, PRINCIPLES, together=True)
+        reviewed = Reviewed(Prompt((("user", asked.text),)), answer.text)
+        return _Question(rating.chat(reviewed, 0), rating.read)
+    messages = [{"role": "user", "content": asked.text}]
+    tokens = getattr(config, "max_tokens", 256)
+    return _Question(Chat(messages, max_tokens=tokens, temperature=0.0))
 
 
 async def _completion(backend: ChatBackend, chat: Chat, found: dict[str, str]) -> Completion | None:
@@ -195,17 +218,29 @@ def _thinking(completion: Completion) -> str:
     return "none was shown"
 
 
-def _judged(config: JudgeConfig, completion: Completion) -> str:
-    rubric = load_rubric(config.rubric, reason=bool(config.reason))
+def _worth(question: _Question, completion: Completion) -> tuple[bool, str]:
+    """Whether an answer is of use, and what it is."""
     shown = repr(completion.content[:_SHOWN])
+    if question.read is None:
+        return bool(completion.content) and not completion.cut, shown
     try:
-        reading = Uncertainty(config, rubric, "verbalized").read(completion)
+        reading = question.read(completion)
     except (Unparsable, NoLogprobs) as error:
-        return f"no score ({error}): {shown}"
-    return f"uncertainty {reading.score:.2f} of a plain fact: {shown}"
+        more = f"; raise max_tokens: {question.chat.max_tokens}" if completion.cut else ""
+        return False, f"no score ({error}{more}): {shown}"
+    return True, f"{reading.score:.2f} for a plain fact that is right: {shown}"
 
 
-async def _models(endpoint: Endpoint) -> list[Any]:
+def _offered(listed: list[Any], config: ServerConfig) -> str:
+    """The models of a list that does not have the one that was asked for."""
+    names = [str(entry["id"]) for entry in listed if isinstance(entry, dict) and "id" in entry]
+    if not names or config.model in names:
+        return ""
+    more = ", ..." if len(names) > _MOST_NAMES else ""
+    return f"; the server lists {', '.join(names[:_MOST_NAMES])}{more} and not {config.model}"
+
+
+async def _models(endpoint: Endpoint, probed: Probed) -> list[Any]:
     """The list of models; empty where there is none."""
     server, config = endpoint.server, endpoint.config
     transport = Transport(
@@ -214,6 +249,7 @@ async def _models(endpoint: Endpoint) -> list[Any]:
     try:
         async with transport:
             reply: Reply = await transport.get()
+        probed.replied = True
         listed = orjson.loads(reply.body)["data"]
     except (ConnectionFailed, orjson.JSONDecodeError, KeyError, TypeError):
         return []

@@ -56,6 +56,8 @@ class Table:
             again = max(seen.completions.values(), default=0)
             report = {"requests": seen.requests, "charged": seen.charged, "most_completions": again}
             return 200, {**report, "completions": seen.completions.total()}, {}
+        if rest.startswith("v1/models"):
+            return 200, {"object": "list", "data": [{"id": "m", "max_model_len": 8192}]}, {}
         if "chat/completions" not in rest:
             return 404, {"error": {"message": f"{path} is not here"}}, {}
         body = json.loads(data)

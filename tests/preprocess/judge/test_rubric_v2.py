@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from behaviour_server import serving
 from hypothesis import given
 from hypothesis import strategies as st
-from judging_kit import ATTACKS, command, sample
-from rich.console import Console
+from judging_kit import ATTACKS, sample
 
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.calls.task import Unparsable
-from axolotl_ual.preprocess.commands.probe import probe
 from axolotl_ual.preprocess.judge.frame import fence
 from axolotl_ual.preprocess.judge.parse import expected_numbers
 from axolotl_ual.preprocess.judge.rubric import load_rubric
@@ -176,30 +173,3 @@ def test_hostile_samples_stay_between_the_lines_of_the_frame() -> None:
             f"{marker} BEGIN\n{marker} INSTRUCTION role=user\n{question}\n"
             f"{marker} RESPONSE role=assistant\n{answer}\n{marker} END\n"
         )
-
-
-@pytest.mark.slow
-def test_a_probe_tells_what_a_server_does(tmp_path: Path) -> None:
-    from behaviour_runs import write_recipe
-    from behaviour_server import stats
-    from behaviours import BEHAVIOURS
-
-    with serving() as root:
-        for name in ("plain", "not_given", "think_tags", "wrong_key", "json_object_only"):
-            recipe = write_recipe(tmp_path / name, root, name, BEHAVIOURS[name])
-            console = Console(record=True, width=200)
-            works = probe(recipe, console)
-            told = console.export_text()
-            assert works is (name != "wrong_key"), told
-            # The list of models is a third request; a schema that is refused takes some more.
-            assert stats(root, name)["requests"] <= (4 if name == "json_object_only" else 2)
-            if name == "plain":
-                assert "the 2 likeliest tokens" in told and "1000 and 1000 USD" in told
-            if name == "think_tags":
-                assert "characters before the answer" in told
-            if name == "not_given":
-                assert "none" in told
-            if name == "wrong_key":
-                assert "does not accept" in told
-        result = command("probe", tmp_path / "plain" / "r.yaml")
-        assert result.exit_code == 0, result.output
