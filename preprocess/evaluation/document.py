@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -21,9 +21,12 @@ from axolotl_ual.evaluation.differences import ALPHA, POWER
 from axolotl_ual.evaluation.predictions import DIAGRAM, Measure
 from axolotl_ual.evaluation.resampling import LEVEL, RESAMPLES
 
+from ..report.page import render
+
 JSON_FILE: Final = "evaluation.json"
 MARKDOWN_FILE: Final = "evaluation.md"
 HTML_FILE: Final = "evaluation.html"
+PACKAGE: Final = "axolotl_ual.preprocess.evaluation"
 VERSION: Final = 1
 
 
@@ -79,8 +82,8 @@ def write_document(folder: Path, document: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JSON_FILE).unlink(missing_ok=True)
-    for name in (MARKDOWN_FILE, HTML_FILE):
-        _replace(folder / name, _render(f"{name}.jinja", document))
+    _replace(folder / MARKDOWN_FILE, _markdown(document))
+    _replace(folder / HTML_FILE, _page(document))
     _replace(folder / JSON_FILE, json.dumps(_plain(document), indent=2, ensure_ascii=False) + "\n")
 
 
@@ -100,19 +103,40 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _render(template: str, document: Mapping[str, Any]) -> str:
+def _markdown(document: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("axolotl_ual.preprocess.evaluation"),
+        loader=jinja2.PackageLoader(PACKAGE),
         undefined=jinja2.StrictUndefined,
-        autoescape=template.endswith(".html.jinja"),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(number=number, signed=signed, span=span, p=p_value)
-    return environment.get_template(template).render(
-        document=_plain(document), tables=list(tables(document)), changes=_changes(document)
+    environment.filters |= _filters()
+    return environment.get_template(f"{MARKDOWN_FILE}.jinja").render(_shown(document))
+
+
+def _page(document: Mapping[str, Any]) -> str:
+    return render(
+        f"{HTML_FILE}.jinja",
+        PACKAGE,
+        [],
+        title="Evaluation",
+        styles=[(PACKAGE, "evaluation.css")],
+        filters=_filters(),
+        **_shown(document),
     )
+
+
+def _shown(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "document": _plain(document),
+        "tables": list(tables(document)),
+        "changes": _changes(document),
+    }
+
+
+def _filters() -> dict[str, Callable[..., str]]:
+    return {"number": number, "signed": signed, "span": span, "p": p_value}
 
 
 def _changes(document: Mapping[str, Any]) -> list[dict[str, Any]]:

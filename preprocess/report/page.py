@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -40,6 +40,7 @@ def render(
     styles: Sequence[tuple[str, str]] = (),
     packed: Mapping[str, str] | None = None,
     blocks: Sequence[str] = (),
+    filters: Mapping[str, Callable[..., str]] | None = None,
     **context: Any,
 ) -> str:
     """The HTML of a page.
@@ -53,6 +54,7 @@ def render(
         styles: further style sheets, likewise.
         packed: further data by name, each from `pack`.
         blocks: packed blocks of records.
+        filters: of the template, beside `count` and `number`, or in their place.
         context: what the template needs beside them.
     """
     script = "\n".join(static(*place) for place in [(PACKAGE, "base.js"), *scripts])
@@ -67,7 +69,7 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"count": count, "number": number}
+    environment.filters |= {"count": count, "number": number, **(filters or {})}
     environment.globals["share"] = share
     return environment.get_template(template).render(
         title=title,

@@ -296,6 +296,7 @@ const ual = (() => {
     );
     for (const element of document.querySelectorAll("[data-figure]")) observer.observe(element);
     watchSections();
+    root.dataset.ready = String(Math.round(performance.now()));
   }
 
   /* Paper is light, and has no view that charts could come into. */

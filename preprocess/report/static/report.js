@@ -302,7 +302,6 @@ const report = (() => {
     await update();
     followAddress();
     await fillExtremes();
-    document.documentElement.dataset.ready = String(Math.round(performance.now()));
   }
 
   const started = start().catch(ual.fail);

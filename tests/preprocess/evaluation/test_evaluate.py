@@ -15,6 +15,7 @@ from axolotl_ual.preprocess.evaluation.heldout import find_answer
 from axolotl_ual.preprocess.models.local.causal import LocalModel
 from axolotl_ual.preprocess.models.local.generate import Generator
 from axolotl_ual.settings.evaluate import GSM8K
+from browser import chromium
 from tiny import write_rows
 
 
@@ -101,8 +102,25 @@ def test_what_is_written(here: Path) -> None:
     for text in (markdown, page):
         assert "NLL a token" in text and "Exact match" in text and "kind = large" in text
         assert "One seed: tuned" in text
-    assert "http" not in page and "<svg" in page
+    assert "://" not in page and "<svg" in page
     assert sum(b["count"] for b in document["reliability"]["base"]) == document["data"]["tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(here: Path, tmp_path: Path, width: int) -> None:
+    evaluate("--runs", "base,tuned=adapter-1", "--by", "kind")
+    with chromium(tmp_path / "profile") as browser:
+        browser.open(Path("results/evaluation.html").resolve(), width=width, dark=True)
+        assert browser.texts(".diagrams figcaption") == ["base", "tuned"]
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        # The look of a report, which follows the reader's choice of colours.
+        paper = "getComputedStyle(document.body).backgroundColor"
+        assert browser.run(paper) == "rgb(19, 22, 25)"
+        browser.one("[data-set-theme=light]").click()
+        browser.until(f"{paper} === 'rgb(247, 247, 245)'")
+        assert browser.problems() == []
+        assert browser.requests() == []
 
 
 def test_the_same_weights_differ_by_exactly_zero(here: Path) -> None:

@@ -103,7 +103,7 @@ def test_tasks_of_ones_own_offline(here: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (copy["arm"], copy["difference"], copy["both"]) == ("copy", 0, [0, 0])
     assert tuned["difference"] == pytest.approx(result["values"]["tuned"] - right)
     page = Path("results/evaluation.html").read_text()
-    assert "<h1>Forgetting</h1>" in page and "sums: acc" in page
+    assert ">Forgetting</h2>" in page and "sums: acc" in page
     assert "# Forgetting" in Path("results/evaluation.md").read_text()
 
     def load(*_: Any, **__: Any) -> LocalModel:

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from browser import Browser, chromium
 from click.testing import CliRunner
 
 import output_folders
 from axolotl_ual.columns import STAGE, STAGES, UNCERTAINTY
 from axolotl_ual.preprocess.cli import main
+from browser import Browser, chromium
 
 pytestmark = pytest.mark.slow
 
