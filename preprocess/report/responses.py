@@ -10,13 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from axolotl_ual.columns import PREFIX, UNCERTAINTY
 
-from ..data.responses import PROMPT_ID, RESPONSE, RESPONSE_ID, STATUS
-from .rows import LONGEST, shown
+from ..data.responses import PROMPT_ID, RESPONSE, RESPONSE_CHAT, RESPONSE_ID, STATUS
+from .rows import LONGEST, answer, shown
 from .values import BATCH, FloatArray, is_number, open_parquet, read_numbers
 
 ENTROPY: Final = "semantic_entropy"
@@ -115,7 +116,16 @@ def read_beside(
         there = set(file.schema_arrow.names)
         columns = [
             name
-            for name in (PROMPT_ID, RESPONSE_ID, RESPONSE, STATUS, "used_as", CLUSTER, *scores)
+            for name in (
+                PROMPT_ID,
+                RESPONSE_ID,
+                RESPONSE,
+                STATUS,
+                RESPONSE_CHAT,
+                "used_as",
+                CLUSTER,
+                *scores,
+            )
             if name in there
         ]
         for batch in file.iter_batches(batch_size=BATCH, columns=columns):
@@ -127,13 +137,13 @@ def read_beside(
 
 
 def _beside(row: dict[str, Any], place: int, scores: Sequence[str]) -> list[Any]:
-    used = row.get("used_as")
+    used, chat = row.get("used_as"), row.get(RESPONSE_CHAT)
     longest = LONGEST if used else _LONGEST_OTHER
     return [
         row.get(RESPONSE_ID, place),
         used,
         row.get(STATUS),
         row.get(CLUSTER),
-        *shown(row.get(RESPONSE) or "", longest),
+        *shown(answer(orjson.loads(chat)) if chat else row.get(RESPONSE) or "", longest),
         *(row.get(name) for name in scores),
     ]

@@ -26,6 +26,8 @@ import pyarrow.compute as pc
 
 from axolotl_ual.columns import PREFIX
 
+from ..data.prompt import CHAT, MESSAGES
+from ..data.responses import PROMPT_ID
 from ..data.sample import Row, Turn
 from ..progress import Progress
 from .folder import Folder, Part
@@ -127,7 +129,9 @@ def _pair_reader(part: Part) -> _RowReader:
     columns = [name for name in part.schema.names if not name.startswith(PREFIX)]
 
     def record(row: Row) -> bytes:
-        turns = tuple(_as_turn(message) for message in row.get("messages") or [])
+        # A dialogue with tools or reasoning is whole there alone.
+        row = {**row, **(orjson.loads(row[CHAT]) if row.get(CHAT) else {})}
+        turns = tuple(_as_turn(message) for message in row.get(MESSAGES) or [])
         if not turns and row.get("prompt") is not None:
             turns = (Turn("user", str(row["prompt"]), False),)
         return dump(
@@ -135,7 +139,7 @@ def _pair_reader(part: Part) -> _RowReader:
                 "t": shown_turns(turns),
                 "c": shown(answer(row.get("chosen"))),
                 "r": shown(answer(row.get("rejected"))),
-                "p": row.get("prompt_id"),
+                "p": row.get(PROMPT_ID),
             }
         )
 
@@ -144,8 +148,8 @@ def _pair_reader(part: Part) -> _RowReader:
 
 def _measure_pairs(batch: pa.RecordBatch) -> tuple[Measures, FloatArray]:
     turns = np.full(batch.num_rows, np.nan, dtype=np.float32)
-    if "messages" in batch.schema.names:
-        counts = pc.list_value_length(batch.column("messages"))
+    if MESSAGES in batch.schema.names:
+        counts = pc.list_value_length(batch.column(MESSAGES))
         turns = counts.cast(pa.float32()).to_numpy(zero_copy_only=False)
     chosen, rejected = (_answer_lengths(batch, name) for name in ("chosen", "rejected"))
     return Measures(chosen, turns), rejected
@@ -169,12 +173,20 @@ def answer(value: Any) -> str:
     if isinstance(value, list):
         value = value[-1] if value else None
     if isinstance(value, Mapping):
-        value = value.get("content")
+        return _said(value)
     return "" if value is None else str(value)
 
 
 def _as_turn(message: Mapping[str, Any]) -> Turn:
-    return Turn(str(message.get("role")), str(message.get("content") or ""), False)
+    return Turn(str(message.get("role")), _said(message), False)
+
+
+def _said(message: Mapping[str, Any]) -> str:
+    """Reasoning, text and calls of tools of a message, a part a line."""
+    parts = [message.get("reasoning_content"), message.get("content")]
+    calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
+    parts += [orjson.dumps(call).decode() for call in calls]
+    return "\n".join(str(part) for part in parts if part)
 
 
 def shown_turns(turns: Turns) -> list[list[Any]]:

@@ -12,6 +12,9 @@ prompt  response  cluster  semantic  factual  value   u     text   used as
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +158,32 @@ def test_agreement_of_dimensions(report: Report) -> None:
     assert first["correlation"] == pytest.approx(0.3914, abs=1e-4)
     # |1/3 - .1|, |1/3 - .3|, |2/3 - .8|, .1, .2, .4: 1.1 / 6.
     assert first["difference"] == pytest.approx(1.1 / 6)
+
+
+def test_calls_of_tools_are_shown(folder: Path, tmp_path: Path) -> None:
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": {}}}]}
+    asked = [*turns(0), {**call, "content": None}, {"role": "tool", "content": "42"}]
+    chat = json.dumps({"messages": asked, "chosen": {**call, "content": ""}})
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, column, values in (
+        ("train", "chat", [chat, None]),
+        ("responses", "response_chat", [json.dumps(call), *[None] * 8]),
+    ):
+        table = pq.read_table(folder / f"{name}.parquet")
+        table = table.append_column(column, pa.array(values, pa.string()))
+        pq.write_table(table, out / f"{name}.parquet")
+    blocks = build_report(out, SilentProgress()).table.blocks.blocks
+    first, second = json.loads(gzip.decompress(base64.b64decode(blocks[0])))
+    shown = '{"name":"look","arguments":{}}'
+    assert [turn[:2] for turn in first["t"]] == [
+        ["user", "question 0"],
+        ["assistant", shown],
+        ["tool", "42"],
+    ]
+    assert (first["c"], first["r"]) == ([shown, 0], ["c", 0])
+    assert first["s"][0][:6] == [0, "chosen", "usable", 0, shown, 0]
+    assert second["c"] == ["dd", 0]
 
 
 def test_a_dimension_from_outside(tmp_path: Path) -> None:

@@ -156,6 +156,8 @@ def test_columns_that_add_to_the_messages_are_read_row_by_row() -> None:
         ([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "a"),
         ([], ""),
         (None, ""),
+        ({"reasoning_content": "r", "content": "a"}, "r\na"),
+        ({"content": None, "tool_calls": [{"function": {"name": "f"}}]}, '{"name":"f"}'),
     ],
 )
 def test_answers_of_pairs(value: Any, text: str) -> None:
