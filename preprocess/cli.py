@@ -178,6 +178,8 @@ def consistency(recipe: Path, **given: Any) -> None:
 @click.option("--limit", type=click.IntRange(min=1), help="Only the first held-out rows.")
 @click.option("--by", multiple=True, metavar="COLUMN", help="Group rows by this column as well.")
 @click.option("--against", metavar="NAME", help="The run that the others are compared with.")
+@MAX_COST
+@RETRY_FAILED
 def evaluate(
     recipe: Path,
     runs: tuple[str, ...],
@@ -186,6 +188,8 @@ def evaluate(
     limit: int | None,
     by: tuple[str, ...],
     against: str | None,
+    max_cost: float | None,
+    retry_failed: bool,
 ) -> None:
     """Measure the base model and what was trained from it on held-out rows, and compare.
 
@@ -195,7 +199,8 @@ def evaluate(
     from .commands.evaluate import EvaluateOptions
     from .commands.evaluate import evaluate as run
 
-    run(recipe, EvaluateOptions(runs, data, output, limit, by, against), _console())
+    options = EvaluateOptions(runs, data, output, limit, by, against, max_cost, retry_failed)
+    run(recipe, options, _console())
 
 
 @main.command()
@@ -271,7 +276,7 @@ def ablate(
     from .commands.ablate import ablate as run
     from .commands.evaluate import EvaluateOptions
 
-    evaluation = EvaluateOptions((), data, None, limit, by, against)
+    evaluation = EvaluateOptions((), data, None, limit, by, against, max_cost)
     options = AblateOptions(
         over, control, seeds, output, launcher, jobs, max_cost, dry_run, evaluation
     )

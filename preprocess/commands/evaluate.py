@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,22 +16,41 @@ from axolotl_ual import __version__
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.evaluation.comparison import compare
 from axolotl_ual.evaluation.groups import ALL
-from axolotl_ual.evaluation.predictions import EXACT_MATCH, MEASURES
+from axolotl_ual.evaluation.predictions import EXACT_MATCH, MEASURES, Measure
 from axolotl_ual.settings.evaluate import EvaluateConfig
 
+from ..calls.ask import open_session
+from ..calls.budget import Budget
 from ..calls.cache import Cache
+from ..data.prompt import Prompt
 from ..data.recipe import Recipe, load_recipe, read_yaml
 from ..evaluation import document as documents
+from ..evaluation.features import measure_clusters
 from ..evaluation.forgetting import Forgetting, check_forgetting, measure_forgetting
 from ..evaluation.heldout import HeldOut, read_heldout
+from ..evaluation.judged import (
+    SECTION,
+    Judged,
+    compare_responses,
+    judge_runs,
+    rate_responses,
+)
 from ..evaluation.measuring import Measured, group_rows, measure_runs
 from ..evaluation.reading import Reader, Text, encode_rows
 from ..evaluation.runs import BASE, Run, find_runs
 from ..output.manifest import library_versions
+from ..progress import show_progress
 from .pairs import chat_template
 
 _SFT: Final = "sft"
-_SHOWN: Final = ("nll", "ece_mass_15", "exact_match")
+_SHOWN: Final = (
+    "nll",
+    "ece_mass_15",
+    "exact_match",
+    "win_rate",
+    "length_controlled_win_rate",
+    "silhouette",
+)
 """Measures of the closing table; all of them are in the files."""
 
 
@@ -45,6 +65,8 @@ class EvaluateOptions:
         limit: the first held-out rows only.
         by: further columns to group rows by.
         against: the arm that the others are compared with.
+        max_cost: USD that a judge may cost in this run.
+        retry_failed: ask a judge again where an answer was kept that gave no score.
     """
 
     runs: Sequence[str]
@@ -53,6 +75,8 @@ class EvaluateOptions:
     limit: int | None = None
     by: Sequence[str] = ()
     against: str | None = None
+    max_cost: float | None = None
+    retry_failed: bool = False
 
 
 def evaluate(path: Path, options: EvaluateOptions, console: Console) -> Mapping[str, Any]:
@@ -88,8 +112,14 @@ def evaluate_runs(
     with Cache(settings.cache) as cache:
         readers = [(run, Reader(run, base, template, settings, cache)) for run in runs]
         measured = measure_runs(readers, text, heldout, settings, cache, console)
+        further, reasons = _judge(settings, measured, heldout, against, options, console)
+        clustered, clusters = measure_clusters(
+            readers, text, heldout, measured, settings, cache, console
+        )
         forgotten = measure_forgetting(readers, settings, text.max_length, cache, console)
-    document = _document(recipe, settings, heldout, text, measured, against)
+    document = _document(recipe, settings, heldout, text, measured, against, [*further, *clustered])
+    document["clustering"] = None if clusters is None else dataclasses.asdict(clusters)
+    document["unjudged"] = dict(reasons)
     document["forgetting"] = None if forgotten is None else _forgetting(forgotten)
     documents.write_document(output, document)
     print_document(document, console)
@@ -118,6 +148,45 @@ def _reference(runs: Sequence[Run], wanted: str | None) -> str:
     return wanted
 
 
+def _judge(
+    settings: EvaluateConfig,
+    measured: Measured,
+    heldout: HeldOut,
+    against: str,
+    options: EvaluateOptions,
+    console: Console,
+) -> tuple[Sequence[Measure], Mapping[str, int]]:
+    """What a judge makes of the responses, where the settings name one."""
+    prompts = [heldout.prompts[row] for row in measured.generated]
+    config = settings.judge
+    if config is None:
+        if not settings.sentiment:
+            return [], {}
+        return judge_runs(measured, prompts, against, None, settings.sentiment)
+    budget = Budget(options.max_cost)
+    with open_session(
+        settings.cache, budget, retry_failed=options.retry_failed, unscored=None
+    ) as session:
+        asker = session.asker(config, SECTION)
+        asker.check()
+        each = (2 + len(settings.ratings)) * len(prompts)
+        with show_progress(console, "judging", each * len(measured.runs)) as progress:
+            meter = session.meter(progress, each * len(measured.runs))
+
+            def ask(
+                _: Run, prompts: Sequence[Prompt], own: Sequence[str], other: Sequence[str]
+            ) -> list[Judged]:
+                compared = compare_responses(asker, config, prompts, own, other, meter)
+                if not settings.ratings:
+                    return [compared]
+                rated = rate_responses(asker, config, settings.ratings, prompts, own, meter)
+                return [compared, rated]
+
+            found = judge_runs(measured, prompts, against, ask, settings.sentiment)
+            meter.finish()
+    return found
+
+
 def _document(
     recipe: Recipe,
     settings: EvaluateConfig,
@@ -125,10 +194,11 @@ def _document(
     text: Text,
     measured: Measured,
     against: str,
+    further: Sequence[Measure],
 ) -> dict[str, Any]:
     arms = measured.arms
     groups = group_rows(heldout, measured, text, settings)
-    measures = [*MEASURES, *([EXACT_MATCH] if measured.answered else [])]
+    measures = [*MEASURES, *([EXACT_MATCH] if measured.answered else []), *further]
     results = compare(arms, heldout.clusters, groups, measures, against, settings.seed)
     readable = text.readable
     return {
@@ -186,6 +256,8 @@ def print_document(document: Mapping[str, Any], console: Console) -> None:
             console.print(f"{task}: no mean over questions, so left out: {', '.join(metrics)}")
     for reason, count in data["unreadable"].items():
         console.print(f"{count:,} rows are left out for all runs: {reason}")
+    for reason, count in document["unjudged"].items():
+        console.print(f"{count:,} questions to the judge gave no score: {reason}")
     if document["single_seed"]:
         names = ", ".join(document["single_seed"])
         console.print(f"one seed of {names}: nothing here tells what another seed would give")

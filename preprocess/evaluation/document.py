@@ -132,11 +132,29 @@ def _shown(document: Mapping[str, Any]) -> dict[str, Any]:
         "document": _plain(document),
         "tables": list(tables(document)),
         "changes": _changes(document),
+        "scatters": _scatters(document),
     }
 
 
 def _filters() -> dict[str, Callable[..., str]]:
     return {"number": number, "signed": signed, "span": span, "p": p_value}
+
+
+def _scatters(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Pictures of the features, scaled to the unit square, with the number of each row's group."""
+    clusters = document["clustering"]
+    if clusters is None:
+        return []
+    names = sorted(set(clusters["labels"]))
+    groups = [names.index(label) for label in clusters["labels"]]
+    found = []
+    for arm, methods in clusters["pictures"].items():
+        for method, places in methods.items():
+            corner, size = np.min(places, axis=0), np.ptp(places, axis=0)
+            scaled = (np.array(places) - corner) / np.where(size > 0, size, 1.0)
+            points = [[x, y, g] for (x, y), g in zip(scaled.tolist(), groups, strict=True)]
+            found.append({"arm": arm, "method": method, "points": points, "names": names})
+    return found
 
 
 def _changes(document: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -62,8 +62,9 @@ def measure_runs(
     """Read the held-out rows with every run, and answer those that have a right answer."""
     answers = heldout.answers(settings.answers)
     rows = [int(row) for row in np.flatnonzero(text.readable)[: settings.generation.rows]]
-    asked = [row for row in rows if answers[row] is not None]
-    measured = Measured([run for run, _ in readers], answered=len(asked), generated=asked)
+    answered = [row for row in rows if answers[row] is not None]
+    asked = rows if settings.judge is not None or settings.sentiment else answered
+    measured = Measured([run for run, _ in readers], answered=len(answered), generated=asked)
     total = len(readers) * (int(text.readable.sum()) + len(asked))
     with show_progress(console, "measuring", total) as progress:
         for run, reader in readers:
@@ -87,6 +88,8 @@ def _exact(
 ) -> dict[str, FloatArray]:
     answered, exact = np.zeros(num_rows), np.zeros(num_rows)
     for row, response in zip(rows, responses, strict=True):
+        if answers[row] is None:
+            continue
         answered[row] = 1.0
         exact[row] = find_answer(response.text, settings.answers.pattern) == answers[row]
     return {"answered": answered, "exact": exact}
