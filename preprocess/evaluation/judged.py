@@ -105,6 +105,14 @@ class Pairwise:
         """As the recipe says."""
         return self.config.max_tokens
 
+    @property
+    def reminder(self) -> str:
+        """The form of an answer, once more."""
+        return (
+            'Answer with one JSON object and nothing else: {"preferred": "A"}, {"preferred": "B"} '
+            'or {"preferred": "tie"}.'
+        )
+
     def sample(self, item: Shown) -> Sample:
         """The dialogue with both responses marked."""
         shown = (Turn("A", item.first, trained=True), Turn("B", item.second, trained=True))
@@ -128,6 +136,10 @@ class Pairwise:
         if score is None:
             raise Unparsable("`preferred` is none of A, B and tie")
         return Reading(score)
+
+    def read_stated(self, completion: Completion) -> Reading:
+        """`read` needs no log-probabilities."""
+        return self.read(completion)
 
     def likely_tokens(self, item: Shown) -> float:
         """A short object."""
