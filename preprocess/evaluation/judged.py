@@ -264,17 +264,15 @@ def rate_responses(
     distinct = list(dict.fromkeys(items))
     answers = review(asker, tasks, distinct, range(1), meter, lambda n: {"response": n})
     place = {item: number for number, item in enumerate(distinct)}
-    for task, given in zip(tasks, answers, strict=True):
+    for name, given in zip(principles, answers, strict=True):
         departure = np.array(
             [np.nan if (s := given[place[item]][0].score) is None else s for item in items],
             dtype=np.float64,
         )
         known = ~np.isnan(departure)
-        judged.sums[task.name] = np.where(known, 1.0 - departure, 0.0)
-        judged.sums[f"rated {task.name}"] = known.astype(np.float64)
-        judged.measures.append(
-            ratio(task.name, task.name.capitalize(), task.name, f"rated {task.name}", "higher")
-        )
+        judged.sums[name] = np.where(known, 1.0 - departure, 0.0)
+        judged.sums[f"rated {name}"] = known.astype(np.float64)
+        judged.measures.append(ratio(name, name.capitalize(), name, f"rated {name}", "higher"))
         judged.reasons.update(a[0].outcome.value for a in given if a[0].score is None)
     return judged
 
