@@ -18,7 +18,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -e '.[train,local,dev]'
+	$(BIN)/python -m pip install -e '.[train,local,evaluate,dev]'
 	touch $@
 
 demo: $(INSTALLED)

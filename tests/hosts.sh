@@ -43,7 +43,7 @@ install() {  # install VENV PYTHON AXOLOTL
     rm -rf "$1"
     "$2" -m venv "$1" &&
         "$1"/bin/python -m pip install --quiet --upgrade pip &&
-        "$1"/bin/python -m pip install --quiet -e '.[train,local,dev]' "axolotl==$3.*" &&
+        "$1"/bin/python -m pip install --quiet -e '.[train,local,evaluate,dev]' "axolotl==$3.*" &&
         touch "$stamp"
 }
 

@@ -68,6 +68,7 @@ def test_silhouettes_of_hidden_states(
     assert document["clustering"]["pictures"] == {}
 
 
+@pytest.mark.slow
 def test_a_sample_of_stated_size_and_its_pictures(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
