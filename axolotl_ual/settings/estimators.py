@@ -109,7 +109,7 @@ class PTrueConfig(LocalModelConfig):
 
 
 class AnswerEmbeddingConfig(Section):
-    """The model of `similarity: embedding`."""
+    """A sentence-transformers model."""
 
     model: str = Field(
         "sentence-transformers/all-MiniLM-L6-v2", min_length=1, description="Folder or Hub name."
@@ -139,6 +139,26 @@ class SelfConsistencyConfig(ServerConfig):
         "model on this machine.",
     )
     embedding: AnswerEmbeddingConfig = Field(default_factory=AnswerEmbeddingConfig)
+
+
+class DistilledConfig(Section):
+    """Some rows by the judge, the others as a regression on embeddings predicts."""
+
+    rows: int = Field(2000, ge=100, description="Rows that the judge rates.")
+    seed: int = Field(0, ge=0, description="Of the choice of these rows.")
+    regressor: Literal["ridge", "neighbours"] = Field(
+        "ridge",
+        description="ridge: linear, its penalty by cross-validation. neighbours: mean of the ten "
+        "nearest by cosine, weighted by nearness.",
+    )
+    embedding: AnswerEmbeddingConfig = Field(default_factory=AnswerEmbeddingConfig)
+    least_correlation: float = Field(
+        0.3,
+        ge=-1,
+        lt=1,
+        description="The run stops where the rank correlation of predictions with ratings, on rows "
+        "that a fit has not seen, is below it.",
+    )
 
 
 Single = Literal[

@@ -17,6 +17,7 @@ from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.curriculum import CurriculumConfig, PreferenceConfig
 from axolotl_ual.settings.custom import CustomConfig
 from axolotl_ual.settings.estimators import (
+    DistilledConfig,
     DropoutConfig,
     EnsembleConfig,
     EntropyConfig,
@@ -32,7 +33,7 @@ from axolotl_ual.settings.evaluate import EvaluateConfig
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, shaping
 
-Estimator = Single | Literal["ensemble"]
+Estimator = Single | Literal["ensemble", "distilled"]
 _NEEDS_SECTION = {
     "judge": "`judge: {model: gpt-4o}`",
     "panel": "`panel: {judges: [{model: gpt-4o}, {model: gpt-4.1}]}`",
@@ -58,6 +59,7 @@ class AnnotateConfig(Section):
         None, description="Needed by `estimator: self_consistency`."
     )
     ensemble: EnsembleConfig | None = Field(None, description="Needed by `estimator: ensemble`.")
+    distilled: DistilledConfig = Field(default_factory=DistilledConfig)
     custom: CustomConfig | None = Field(None, description="Needed by `estimator: custom`.")
     cache: str | None = Field(
         None,
@@ -87,7 +89,9 @@ class AnnotateConfig(Section):
 
     @property
     def estimators(self) -> list[str]:
-        """Names of the estimators in use: the chosen one, and the members of an ensemble."""
+        """Names of the estimators in use: the chosen one, and those that it uses."""
+        if self.estimator == "distilled":
+            return ["distilled", "judge"]
         members = list(self.ensemble.members) if self.ensemble is not None else []
         return [self.estimator, *(members if self.estimator == "ensemble" else [])]
 

@@ -51,6 +51,12 @@ def _self_consistency(
     return build(annotate, session)
 
 
+def _distilled(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
+    from .distilled import Distilled
+
+    return Distilled(_judge(annotate, base_model, session), annotate.distilled)
+
+
 def _ensemble(annotate: AnnotateConfig, base_model: str | None, session: Session) -> Estimator:
     from .ensemble import Ensemble
 
@@ -72,6 +78,7 @@ def _custom(annotate: AnnotateConfig, base_model: str | None, session: Session) 
 
 ESTIMATORS: dict[str, Build] = {
     "custom": _custom,
+    "distilled": _distilled,
     "ensemble": _ensemble,
     "entropy": _entropy,
     "judge": _judge,
