@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.curriculum import CurriculumConfig, PreferenceConfig
 from axolotl_ual.settings.custom import CustomConfig
+from axolotl_ual.settings.engine import EngineConfig
 from axolotl_ual.settings.estimators import (
     DistilledConfig,
     DropoutConfig,
@@ -64,6 +65,11 @@ class AnnotateConfig(Section):
     cache: str | None = Field(
         None,
         description="Folder of the durable cache; null is the user's cache directory.",
+        json_schema_extra=OPERATIONAL,
+    )
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig,
+        description="Where rows are scored.",
         json_schema_extra=OPERATIONAL,
     )
     on_missing: Literal["mean", "drop", "error"] = Field(

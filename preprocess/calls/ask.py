@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
@@ -16,6 +16,7 @@ from axolotl_ual.settings.server import ServerConfig
 
 from ..data.sample import Sample
 from ..models.server.endpoint import Endpoint, find_endpoint
+from ..models.server.limiter import Limiter, limiter_of
 from ..progress import Progress
 from .batch import DISCOUNT, BatchRun
 from .budget import Budget, Meter
@@ -51,7 +52,9 @@ class Session:
         open_cache: opens the cache, when it is first needed.
         budget: what may be spent, by all together.
         retry_failed: ask again where an earlier answer was kept that gave no score.
-        unscored: JSON Lines file for the answers that give no score, or None.
+        unscored: JSON Lines file for the answers that give no score, or what else takes them;
+            None takes none.
+        make_limiter: makes the gate that all requests to an endpoint pass.
     """
 
     def __init__(
@@ -60,7 +63,8 @@ class Session:
         budget: Budget,
         *,
         retry_failed: bool,
-        unscored: Path | None,
+        unscored: Path | Unscored | None,
+        make_limiter: Callable[[ServerConfig, str], Limiter] = limiter_of,
     ) -> None:
         self._open_cache = open_cache
         self._cache: AnswerCache | None = None
@@ -68,7 +72,10 @@ class Session:
         self._askers: dict[tuple[str, str], Asker] = {}
         self.budget = budget
         self.retry_failed = retry_failed
-        self.unscored = UnscoredFile(unscored)
+        if unscored is None or isinstance(unscored, Path):
+            unscored = UnscoredFile(unscored)
+        self.unscored: Unscored = unscored
+        self.make_limiter = make_limiter
 
     def __enter__(self) -> Session:
         return self
@@ -128,6 +135,18 @@ def open_session(
     return Session(lambda: Cache(folder), budget, retry_failed=retry_failed, unscored=unscored)
 
 
+class Unscored(Protocol):
+    """What takes the answers that gave no score."""
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Take one."""
+        ...
+
+    def close(self) -> None:
+        """Finish."""
+        ...
+
+
 class UnscoredFile:
     """Answers that gave no score, as JSON Lines; made with the first line.
 
@@ -184,7 +203,9 @@ class Asker:
 
     @cached_property
     def _exchange(self) -> Exchange:
-        return Exchange(self.endpoint, self.session.budget, self._say)
+        config, section = self.endpoint.config, self.endpoint.server.section
+        limiter = self.session.make_limiter(config, section)
+        return Exchange(self.endpoint, self.session.budget, self._say, limiter)
 
     @property
     def facts(self) -> dict[str, list[str]]:

@@ -78,13 +78,7 @@ class Budget:
         """
         while self.limit is not None and not self.can_afford(cost):
             if self._reserved <= 0:
-                lost = f", up to {self.lost:.4f} for lost answers" if self.lost else ""
-                raise LimitError(
-                    f"stopped before --max-cost: {self.spent:.4f} of {self.limit:.4f} USD spent"
-                    f"{lost}, and the next request may cost {cost:.4f}",
-                    "run the same command again with a higher --max-cost: what was answered is in "
-                    "the cache and is not paid again; nothing was written",
-                )
+                raise limit_reached(self.limit, self.spent, self.lost, cost)
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
@@ -101,6 +95,24 @@ class Budget:
         for turn in waiting:
             if not turn.done():
                 turn.set_result(None)
+
+
+def limit_reached(limit: float, spent: float, lost: float, cost: float) -> LimitError:
+    """The error of a run that may not pay for its next request.
+
+    Args:
+        limit: USD that may be spent.
+        spent: of them.
+        lost: of them, at most, for answers that never arrived.
+        cost: the most that the next request can cost.
+    """
+    beside = f", up to {lost:.4f} for lost answers" if lost else ""
+    return LimitError(
+        f"stopped before --max-cost: {spent:.4f} of {limit:.4f} USD spent{beside}, and the next "
+        f"request may cost {cost:.4f}",
+        "run the same command again with a higher --max-cost: what was answered is in the cache "
+        "and is not paid again; nothing was written",
+    )
 
 
 async def ask_paid(

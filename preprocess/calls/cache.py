@@ -76,6 +76,18 @@ Entry = tuple[bytes, str, Answer]
 """Key, description of who was asked, and the answer."""
 
 
+class Claimed(NamedTuple):
+    """What became of questions that somebody wants to ask; those that are not here he may.
+
+    Attributes:
+        known: answered by another in the meantime.
+        elsewhere: being asked by another: to be claimed again in a while.
+    """
+
+    known: Mapping[bytes, Answer] = {}
+    elsewhere: frozenset[bytes] = frozenset()
+
+
 def description(identity: Mapping[str, Any]) -> str:
     """What shapes an answer besides the sample, as the cache keeps it."""
     return json.dumps(identity, sort_keys=True, ensure_ascii=True)
@@ -116,6 +128,20 @@ class AnswerCache(Protocol):
 
     def find(self, keys: Iterable[bytes]) -> dict[bytes, Answer]:
         """Those of the questions that were answered before."""
+        ...
+
+    async def claim(self, keys: Mapping[bytes, bool]) -> Claimed:
+        """Take questions to ask them, where several processes of one command share a cache.
+
+        A claim ends with the answer's being kept, or with `release`.
+
+        Args:
+            keys: of the questions, and whether each is a retry, which replaces what is kept.
+        """
+        ...
+
+    def release(self) -> None:
+        """Leave what was claimed, and was not answered, to others."""
         ...
 
     async def put(self, key: bytes, about: str, answer: Answer) -> None:
@@ -228,6 +254,13 @@ class Cache:
                 ):
                     found[key] = _answer(values)
         return found
+
+    async def claim(self, keys: Mapping[bytes, bool]) -> Claimed:
+        """All of them: nobody else asks in this command."""
+        return Claimed()
+
+    def release(self) -> None:
+        """Nothing was taken from others."""
 
     async def put(self, key: bytes, about: str, answer: Answer) -> None:
         """Store an answer; returns when it is committed.

@@ -12,6 +12,7 @@ from axolotl_ual.errors import BackendError
 from ..models.server.client import ChatBackend, NoCompletion
 from ..models.server.dialect import Chat
 from ..models.server.endpoint import Endpoint
+from ..models.server.limiter import Limiter
 from ..models.server.replies import Completion, Kind
 from .budget import Budget, Meter, ask_paid
 from .cache import Answer
@@ -33,6 +34,7 @@ class Exchange:
         endpoint: who is asked.
         budget: of the command.
         say: prints a line for the user.
+        limiter: the gate that its requests pass.
 
     Attributes:
         endpoint: likewise.
@@ -40,10 +42,12 @@ class Exchange:
         backend: an async context manager, to be entered before asking.
     """
 
-    def __init__(self, endpoint: Endpoint, budget: Budget, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, endpoint: Endpoint, budget: Budget, say: Callable[[str], None], limiter: Limiter
+    ) -> None:
         self.endpoint = endpoint
         self.budget = budget
-        self.backend = ChatBackend(endpoint.config, endpoint.server, say)
+        self.backend = ChatBackend(endpoint.config, endpoint.server, say, limiter)
         self._useless: dict[int, int] = {}
         self._useful: set[int] = set()
         self._gives_logprobs: bool | None = None

@@ -2,14 +2,14 @@
 
 Questions are looked up in the cache some at a time and queued for the workers where they are
 pending. Nothing grows with the number of questions: the source waits for the queue, and a question
-that is asked already is not asked again beside it.
+that is asked already is not asked again beside it, here or in another process of the command.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 from axolotl_ual.errors import LimitError
 
@@ -17,6 +17,9 @@ from .cache import Answer, AnswerCache, description
 from .outcomes import KEPT
 from .pending import Pending
 from .task import Question
+
+_LOOKS_AGAIN: Final = 0.1
+"""Seconds until a question that another process asks is looked for again."""
 
 Settle = Callable[[Question, Answer, bool], None]
 """Takes a question's answer, and whether it came from the cache."""
@@ -91,20 +94,43 @@ class Stream:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._cache.flush()
+            self._cache.release()
 
     async def _feed(self, questions: Iterable[Question]) -> None:
         def on_known(question: Question, answer: Answer) -> None:
             self._settle(question, answer, True)
 
+        # What another process asks is waited for at the end only, when all that was claimed here
+        # is on its way: so no two wait for each other.
+        later: list[Question] = []
         for found in self._pending(questions, self._open, on_known):
-            for question in found:
-                self._pending.retried(question)
-                await self._queue.put(question)
+            later += await self._start(found)
             await asyncio.sleep(0)
             if self._limit is not None:
                 break
+        while later and self._limit is None:
+            await asyncio.sleep(_LOOKS_AGAIN)
+            later = await self._start(later)
         for _ in range(self._workers):
             await self._queue.put(None)
+
+    async def _start(self, questions: list[Question]) -> list[Question]:
+        """Queue those that are to be asked here; those that another process asks are left."""
+        if not questions:
+            return []
+        claimed = await self._cache.claim({q.key: q.is_retry for q in questions})
+        left = []
+        for question in questions:
+            answer = claimed.known.get(question.key)
+            if answer is not None:
+                self._open.close(question)
+                self._settle(question, answer, True)
+            elif question.key in claimed.elsewhere:
+                left.append(question)
+            else:
+                self._pending.retried(question)
+                await self._queue.put(question)
+        return left
 
     async def _work(self) -> None:
         while (question := await self._queue.get()) is not None:

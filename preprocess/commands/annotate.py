@@ -25,7 +25,7 @@ from ..data.recipe import Recipe, load_recipe
 from ..data.rows import Concatenated, Sample
 from ..data.sources import load_sources
 from ..engines.base import estimate
-from ..engines.local import LocalEngine
+from ..engines.build import build_engine, engine_lines
 from ..estimators import build_estimator
 from ..estimators.base import Estimation, Estimator, FloatArray
 from ..labels.remarks import remarks
@@ -100,14 +100,15 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
         ) as session:
             estimator = build_estimator(settings, recipe.base_model, session)
             if options.dry_run:
-                _print_plan(recipe, rows, estimator, samples, output, console)
+                _print_plan(recipe, settings, rows, estimator, samples, output, console)
                 return None
             if options.audit is not None:
                 _audit(estimator, samples, options.audit, console)
                 return None
             label = f"judging ({settings.estimator})"
             with show_progress(console, label, len(samples)) as progress:
-                estimation = estimate(estimator, samples, progress, LocalEngine())
+                engine = build_engine(settings, recipe.base_model, session)
+                estimation = estimate(estimator, samples, progress, engine)
         _check_missing(settings, estimation)
         found = over_all_rows(estimation, rows)
         keep = _kept_rows(settings, found, rows)
@@ -233,6 +234,7 @@ def _audit(estimator: Estimator, samples: Sequence[Sample], rows: int, console: 
 
 def _print_plan(
     recipe: Recipe,
+    settings: AnnotateConfig,
     rows: Rows,
     estimator: Estimator,
     samples: Sequence[Sample],
@@ -243,6 +245,7 @@ def _print_plan(
     number = sum(len(source.table) for source in rows.sources)
     head = [f"{recipe.path}: would annotate {number:,} rows into {output}"]
     head += [f"  {source.entry.label}: {len(source.table):,} rows" for source in rows.sources]
+    head += engine_lines(settings.engine, len(samples))
     print_plan(head, plan, console)
 
 

@@ -24,7 +24,7 @@ from .completions import Completion
 from .cut_prompts import is_cut
 from .dialect import Chat, Dialect
 from .gate import Gate
-from .limiter import Limiter
+from .limiter import Limiter, limiter_of
 from .pacing import Start
 from .patience import AloneUnanswered, Patience
 from .replies import read_reply
@@ -111,13 +111,20 @@ class ChatBackend:
         config: of the judge.
         server: where it is.
         say: prints a line for the user.
+        limiter: the gate that requests pass; by default one of its own.
 
     Attributes:
         counts: what was sent, and what it took.
         limits: headers of the last reply that speak of limits, by name.
     """
 
-    def __init__(self, config: ServerConfig, server: Server, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        server: Server,
+        say: Callable[[str], None],
+        limiter: Limiter | None = None,
+    ) -> None:
         def tell(line: str) -> None:
             say(server.redact(line))
 
@@ -132,9 +139,7 @@ class ChatBackend:
             server.section,
             server.ca_file,
         )
-        self._limiter = Limiter(
-            config.max_concurrency, config.requests_per_minute, config.tokens_per_minute
-        )
+        self._limiter = limiter or limiter_of(config, server.section)
         threshold = max(32, 2 * config.max_concurrency)
         self._patience = Patience(config.patience, threshold, server.url, tell, self._limiter.abort)
         self._watch: asyncio.Task[None] | None = None

@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from axolotl_ual.settings.server import ServerConfig
+
 from .pacing import Pacing, Start
 
 _BURST_SECONDS: Final = 0.02
@@ -138,3 +140,13 @@ class Limiter:
                 return
             self._waiting.popleft()
             turn.set_result(self._start(tokens))
+
+
+def limiter_of(config: ServerConfig, section: str) -> Limiter:
+    """The gate of a server section that no other process shares.
+
+    Args:
+        config: the section.
+        section: its name.
+    """
+    return Limiter(config.max_concurrency, config.requests_per_minute, config.tokens_per_minute)
