@@ -17,7 +17,7 @@ def parse(engine: dict[str, Any]) -> UALConfig:
 def test_keys_of_ray_are_refused_where_they_are_not_used() -> None:
     with pytest.raises(ConfigError, match="`workers: 8` is of no use to `kind: local`"):
         parse({"workers": 8})
-    with pytest.raises(ConfigError, match="engine.worker: unknown key; did you mean `workers`"):
+    with pytest.raises(ConfigError, match=r"engine\.worker: unknown key; did you mean `workers`"):
         parse({"kind": "ray", "worker": 8})
 
 
