@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -63,20 +64,19 @@ def test_uncertainty_that_follows_length(tmp_path: Path) -> None:
     assert "Uncertainty falls with response length" in findings(tmp_path / "down", 1 - ranks)
 
 
-@pytest.mark.parametrize(("spread", "said"), [(0.3, False), (0.5, True)])
+@pytest.mark.parametrize(("spread", "said"), [(0.2, False), (0.3, True)])
 def test_repeats_that_do_not_agree(tmp_path: Path, spread: float, said: bool) -> None:
-    """Means 0.05 to 0.95 evenly over 40 rows have the variance .0727: MSB of two is .1455. MSW .09
-    gives (.1455 - .09) / .1455 = .38, below .7 as well; of .5 it is negative. So .3 is told too.
+    """Means 0.05 to 0.95 evenly over 40 rows have the variance .0727: MSB of two is .1455. MSW .04
+    gives (.1455 - .04) / .1455 = .725, and MSW .09 gives .38.
     """
     text = findings(
         tmp_path / "out",
         distinct(),
-        further={"train": {SPREAD: np.full(40, 0.2 if not said else spread)}},
+        further={"train": {SPREAD: np.full(40, spread)}},
         estimator={"name": "judge", "model": "m"},
         settings={"judge": {"repeats": 2}},
     )
-    # MSW .04: (.1455 - .04) / .1455 = .725.
-    assert ("mean of 2 answers has an agreement (ICC)" in text) is said
+    assert ("mean of 2 answers has an agreement (ICC) of 0.38" in text) is said
 
 
 def test_a_trial(tmp_path: Path) -> None:
@@ -96,5 +96,12 @@ def test_a_mean_that_drifted(tmp_path: Path) -> None:
     settings = '"mean": 0.1,\n      "max": 0.5'
     assert settings in path.read_text()
     path.write_text(path.read_text().replace(settings, settings.replace("0.1", "0.12")))
-    (found,) = build_report(folder, SilentProgress()).facts["findings"]
-    assert found.startswith("The mean smoothing of the rows here is 0.1000, and 0.12 was asked for")
+    found = build_report(folder, SilentProgress()).facts["findings"]
+    assert found == ["The mean smoothing of the rows here is 0.1000, and 0.12 was asked for."]
+    # What is trained may be others than these rows.
+    for mean, said in ((0.12, []), (0.13, ["The mean smoothing of what is trained is 0.1300"])):
+        manifest = json.loads(path.read_text())
+        manifest["trained"] = {"mean_smoothing": mean}
+        path.write_text(json.dumps(manifest))
+        found = build_report(folder, SilentProgress()).facts["findings"]
+        assert [sentence.partition(",")[0] for sentence in found] == said
