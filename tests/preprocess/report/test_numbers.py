@@ -22,13 +22,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import output_folders
-from axolotl_ual.columns import SPREAD, UNCERTAINTY
+from axolotl_ual.columns import SMOOTHING, SPREAD, STAGE, STAGES, UNCERTAINTY, ManifestUsage
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.preprocess.report.build import Report, build_report
 from axolotl_ual.preprocess.report.figure import Figure
+from axolotl_ual.preprocess.report.names import meaning_of
 from axolotl_ual.preprocess.report.overview import tiles
 
 NAN = float("nan")
@@ -221,6 +223,44 @@ def test_extremes(report: Report) -> None:
         "row": 2,
         SPREAD: pytest.approx(0.3),
     }
+
+
+def test_rows_beyond_one_batch(tmp_path: Path) -> None:
+    """Arrays are filled batch by batch, each from where the one before it ended."""
+    rows = 5000
+    table = pa.table(
+        {"instruction": ["q"] * rows, "output": ["a" * (1 + i % 7) for i in range(rows)]}
+    )
+    folder = output_folders.write_annotated(
+        tmp_path / "out", {"train": table}, {"train": np.arange(rows) / rows}
+    )
+    report = build_report(folder, SilentProgress())
+    stages = pq.read_table(folder / "train.parquet")[STAGE].to_pylist()
+    assert report.facts["stages"] == {stage: stages.count(stage) for stage in STAGES}
+    assert min(report.facts["stages"].values()) > 1600
+    assert report.table.columns["stage"].tolist() == [STAGES.index(stage) for stage in stages]
+    assert report.table.columns[UNCERTAINTY][4800] == np.float32(0.96)
+    assert report.texts.length_N[4096:4110].tolist() == [1 + i % 7 for i in range(4096, 4110)]
+
+
+def test_meanings_are_those_of_the_columns() -> None:
+    assert meaning_of(SPREAD) == "Standard deviation of a judge's repeated scores."
+    assert meaning_of(SMOOTHING) == "Label smoothing of the sample's trained tokens."
+    assert meaning_of(SMOOTHING, pairs=True).startswith("Flip probability in the preference loss")
+    assert meaning_of("of_ones_own") == ""
+
+
+def test_the_bill(tmp_path: Path) -> None:
+    usage = ManifestUsage(
+        requests=16, cached=2, prompt_tokens=1600, completion_tokens=32, cost_usd=0.0312
+    )
+    report = build_report(write(tmp_path / "out", usage=usage), SilentProgress())
+    found = {label: (value, detail) for label, value, detail in tiles(report)}
+    assert found["Requests"] == ("16", "2 further answers from the cache")
+    assert found["Cost of this run"] == (
+        "0.0312 USD",
+        "1,600 + 32 tokens, prompt and completion",
+    )
 
 
 def test_failures(report: Report) -> None:
