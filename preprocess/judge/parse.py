@@ -31,6 +31,9 @@ LEAST_MASS: Final = 0.25
 _ROUNDING: Final = 1e-3
 """A log-probability of 0 may come back a little above it; NaN and the rest are not counted."""
 _DIGIT_ALONE: Final = re.compile(r"\s*[0-9][ \t]*(?:\n.*)?", re.DOTALL)
+_DIGIT_WRAPPED: Final = re.compile(
+    r"""\s*(```[a-zA-Z]*\s+)?([*_"'`]{0,2})(?P<digit>[0-9])\2\s*(?(1)```\s*)"""
+)
 _NUMBER: Final = re.compile(r"\s*(\d{1,3}(?:\.\d+)?)\s*%?\s*")
 _SPECIAL: Final = re.compile(
     r"<[|｜][^<>]*[|｜]>|</?s>|<bos>|<eos>|<(?:start|end)_of_turn>|\[/?INST\]"
@@ -258,24 +261,26 @@ def _expectation(place: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def read_digit(content: str) -> int:
-    """A digit from 0 to 9, alone on the first line of an answer.
+    """A digit from 0 to 9, alone on the first line of an answer, in a code block or emphasised.
 
     Raises:
         Unparsable: anything else.
     """
     answer = split_thinking(content).answer
+    if wrapped := _DIGIT_WRAPPED.fullmatch(answer):
+        return int(wrapped.group("digit"))
     if not _DIGIT_ALONE.fullmatch(answer):
         raise Unparsable("the answer is not a digit")
     return int(answer.strip()[0])
 
 
 def _place_of_answer(tokens: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The first token of the answer that is neither white space nor special."""
+    """The first token of the answer that is a digit."""
     texts = [_text(token) for token in tokens]
     start, end = split_thinking("".join(texts)).start, 0
     for token, text in zip(tokens, texts, strict=True):
         end += len(text)
-        if end > start and _SPECIAL.sub("", text).strip():
+        if end > start and _digit(token) is not None:
             return token
     return None
 

@@ -37,6 +37,7 @@ class Outcome:
         requests: that the server got.
         charged: tokens of all completions that the server gave.
         most_completions: that it gave for one row.
+        completed: rows that it gave one for.
         manifest: that was written.
         seconds: that it took.
         silence: the longest time without a line.
@@ -48,6 +49,7 @@ class Outcome:
     requests: int = 0
     charged: int = 0
     most_completions: int = 0
+    completed: set[int] = field(default_factory=set)
     manifest: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     silence: float = 0.0
@@ -135,6 +137,7 @@ def run(folder: Path, root: str, name: str, max_cost: float = _FAR) -> Outcome:
     seen = stats(root, name)
     outcome.requests, outcome.charged = seen["requests"], seen["charged"]
     outcome.most_completions = seen["most_completions"]
+    outcome.completed = set(seen["completed"])
     return outcome
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import answers, dialects, errors, forms, gateways, limits, logprobs, thinking
+from . import answers, dialects, errors, forms, gateways, limits, logprobs, streaks, thinking
 from .kit import BEHAVIOURS, DROP, HANG, Asked, Behaviour, row_of, score_of
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "logprobs",
     "row_of",
     "score_of",
+    "streaks",
     "thinking",
 ]

@@ -216,3 +216,17 @@ def one_row_in_other_digits(asked: Asked) -> Answer:
     if asked.row != 2:
         return good(asked)
     return good(asked, "２", logprobs=_digits(asked, [("２", -0.1)]))
+
+
+@behaviour("models that fence even a digit", score="expected", requests=8)
+def fenced_digit(asked: Asked) -> Answer:
+    place = _digits(asked, [(str(asked.digit), math.log(0.9)), ("the", math.log(0.1))])["content"]
+    before = [{"token": text, "logprob": 0.0, "top_logprobs": []} for text in ("```", "\n")]
+    return good(asked, f"```\n{asked.digit}\n```", logprobs={"content": [*before, *place]})
+
+
+@behaviour("models that emphasise", score="expected", requests=8)
+def digit_in_bold(asked: Asked) -> Answer:
+    place = _digits(asked, [(str(asked.digit), math.log(0.9)), ("the", math.log(0.1))])["content"]
+    before = [{"token": "**", "logprob": 0.0, "top_logprobs": []}]
+    return good(asked, f"**{asked.digit}**", logprobs={"content": [*before, *place]})

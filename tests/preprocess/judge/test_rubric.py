@@ -21,6 +21,7 @@ from axolotl_ual.preprocess.judge.parse import (
     Unparsable,
     expected_score,
     parse_verbalized,
+    read_digit,
 )
 from axolotl_ual.preprocess.judge.rubric import load_rubric
 
@@ -163,12 +164,29 @@ def test_an_answer_that_is_not_one_digit(content: str) -> None:
         ("7", ("<think>", "9", "</think>", "\n\n")),
         ("7", ("8", "?", "</think>")),
         ("7<|im_end|>", ()),
+        ("7", ("```", "json", "\n")),
+        ("7", ("**",)),
     ],
 )
 def test_the_digit_is_found_however_it_is_spelt(spelling: str, before: tuple[str, ...]) -> None:
     tokens = [token(text, (text, 1.0)) for text in before]
     score, mass = expected_score("7", [*tokens, token(spelling, (spelling, 0.9), ("the", 0.1))])
     assert (score, mass) == (pytest.approx(7 / 9), pytest.approx(0.9))
+
+
+@pytest.mark.parametrize(
+    "content", ["7", " 7\n", "```\n7\n```", "```json\n7\n```", "**7**", '"7"', "7\nIt varies by 3."]
+)
+def test_a_digit_in_its_wrapping(content: str) -> None:
+    assert read_digit(content) == 7
+
+
+@pytest.mark.parametrize(
+    "content", ["```\n7\n8\n```", "```\n7\n``` or 8", "**7** of 9", "*7", "7/9", "Rating: 7 or 8"]
+)
+def test_a_digit_among_others(content: str) -> None:
+    with pytest.raises(Unparsable):
+        read_digit(content)
 
 
 def test_the_bytes_of_a_token_are_its_text() -> None:

@@ -50,6 +50,25 @@ def test_a_behaviour_ends_in_scores_or_in_a_clear_error(
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "quota_ends_in_between",
+        "credit_ends_in_between",
+        "dies_in_between",
+        "hangs_in_between",
+        "key_expires",
+    ],
+)
+def test_a_run_that_ends_half_way_goes_on_where_it_was(
+    root: str, name: str, tmp_path: Path
+) -> None:
+    first, again = run(tmp_path, root, name), run(tmp_path, root, name)
+    # The server begins anew with each run, and ends it again, some rows later.
+    assert len(first.completed) >= 2 and again.completed
+    assert not first.completed & again.completed
+
+
+@pytest.mark.parametrize(
     ("name", "completion"),
     [("plain", 8), ("reasoning_beside_the_completion", 30), ("thinking_in_the_total", 28)],
 )
