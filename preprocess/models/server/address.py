@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,6 +22,8 @@ from .transport import shown
 DEFAULT_BASE_URL: Final = "https://api.openai.com/v1"
 """The openai client's default."""
 _PATH: Final = "/chat/completions"
+_KEY: Final = re.compile(r"[!#-&(-_a-~]+")
+"""Printable ASCII but white space and quotation marks."""
 _AZURE: Final = (".openai.azure.com", ".cognitiveservices.azure.com", ".azure-api.net")
 
 
@@ -145,10 +148,11 @@ def check_key(server: Server) -> None:
             f"export {server.key_env}=..., or name another variable, or set base_url to a server "
             "of your own",
         )
-    if server.key is not None and not (server.key.isascii() and server.key.isprintable()):
+    if server.key is not None and not _KEY.fullmatch(server.key):
         raise ConfigError(
             f"{server.section}.api_key_env: {server.key_env} holds characters that no key has",
-            "set it again; copying may have added a line break or a quotation mark",
+            "set it to the key alone; copying may have added a line break, quotation marks or a "
+            "`Bearer` in front of it",
         )
 
 

@@ -95,10 +95,16 @@ class Transport:
         ca_file: str | None = None,
     ) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _is_http(url) or not parts.hostname:
             raise BackendError(
                 f"{section}.base_url: {shown(url)!r} is not an http or https URL",
                 "write it with its scheme and its /v1, for example http://localhost:8000/v1",
+            )
+        if parts.username is not None and hdrs.AUTHORIZATION in headers:
+            raise BackendError(
+                f"{section}.base_url: {shown(url)} is given with a user, and there is a key as "
+                "well; a request can carry only one of them",
+                f"take the user out, or set {section}.api_key_env to a variable that is not set",
             )
         self._url = URL(url)
         self._headers = {
@@ -167,9 +173,19 @@ class Transport:
             assert self._trust is not None
             raise self._trust.refused(error.certificate_error, shown(str(self._url))) from None
         except aiohttp.ClientConnectorError as error:
-            raise ConnectionFailed(_reason(error), unreachable=True) from None
+            way = f" by the proxy {shown(self._proxy)}" if self._proxy else ""
+            raise ConnectionFailed(f"{_reason(error)}{way}", unreachable=True) from None
         except (aiohttp.ClientError, OSError) as error:
             raise ConnectionFailed(f"connection lost ({_reason(error)})") from None
+
+
+def _is_http(url: str) -> bool:
+    """Whether a URL has a scheme of HTTP, and a port that there is."""
+    parts = urlsplit(url)
+    try:
+        return parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _reason(error: Exception) -> str:
