@@ -342,6 +342,82 @@ def report(
     run(folder, ReportOptions(output, rows, open_after, as_json), _console())
 
 
+@main.group()
+def recipes() -> None:
+    """Recipes to start from: those of this package, and those in model cards."""
+
+
+@recipes.command("list")
+def list_() -> None:
+    """Tell which recipes there are."""
+    from .commands.recipes import list_recipes
+
+    list_recipes(_console())
+
+
+@recipes.command()
+@click.argument("name")
+def show(name: str) -> None:
+    """Print a recipe, with a comment on every key of `ual:`."""
+    from .commands.recipes import show_recipe
+
+    show_recipe(name)
+
+
+@recipes.command()
+@click.argument("name")
+@click.option(
+    "--to",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(),
+    help="Folder to write to; default: the working folder.",
+)
+def copy(name: str, folder: Path) -> None:
+    """Write a recipe, and the DeepSpeed file that it names, to a folder."""
+    from .commands.recipes import copy_recipe
+
+    copy_recipe(name, folder, _console())
+
+
+@recipes.command("check")
+@click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.yaml...",
+)
+@click.pass_context
+def check_files(ctx: click.Context, files: tuple[Path, ...]) -> None:
+    """Is a recipe right as it stands? Needs no GPU, no network, no model and no annotations.
+
+    Ends with status 1 and the reasons when something is wrong.
+    """
+    from .commands.recipes import check_recipes
+
+    if not check_recipes(files, _console()):
+        ctx.exit(1)
+
+
+@recipes.command("from-card")
+@click.argument("model")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="File to write instead of printing.",
+)
+def from_card(model: str, output: Path | None) -> None:
+    """Read the recipe out of the card of a model that Axolotl trained.
+
+    MODEL is a README.md, a folder with one, or a model's name on the Hugging Face Hub.
+    """
+    from .commands.recipes import take_from_card
+
+    take_from_card(model, output, _console())
+
+
 @main.command()
 @click.option(
     "--output",

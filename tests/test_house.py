@@ -16,6 +16,7 @@ PACKAGES = {
     "axolotl_ual": ROOT / "axolotl_ual",
     "axolotl_ual.preprocess": ROOT / "preprocess",
     "axolotl_ual.demo": ROOT / "examples" / "demo",
+    "axolotl_ual.recipes": ROOT / "examples" / "recipes",
 }
 FLOORS = {
     # The command line, and rooms of `axolotl_ual.preprocess`. An import goes to a lower floor, or
@@ -126,7 +127,13 @@ HOUSED = sorted(
     name
     for name in MODULES
     if not is_below(name, "axolotl_ual.demo")
-    and name not in ("axolotl_ual", "axolotl_ual.preprocess", "axolotl_ual.preprocess.models")
+    and name
+    not in (
+        "axolotl_ual",
+        "axolotl_ual.preprocess",
+        "axolotl_ual.preprocess.models",
+        "axolotl_ual.recipes",
+    )
 )
 
 

@@ -1,118 +1,97 @@
-"""Every recipe in `examples/lima`: annotated, checked and trained, with a tiny model in its place.
-
-The dataset is swapped for a few rows of the same shape, the judge's address for a local server, and
-what needs a GPU is switched off; all else is the recipe as it stands.
-"""
+"""Every recipe of the package is commented, commanded and accepted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
-import judge_server
-import tiny
 from axolotl_ual.preprocess.cli import main
+from axolotl_ual.preprocess.data.shipped import Shipped, find, shipped
 from axolotl_ual.settings.ual import parse_ual
 
 pytestmark = pytest.mark.host
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = sorted((ROOT / "examples" / "lima").glob("*.yaml"))
-ON_A_CPU: dict[str, Any] = {
-    "bf16": False,
-    "attn_implementation": "sdpa",
-    "gradient_checkpointing": False,
-    "lora_mlp_kernel": False,
-    "lora_qkv_kernel": False,
-    "lora_o_kernel": False,
-    "sequence_len": 256,
-    "max_steps": 2,
-    "dataset_num_proc": 1,
-    "special_tokens": {"pad_token": "<pad>"},
-}
-LIMA = [
-    {
-        "id": i,
-        "conversations": [
-            {"from": "human", "value": f"Tell me about the number {i}."},
-            {"from": "gpt", "value": f"The number {i} comes after {i - 1}. " * (1 + i % 3)},
-        ],
-    }
-    for i in range(48)
-]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[judge_server.Running]:
-    with judge_server.running() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.make_model(tmp_path_factory.mktemp("model"))
+FOLDER = ROOT / "examples" / "recipes"
+RECIPES = shipped()
+EACH = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 
 
 def test_there_are_recipes() -> None:
-    assert {path.stem for path in RECIPES} == {
-        "llama-2-7b",
-        "llama-2-7b-perplexity",
-        "llama-2-7b-vllm-judge",
-        "mistral-7b",
+    assert {recipe.name for recipe in RECIPES} == {path.stem for path in FOLDER.glob("*.yaml")}
+    readme = (FOLDER / "README.md").read_text()
+    assert set(re.findall(r"^\| `([\w.-]+)`", readme, re.M)) | {"sft-then-dpo-2-dpo"} == {
+        recipe.name for recipe in RECIPES
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_as_it_stands_it_only_lacks_the_annotations(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["check", str(path)])
-    assert result.exit_code == 1
-    assert "1 problem\n" in result.output
-    assert f"axolotl-ual annotate {path}" in result.output
+@EACH
+def test_every_key_of_ual_has_a_comment(recipe: Shipped) -> None:
+    lines = recipe.text.splitlines()
+    first = lines.index("ual:") + 1
+    block = [line for line in lines[first:] if line][: _length(lines[first:])]
+    assert block and all(re.search(r"\S +# \S", line) for line in block)
+    assert parse_ual(recipe.raw["ual"])
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_papers_settings(path: Path) -> None:
-    recipe = yaml.safe_load(path.read_text())
-    assert [recipe[key] for key in ("adapter", "lora_r", "lora_alpha", "lora_dropout")] == [
-        "lora",
-        8,
-        16,
-        0.1,
-    ]
+def _length(lines: list[str]) -> int:
+    return next(number for number, line in enumerate(lines) if not line.startswith(" "))
+
+
+@EACH
+def test_it_says_what_it_is_and_how_to_run_it(recipe: Shipped) -> None:
+    assert 20 < len(recipe.title) < 98 and recipe.title != recipe.name
+    made = "pairs" if recipe.raw.get("rl") else "annotate"
+    for command in (
+        f"axolotl-ual recipes copy {recipe.name}",
+        f"axolotl-ual {made} {recipe.name}.yaml",
+        f"axolotl train {recipe.name}.yaml",
+    ):
+        assert f"\n#   {command}\n" in recipe.text
+    assert recipe.raw["output_dir"] == f"outputs/{recipe.name}"
+
+
+@pytest.mark.parametrize("name", ["ual-llama-2-7b", "ual-mistral-7b"])
+def test_the_papers_settings(name: str) -> None:
+    recipe = find(name).raw
+    named = [recipe[key] for key in ("adapter", "lora_r", "lora_alpha", "lora_dropout")]
+    assert named == ["lora", 8, 16, 0.1]
     assert parse_ual(recipe["ual"]).smoothing.mean == 0.1
-    assert (ROOT / recipe["deepspeed"]).is_file()
+
+
+def test_deepspeed_files_are_what_their_names_say() -> None:
+    found = {path.stem: json.loads(path.read_text()) for path in FOLDER.glob("deepspeed/*.json")}
+    assert found.keys() == {f"zero{n}{o}" for n in (1, 2, 3) for o in ("", "_offload")}
+    for name, config in found.items():
+        zero = config["zero_optimization"]
+        assert zero["stage"] == int(name[4])
+        offloads = {key for key in zero if key.startswith("offload_")}
+        parameters = {"offload_param"} if name == "zero3_offload" else set()
+        assert offloads == ({"offload_optimizer"} | parameters if "_" in name else set())
+
+
+def test_every_file_is_in_the_wheel() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    (patterns,) = re.findall(r'^"axolotl_ual\.recipes" = (\[.*\])$', text, re.M)
+    files = [path.relative_to(FOLDER) for path in FOLDER.rglob("*.*") if path.suffix != ".pyc"]
+    named = [str(path) for path in files if path.suffix != ".py"]
+    assert all(any(fnmatch(n, p) for p in yaml.safe_load(patterns)) for n in named)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_annotate_check_and_train(
-    path: Path,
-    model: Path,
-    server: judge_server.Running,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_passes_check_as_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    recipe = yaml.safe_load(path.read_text())
-    recipe["datasets"][0]["path"] = str(tiny.write_rows(tmp_path / "lima.jsonl", LIMA))
-    recipe = {**recipe, **ON_A_CPU, "base_model": str(model), "output_dir": str(tmp_path / "out")}
-    del recipe["deepspeed"]
-    annotate = recipe["ual"]["annotate"]
-    annotate["cache"] = str(tmp_path / "cache")
-    if "judge" in annotate:
-        annotate["judge"]["base_url"] = server.base_url
-    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
-    for command in ("annotate", "check"):
-        result = CliRunner().invoke(main, [command, "recipe.yaml"])
-        assert result.exit_code == 0, result.output
-    run = tiny.axolotl(recipe, tmp_path)
-    assert len(run.values("loss/smoothing")) == 2
-    assert all(value > 0.0 for value in run.values("loss/nll"))
+    for recipe in RECIPES:
+        assert CliRunner().invoke(main, ["recipes", "copy", recipe.name]).exit_code == 0
+    names = [f"{recipe.name}.yaml" for recipe in RECIPES]
+    result = CliRunner().invoke(main, ["recipes", "check", *names])
+    assert result.exit_code == 0, result.output
+    accepted = "Axolotl imports the plugin and accepts the recipe"
+    found = re.sub(r"\s+", " ", result.output)
+    assert found.count("nothing is wrong; next: axolotl-ual") == len(RECIPES)
+    assert found.count(accepted) == len(RECIPES)

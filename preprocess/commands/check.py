@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from rich.text import Text
 
 from axolotl_ual import columns
 from axolotl_ual.data.annotated import locate
-from axolotl_ual.errors import ConfigError, UALError
+from axolotl_ual.errors import AnnotationError, ConfigError, UALError
 from axolotl_ual.host import PLUGIN, asks_for_plugin, host, names_plugin, runs_without_a_line
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import UALConfig, parse_ual
@@ -40,10 +40,14 @@ class Findings:
     Attributes:
         problems: each with its fix; empty when `axolotl train` can run.
         facts: what training will do.
+        missing: the one of the problems that is about the annotated copy.
+        readable: whether the file is a recipe at all.
     """
 
     problems: list[str] = field(default_factory=list)
     facts: list[str] = field(default_factory=list)
+    missing: str | None = None
+    readable: bool = True
 
 
 def check(path: Path, console: Console) -> bool:
@@ -53,6 +57,23 @@ def check(path: Path, console: Console) -> bool:
         Whether nothing is wrong.
     """
     findings = examine(path)
+    if findings.readable:
+        _note(findings, _axolotl(path, findings.problems))
+    return print_findings(findings, path, f"axolotl train {path}", console)
+
+
+def print_findings(findings: Findings, path: Path, following: str, console: Console) -> bool:
+    """Print what a check found out.
+
+    Args:
+        findings: what it found out.
+        path: the recipe.
+        following: the command to run after it, where nothing is wrong.
+        console: where to.
+
+    Returns:
+        Whether nothing is wrong.
+    """
     for fact in findings.facts:
         console.print(Text("ok     ", style="green"), Text(fact), sep="")
     for problem in findings.problems:
@@ -61,17 +82,20 @@ def check(path: Path, console: Console) -> bool:
         number = len(findings.problems)
         console.print(f"{path}: {number} problem{'s' if number > 1 else ''}", highlight=False)
         return False
-    console.print(f"{path}: nothing is wrong; next: axolotl train {path}", highlight=False)
+    console.print(f"{path}: nothing is wrong; next: {following}", highlight=False)
     return True
 
 
 def examine(path: Path) -> Findings:
-    """Look at a recipe from all sides; one problem does not hide the next."""
+    """Look at a recipe from all sides; one problem does not hide the next.
+
+    What Axolotl says of it is not asked here.
+    """
     findings = Findings()
     try:
         recipe = read_yaml(path)
     except UALError as error:
-        return Findings(problems=[str(error)])
+        return Findings(problems=[str(error)], readable=False)
     _note(findings, _plugin_named(recipe, path))
     findings.problems.extend(str(error) for error in unsupported(recipe))
     try:
@@ -79,8 +103,9 @@ def examine(path: Path) -> Findings:
         _note(findings, _servers(ual, path))
         _note(findings, list(_data(recipe, ual, path)))
     except UALError as error:
+        if isinstance(error, AnnotationError):
+            findings.missing = str(error)
         findings.problems.append(str(error))
-    _note(findings, _axolotl(path, findings.problems))
     return findings
 
 
@@ -143,28 +168,47 @@ def _describe(file: Path, name: str) -> str:
 
 def _axolotl(path: Path, known: list[str]) -> list[str | UALError]:
     """Have Axolotl load the plugins and validate the YAML."""
-    if importlib.util.find_spec("axolotl") is None:
+    if not axolotl_is_installed():
         return [
             ConfigError(
                 "axolotl is not installed in this environment, so nothing can be trained here",
                 "pip install 'axolotl-ual[train]'",
             )
         ]
+    return opinion(ask_axolotl([path])[path], known)
+
+
+def axolotl_is_installed() -> bool:
+    """Whether there is an Axolotl to ask."""
+    return importlib.util.find_spec("axolotl") is not None
+
+
+def opinion(said: list[str] | UALError, known: list[str]) -> list[str | UALError]:
+    """What Axolotl said of a recipe, less what is known already."""
+    if isinstance(said, UALError):
+        return [said]
+    unseen = [problem for problem in said if problem not in known]
+    if unseen:
+        return [ConfigError(f"Axolotl refuses the recipe: {problem}") for problem in unseen]
+    return [] if said else ["Axolotl imports the plugin and accepts the recipe"]
+
+
+def ask_axolotl(paths: Sequence[Path]) -> dict[Path, list[str] | UALError]:
+    """Have Axolotl look at recipes in a process of its own.
+
+    Returns:
+        For each recipe its problems, or an error where Axolotl itself failed.
+    """
     run = subprocess.run(
-        [sys.executable, "-m", "axolotl_ual.preprocess.data.axolotl_says", str(path)],
+        [sys.executable, "-m", "axolotl_ual.preprocess.data.axolotl_says", *map(str, paths)],
         env={**os.environ, "AXOLOTL_DO_NOT_TRACK": "1"},
         capture_output=True,
         text=True,
         timeout=_PROBE_SECONDS,
         check=False,
     )
-    lines = run.stdout.strip().splitlines()
-    try:
-        problems = json.loads(lines[-1])["problems"]
-    except (IndexError, KeyError, ValueError):
-        said = (run.stderr.strip() or run.stdout.strip()).splitlines()
-        return [UALError("Axolotl cannot be asked: " + (said[-1] if said else "it said nothing"))]
-    unseen = [problem for problem in problems if problem not in known]
-    if unseen:
-        return [ConfigError(f"Axolotl refuses the recipe: {problem}") for problem in unseen]
-    return [] if problems else ["Axolotl imports the plugin and accepts the recipe"]
+    answers = [line for line in run.stdout.splitlines() if line.startswith('{"recipe": ')]
+    found = {item["recipe"]: item["problems"] for item in map(json.loads, answers)}
+    said = (run.stderr.strip() or run.stdout.strip()).splitlines()
+    failed = UALError("Axolotl cannot be asked: " + (said[-1] if said else "it said nothing"))
+    return {path: found.get(str(path), failed) for path in paths}

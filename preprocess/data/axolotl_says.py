@@ -1,14 +1,18 @@
-"""Asks Axolotl itself about a recipe: `python -m axolotl_ual.preprocess.data.axolotl_says RECIPE`.
+"""Asks Axolotl itself about recipes: `python -m axolotl_ual.preprocess.data.axolotl_says FILE ...`.
 
 Axolotl loads its plugins and validates the YAML here as it does for `axolotl train`, in a process
-of its own, because both change global state. The last line printed is a JSON object with the key
-`problems`, a list of strings; it is empty when Axolotl accepts the recipe.
+of its own for each recipe, because both change global state. For each a line is printed that is a
+JSON object with the keys `recipe` and `problems`, a list of strings; it is empty when Axolotl
+accepts the recipe.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -60,11 +64,28 @@ def _take_out_what_fails(cfg: Any) -> list[str]:
     return found
 
 
+def _tell(recipe: str) -> None:
+    """Print what is wrong with one recipe, and end the process."""
+    try:
+        found = problems(Path(recipe))
+        print(json.dumps({"recipe": recipe, "problems": found}), flush=True)
+    except BaseException:  # a plugin may raise anything, and the parent must not go on twice
+        traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def main() -> None:
-    """Print the problems of the recipe that the command line names."""
+    """Print the problems of the recipes that the command line names."""
     warnings.simplefilter("ignore")
-    found = problems(Path(sys.argv[1]))
-    print(json.dumps({"problems": found}), flush=True)
+    for module in ("cli.config", "utils.config"):
+        importlib.import_module(f"axolotl.{module}")
+    for recipe in sys.argv[1:]:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            _tell(recipe)
+        os.waitpid(child, 0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 import tiny
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.commands import check as module
-from axolotl_ual.preprocess.commands.check import Findings, examine
+from axolotl_ual.preprocess.commands.check import examine
 
 pytestmark = pytest.mark.host
 ROWS = [{"instruction": f"Say {i}.", "input": "", "output": f"{i}!"} for i in range(12)]
@@ -50,12 +50,6 @@ def annotate(path: Path) -> None:
     assert result.exit_code == 0, result.output
 
 
-def without_axolotl(path: Path, monkeypatch: pytest.MonkeyPatch) -> Findings:
-    """What the check finds by itself, without the time that Axolotl's imports take."""
-    monkeypatch.setattr(module, "_axolotl", lambda path, known: [])
-    return examine(path)
-
-
 @pytest.mark.slow
 def test_a_recipe_that_can_train(model: Path) -> None:
     path = write(model)
@@ -76,20 +70,20 @@ def test_what_axolotl_refuses_is_told_beside_our_own_problems(model: Path) -> No
         assert words in result.output
 
 
-def test_before_annotation(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (problem,) = without_axolotl(write(model), monkeypatch).problems
+def test_before_annotation(model: Path) -> None:
+    (problem,) = examine(write(model)).problems
     assert "axolotl-ual annotate recipe.yaml" in problem
 
 
-def test_changed_data_are_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_data_are_noticed(model: Path) -> None:
     path = write(model)
     annotate(path)
     tiny.write_rows(Path("data.jsonl"), [*ROWS, ROWS[0]])
-    (problem,) = without_axolotl(path, monkeypatch).problems
+    (problem,) = examine(path).problems
     assert "data.jsonl" in problem and "changed" in problem
 
 
-def test_changed_settings_are_noticed(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_settings_are_noticed(model: Path) -> None:
     annotate(write(model))
     path = write(
         model,
@@ -98,7 +92,7 @@ def test_changed_settings_are_noticed(model: Path, monkeypatch: pytest.MonkeyPat
             "smoothing": {"mean": 0.2},
         },
     )
-    (problem,) = without_axolotl(path, monkeypatch).problems
+    (problem,) = examine(path).problems
     assert "smoothing.mean: was 0.1, is 0.2" in problem
 
 
@@ -107,12 +101,12 @@ def test_training_keys_leave_annotations_valid(
 ) -> None:
     annotate(write(model))
     path = write(model, learning_rate=0.5, num_epochs=9)
-    assert not without_axolotl(path, monkeypatch).problems
+    assert not examine(path).problems
 
 
-def test_every_problem_is_told_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_problem_is_told_at_once(model: Path) -> None:
     path = write(model, push_dataset_to_hub="me/d", streaming=True, ual={"smoothng": {}})
-    problems = "\n".join(without_axolotl(path, monkeypatch).problems)
+    problems = "\n".join(examine(path).problems)
     for words in ("push_dataset_to_hub", "streaming", "did you mean `smoothing`"):
         assert words in problems
 
@@ -122,14 +116,14 @@ def test_the_line_is_needed_where_axolotl_does_not_load_the_plugin_by_itself(
     model: Path, monkeypatch: pytest.MonkeyPatch, loaded: bool
 ) -> None:
     monkeypatch.setattr(module, "runs_without_a_line", lambda: loaded)
-    found = without_axolotl(write(model, plugins=[]), monkeypatch)
+    found = examine(write(model, plugins=[]))
     problems = "\n".join(found.problems)
     assert ("plugins: does not list axolotl_ual.UALPlugin" in problems) != loaded
     assert any("loads the plugin by itself" in fact for fact in found.facts) == loaded
     recipe = yaml.safe_load(Path("recipe.yaml").read_text())
     del recipe["ual"]
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
-    problems = "\n".join(without_axolotl(Path("recipe.yaml"), monkeypatch).problems)
+    problems = "\n".join(examine(Path("recipe.yaml")).problems)
     assert "plugins: does not list axolotl_ual.UALPlugin" in problems
 
 

@@ -1,0 +1,1 @@
+"""Recipes as package data: what `axolotl-ual recipes` lists, shows and copies."""
