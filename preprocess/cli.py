@@ -252,6 +252,7 @@ def evaluate(
 @click.option("--against", metavar="NAME", help="The point that the others are compared with.")
 @DRY_RUN
 @MAX_COST
+@RETRY_FAILED
 def ablate(
     recipe: Path,
     over: tuple[str, ...],
@@ -266,6 +267,7 @@ def ablate(
     against: str | None,
     dry_run: bool,
     max_cost: float | None,
+    retry_failed: bool,
 ) -> None:
     """Train a grid of recipes and controls with several seeds, and evaluate them together.
 
@@ -276,10 +278,8 @@ def ablate(
     from .commands.ablate import ablate as run
     from .commands.evaluate import EvaluateOptions
 
-    evaluation = EvaluateOptions((), data, None, limit, by, against, max_cost)
-    options = AblateOptions(
-        over, control, seeds, output, launcher, jobs, max_cost, dry_run, evaluation
-    )
+    evaluation = EvaluateOptions((), data, None, limit, by, against, max_cost, retry_failed)
+    options = AblateOptions(over, control, seeds, output, launcher, jobs, dry_run, evaluation)
     run(recipe, options, _console())
 
 

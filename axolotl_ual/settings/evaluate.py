@@ -69,14 +69,24 @@ class ForgettingConfig(Section):
 
 
 class ClusteringConfig(Section):
-    """Whether hidden states of rows fall into known groups."""
+    """Whether hidden states fall into known groups."""
 
     by: str | None = Field(
-        None, description="Column that groups rows, or `stage`; null: no clustering."
+        None,
+        description="token: states by the token that follows them, as in the UAL paper; stage or "
+        "another column: one state a row; null: no clustering.",
     )
-    rows: int = Field(1000, ge=4, description="Rows that are drawn, by `seed`.")
+    rows: int = Field(
+        1000, ge=4, description="Rows, or with `by: token` tokens, that are drawn, by `seed`."
+    )
+    tokens: int = Field(
+        10,
+        ge=2,
+        description="With `by: token`: the most frequent tokens of responses, a group each.",
+    )
     pool: Literal["last", "mean"] = Field(
-        "last", description="Of the response: its last token, or the mean over its tokens."
+        "last",
+        description="With a column, of the response: its last token, or the mean over its tokens.",
     )
     pictures: bool = Field(
         True, description="t-SNE, and UMAP where umap-learn is installed, for the HTML page."

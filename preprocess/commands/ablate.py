@@ -45,9 +45,9 @@ class AblateOptions:
         output: folder of everything.
         launcher: what trains a recipe; None: `axolotl train`.
         jobs: runs that train at the same time.
-        max_cost: USD that annotating may cost in this run, all points together.
         dry_run: tell what would be done, and do nothing.
-        evaluate: how the runs are evaluated; its `runs` are those of the grid.
+        evaluate: how the runs are evaluated; its `runs` are those of the grid, and its `max_cost`
+            is for annotating all points and for judging them, together.
     """
 
     over: Sequence[str]
@@ -56,7 +56,6 @@ class AblateOptions:
     output: Path
     launcher: str | None
     jobs: int
-    max_cost: float | None
     dry_run: bool
     evaluate: EvaluateOptions
 
@@ -96,7 +95,9 @@ def ablate(path: Path, options: AblateOptions, console: Console) -> Mapping[str,
         for seed, training in zip(seeds, trained, strict=True):
             (run,) = find_runs([f"{BASE}-trained={training.model}"], recipe)
             runs.append(dataclasses.replace(run, arm=name, seed=str(seed)))
-    evaluation = dataclasses.replace(options.evaluate, output=options.output / "evaluation")
+    evaluation = dataclasses.replace(
+        options.evaluate, output=options.output / "evaluation", max_cost=builder.left
+    )
     return evaluate_runs(recipe, runs, evaluation, console)
 
 
@@ -140,6 +141,12 @@ class _Builder:
         self._console = console
         self._spent = 0.0
 
+    @property
+    def left(self) -> float | None:
+        """USD that may still be spent."""
+        limit = self._options.evaluate.max_cost
+        return None if limit is None else max(limit - self._spent, 0.0)
+
     def build(self, point: Point, variant: Recipe, seed: int) -> Training:
         folder = self._options.output / _RUNS / folder_name(point) / f"seed-{seed}"
         raw = {**variant.raw, "seed": seed}
@@ -170,13 +177,14 @@ class _Builder:
         output.parent.mkdir(parents=True, exist_ok=True)
         path = output.with_suffix(".yaml")
         path.write_text(yaml.safe_dump(dict(raw), sort_keys=False), encoding="utf-8")
-        limit = self._options.max_cost
-        left = None if limit is None else max(limit - self._spent, 1e-9)
         self._console.print(f"{kind}: {output}")
+        again = self._options.evaluate.retry_failed
         if kind == "pairs":
-            manifest = make_pairs(path, PairsOptions(max_cost=left), self._console)
+            made = PairsOptions(max_cost=self.left, retry_failed=again)
+            manifest = make_pairs(path, made, self._console)
         else:
-            manifest = annotate(path, AnnotateOptions(max_cost=left), self._console)
+            asked = AnnotateOptions(max_cost=self.left, retry_failed=again)
+            manifest = annotate(path, asked, self._console)
         if manifest is not None:
             self._spent += manifest.usage.cost_usd or 0.0
 

@@ -1,14 +1,19 @@
-"""Last hidden states of held-out rows, and how far they fall into groups.
+"""Last hidden states of held-out responses, and how far they fall into groups.
 
-The feature of a row is the hidden state that enters the output head, at the last token of the
-response, or the mean over its tokens. Rows are a seeded sample of a stated size, the same for every
-run; features are kept in the durable cache.
+    by: token   the state that predicts a token, grouped by the token that follows: the classes of
+                the cross entropy. Label smoothing draws each class together (Mueller et al. 2019,
+                "When does label smoothing help?", arXiv 1906.02629), and the UAL paper looks for
+                that clustering of tokens. The most frequent tokens of the responses are the groups.
+    otherwise   the state at the last token of a response, or the mean over its tokens, grouped by a
+                column of the data.
+
+States are a seeded sample of a stated size, the same for every run.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,22 +28,20 @@ from axolotl_ual.evaluation.predictions import Measure, ratio
 from axolotl_ual.settings.evaluate import ClusteringConfig, EvaluateConfig
 
 from ..calls.cache import Cache
-from ..data.sample import Sample
-from ..models.local.causal import LocalModel, plan_batches
 from ..models.local.encoding import Encoded
-from ..progress import Progress, show_progress
+from ..progress import show_progress
 from .heldout import HeldOut
+from .hidden import Places, read_hidden
 from .measuring import Measured
 from .reading import Reader, Text
 from .runs import Run
 
 SILHOUETTE: Final = ratio("silhouette", "Silhouette of hidden states", "silhouette", "drawn", None)
-_FORMAT: Final = 1
-_WINDOW: Final = 128
+_TOKEN: Final = "token"
 _FEWEST: Final = 4
 _SECTION: Final = "ual.evaluate.clustering"
 
-Floats = npt.NDArray[np.float32]
+IndexArray = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(slots=True)
@@ -46,13 +49,15 @@ class Clusters:
     """What became of the features.
 
     Attributes:
-        by: the column that groups rows.
-        rows: numbers of the rows that were drawn.
-        labels: of those rows.
+        by: what groups them.
+        of: what a feature is of: `rows` or `tokens`.
+        rows: number of the row of each feature.
+        labels: the group of each feature.
         pictures: method to places in the plane, by arm; of the first seed.
     """
 
     by: str
+    of: str
     rows: list[int]
     labels: list[str]
     pictures: dict[str, dict[str, list[list[float]]]] = field(default_factory=dict)
@@ -67,7 +72,7 @@ def measure_clusters(
     cache: Cache,
     console: Console,
 ) -> tuple[list[Measure], Clusters | None]:
-    """Add the Silhouette of every row to the sums of every run.
+    """Add the Silhouettes of every row to the sums of every run.
 
     Returns:
         The measure, and what else is to be shown; nothing where the settings ask for nothing.
@@ -78,111 +83,102 @@ def measure_clusters(
     wanted = settings.clustering
     if wanted.by is None:
         return [], None
-    clusters = _draw(text, heldout, wanted, settings.seed)
-    with show_progress(console, "features", len(readers) * len(clusters.rows)) as progress:
+    clusters, places = _draw(text, heldout, wanted, settings.seed)
+    with show_progress(console, "features", len(readers) * len(places.rows)) as progress:
         for number, (run, reader) in enumerate(readers):
             progress.status(run.label)
-            features = read_features(
-                reader, text, clusters.rows, wanted, settings.batch_tokens, cache, progress
-            )
+            features = read_hidden(reader, text, places, settings.batch_tokens, cache, progress)
             reader.release()
             values = np.zeros(len(text.samples))
             drawn = np.zeros(len(text.samples))
-            values[clusters.rows] = silhouettes(features, clusters.labels)
-            drawn[clusters.rows] = 1.0
+            np.add.at(values, clusters.rows, silhouettes(features, clusters.labels))
+            np.add.at(drawn, clusters.rows, 1.0)
             measured.sums[number].update({"silhouette": values, "drawn": drawn})
             if wanted.pictures and run.arm not in clusters.pictures:
                 clusters.pictures[run.arm] = {
-                    name: np.round(places.astype(np.float64), 3).tolist()
-                    for name, places in pictures(features, settings.seed).items()
+                    name: np.round(plane.astype(np.float64), 3).tolist()
+                    for name, plane in pictures(features, settings.seed).items()
                 }
     return [SILHOUETTE], clusters
 
 
-def _draw(text: Text, heldout: HeldOut, wanted: ClusteringConfig, seed: int) -> Clusters:
-    by = STAGE if wanted.by == "stage" else str(wanted.by)
-    values = heldout.column(by, f"{_SECTION}.by")
-    rows = np.array([row for row in np.flatnonzero(text.readable) if values[row] is not None])
-    if len(rows) > wanted.rows:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, wanted.rows, replace=False))
-    labels = [str(values[row]) for row in rows]
-    if len(rows) < _FEWEST or not 2 <= len(set(labels)) < len(labels):
+def _draw(
+    text: Text, heldout: HeldOut, wanted: ClusteringConfig, seed: int
+) -> tuple[Clusters, Places]:
+    if wanted.by == _TOKEN:
+        clusters, places = _draw_tokens(text, wanted, seed)
+    else:
+        clusters, places = _draw_rows(text, heldout, wanted, seed)
+    distinct = len(set(clusters.labels))
+    if len(clusters.labels) < _FEWEST or not 2 <= distinct < len(clusters.labels):
         raise ConfigError(
-            f"{_SECTION}.by: {wanted.by}: {len(set(labels))} distinct values in {len(labels)} rows "
-            "make no groups",
+            f"{_SECTION}.by: {wanted.by}: {distinct} distinct values in {len(clusters.labels)} "
+            f"{clusters.of} make no groups",
             "name a column with at least two values, and several rows of each",
         )
-    return Clusters(str(wanted.by), [int(row) for row in rows], labels)
+    return clusters, places
 
 
-def read_features(
-    reader: Reader,
-    text: Text,
-    rows: Sequence[int],
-    wanted: ClusteringConfig,
-    batch_tokens: int,
-    cache: Cache,
-    progress: Progress,
-) -> Floats:
-    """Features (N, H) of N rows, through the cache."""
-    store = cache.values(
-        {
-            "kind": "evaluate-features",
-            "format": _FORMAT,
-            "pool": wanted.pool,
-            **reader.identity(text.max_length),
-        }
+def _draw_rows(
+    text: Text, heldout: HeldOut, wanted: ClusteringConfig, seed: int
+) -> tuple[Clusters, Places]:
+    """Rows that have a value, and the tokens of their responses."""
+    by = STAGE if wanted.by == "stage" else str(wanted.by)
+    values = heldout.column(by, f"{_SECTION}.by")
+    readable = np.flatnonzero(text.readable)
+    rows = _sample(np.array([row for row in readable if values[row] is not None]), wanted, seed)
+    numbers = [int(row) for row in rows]
+    scored = [np.flatnonzero(_encoded(text, row).scored) for row in numbers]
+    pooled = wanted.pool == "mean"
+    positions = scored if pooled else [places[-1:] for places in scored]
+    labels = [str(values[row]) for row in numbers]
+    return Clusters(str(wanted.by), "rows", numbers, labels), Places(numbers, positions, pooled)
+
+
+def _draw_tokens(text: Text, wanted: ClusteringConfig, seed: int) -> tuple[Clusters, Places]:
+    """Tokens of responses that are among the most frequent, and the positions before them."""
+    rows, positions, ids = _response_tokens(text)
+    counts = Counter(ids.tolist())
+    classes = sorted(counts, key=lambda token: (-counts[token], token))[: wanted.tokens]
+    chosen = _sample(np.flatnonzero(np.isin(ids, classes)), wanted, seed)
+    rows, positions, ids = rows[chosen], positions[chosen], ids[chosen]
+    names = dict(zip(classes, _names(text, classes), strict=True))
+    distinct = np.unique(rows)
+    places = Places(
+        distinct.tolist(), [positions[rows == row] - 1 for row in distinct], pooled=False
     )
-    pairs = [
-        (text.samples[row], item) for row in rows if isinstance(item := text.encoded[row], Encoded)
-    ]
-    found: list[Floats] = []
-    for start in range(0, len(pairs), _WINDOW):
-        window = pairs[start : start + _WINDOW]
-        found += _window(reader, window, wanted.pool, batch_tokens, store)
-        progress.advance(len(window))
-    return np.stack(found)
+    labels = [names[token] for token in ids.tolist()]
+    return Clusters(str(wanted.by), "tokens", rows.tolist(), labels), places
 
 
-def _window(
-    reader: Reader, window: list[tuple[Sample, Encoded]], pool: str, batch_tokens: int, store: Any
-) -> list[Floats]:
-    known = store.find([sample for sample, _ in window])
-    if all(value is not None for value in known):
-        return [np.frombuffer(base64.b64decode(value), dtype=np.float32) for value in known]
-    found = dict(_hidden(reader.local, [item for _, item in window], pool, batch_tokens))
-    features = [found[index] for index in range(len(window))]
-    store.put(
-        (sample, base64.b64encode(feature.tobytes()).decode())
-        for (sample, _), feature in zip(window, features, strict=True)
-    )
-    return features
+def _response_tokens(text: Text) -> tuple[IndexArray, IndexArray, IndexArray]:
+    """Row, position and id of every scored token, in order."""
+    rows, positions, ids = [], [], []
+    for row in np.flatnonzero(text.readable).tolist():
+        encoded = _encoded(text, row)
+        scored = np.flatnonzero(encoded.scored)
+        rows.append(np.full(len(scored), row))
+        positions.append(scored)
+        ids.append(encoded.ids[scored])
+    return np.concatenate(rows), np.concatenate(positions), np.concatenate(ids)
 
 
-def _hidden(
-    local: LocalModel, sequences: Sequence[Encoded], pool: str, batch_tokens: int
-) -> Iterator[tuple[int, Floats]]:
-    """The pooled last hidden state of each sequence, in an order that suits the batches."""
-    import torch
+def _names(text: Text, tokens: Sequence[int]) -> list[str]:
+    """Tokens as people read them, or as the vocabulary writes them where two look alike."""
+    shown = [repr(text.tokenizer.decode([token])) for token in tokens]
+    if len(set(shown)) < len(shown):
+        shown = [str(name) for name in text.tokenizer.convert_ids_to_tokens(list(tokens))]
+    return shown
 
-    lengths = [len(item.ids) for item in sequences]
-    device = local.model.device
-    for batch in plan_batches(lengths, lengths, batch_tokens, 1 << 62):
-        width = max(lengths[index] for index in batch)
-        ids_BL = torch.zeros(len(batch), width, dtype=torch.long)
-        mask_BL = torch.zeros(len(batch), width, dtype=torch.long)
-        for place, index in enumerate(batch):
-            ids_BL[place, : lengths[index]] = torch.from_numpy(sequences[index].ids).long()
-            mask_BL[place, : lengths[index]] = 1
-        with torch.inference_mode():
-            hidden_BLH = local.model(
-                input_ids=ids_BL.to(device),
-                attention_mask=mask_BL.to(device),
-                use_cache=False,
-                output_hidden_states=True,
-            ).hidden_states[-1]
-        for place, index in enumerate(batch):
-            scored = torch.from_numpy(np.flatnonzero(sequences[index].scored))
-            chosen_TH = hidden_BLH[place, scored.to(device)].float()
-            pooled_H = chosen_TH[-1] if pool == "last" else chosen_TH.mean(dim=0)
-            yield index, pooled_H.cpu().numpy()
+
+def _sample(places: IndexArray, wanted: ClusteringConfig, seed: int) -> IndexArray:
+    """At most as many as are wanted, in order."""
+    if len(places) <= wanted.rows:
+        return places
+    return np.sort(np.random.default_rng(seed).choice(places, wanted.rows, replace=False))
+
+
+def _encoded(text: Text, row: int) -> Encoded:
+    encoded = text.encoded[row]
+    assert isinstance(encoded, Encoded), "the row is readable"
+    return encoded

@@ -45,11 +45,13 @@ class Text:
         samples: the rows.
         encoded: of each row, or why it cannot be read.
         max_length: tokens that a row may have.
+        tokenizer: that of the base model.
     """
 
     samples: Sequence[Sample]
     encoded: Sequence[Encoded | str]
     max_length: int
+    tokenizer: Any
 
     @property
     def readable(self) -> npt.NDArray[np.bool_]:
@@ -108,7 +110,7 @@ def encode_rows(
     config = AutoConfig.from_pretrained(source).get_text_config()
     positions = getattr(config, "max_position_embeddings", None) or settings.max_length
     max_length = min(settings.max_length, int(positions))
-    text = Text(samples, encode(samples, tokenizer, max_length), max_length)
+    text = Text(samples, encode(samples, tokenizer, max_length), max_length, tokenizer)
     if not text.readable.any():
         reasons = ", ".join(f"{reason}: {number:,}" for reason, number in text.unreadable.items())
         raise DataError(f"none of the {len(samples):,} held-out rows can be read ({reasons})")

@@ -206,6 +206,49 @@ def test_annotations_are_made_once_for_all_seeds(
 
 
 @pytest.mark.slow
+def test_annotating_and_judging_share_what_may_be_spent(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from axolotl_ual.preprocess.commands import ablate as command
+
+    annotate, given = command.annotate, []
+
+    def priced(path: Path, options: Any, console: Any) -> Any:
+        given.append((options.max_cost, options.retry_failed))
+        made = annotate(path, options, console)
+        return made.model_copy(update={"usage": made.usage.model_copy(update={"cost_usd": 0.25})})
+
+    def evaluate_runs(recipe: Any, runs: Any, options: Any, console: Any) -> None:
+        given.append((options.max_cost, options.retry_failed))
+
+    monkeypatch.setattr(command, "annotate", priced)
+    monkeypatch.setattr(command, "evaluate_runs", evaluate_runs)
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    recipe["datasets"][0]["path"] = "held-out.jsonl"
+    scorer = {"estimator": "perplexity", "perplexity": {"device": "cpu"}}
+    recipe["ual"]["annotate"] = {"output": "annotated", **scorer}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    over = ("--over", "ual.smoothing.mean=0.05,0.1", "--seeds", "1", "--launcher", LAUNCHER)
+    result = ablate(*over, "--max-cost", "1", "--retry-failed")
+    assert result.exit_code == 0, result.output
+    # A quarter is gone after the first annotation, a half after the second.
+    assert given == [(1.0, True), (0.75, True), (0.5, True)]
+
+
+def test_pairs_without_a_dimension(here: Path) -> None:
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    recipe["rl"] = "dpo"
+    recipe["ual"]["pairs"] = {"output": "pairs", "value": {"method": "none"}}
+    recipe["ual"]["pairs"]["factual"] = {"method": "consistency"}
+    recipe["ual"]["pairs"]["semantic"] = {"method": "nli"}
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    own, point = make_points([], ["no-factual"], load_recipe("recipe.yaml", for_pairs=True))
+    changed = point.recipe(recipe)["ual"]["pairs"]
+    assert own.name == "ual" and own.recipe(recipe) == recipe
+    assert changed == {**recipe["ual"]["pairs"], "factual": {"method": "none"}}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

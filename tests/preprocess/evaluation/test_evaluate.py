@@ -1,7 +1,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from held_out import ROWS, make_world, write_recipe
 
+from axolotl_ual.preprocess.calls.cache import FILE
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.evaluation.heldout import find_answer
 from axolotl_ual.preprocess.models.local.causal import LocalModel
@@ -175,6 +181,49 @@ def test_an_interrupted_run_goes_on(here: Path, monkeypatch: pytest.MonkeyPatch)
     assert counts == {"read": done.count("read"), "generate": done.count("generate") + 1}
     assert done.count("generate") > 2
     assert interrupted["results"] == whole["results"]
+
+
+@pytest.mark.slow
+def test_a_process_that_was_killed_generates_nothing_twice(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_here(here, evaluate={"generation": {"batch_tokens": 30, "max_tokens": 40}})
+    command = [sys.executable, "-m", "axolotl_ual.preprocess.cli", "evaluate", "recipe.yaml"]
+    with Path("first.log").open("w") as log:
+        first = subprocess.Popen([*command, "--runs", "base"], stdout=log, stderr=log)
+        while kept() < 3:
+            assert first.poll() is None, Path("first.log").read_text()
+            time.sleep(0.01)
+        first.kill()
+        first.wait()
+    before = kept()
+    assert 3 <= before < len(ROWS), "it was killed in the middle"
+    generate, asked = Generator.generate, []
+
+    def generated(self: Generator, prompts: Any, *arguments: Any) -> Any:
+        asked.extend(prompts)
+        return generate(self, prompts, *arguments)
+
+    monkeypatch.setattr(Generator, "generate", generated)
+    document = evaluate("--runs", "base")
+    assert len(asked) == len(set(asked)) == len(ROWS) - before
+    assert find(document, "exact_match")["rows"] == len(ROWS)
+
+
+def kept() -> int:
+    """Responses in the cache."""
+    path = Path("cache") / FILE
+    if not path.is_file():
+        return 0
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            query = (
+                "SELECT count(*) FROM answers JOIN askers ON askers.id = answers.asker "
+                "WHERE askers.description LIKE '%evaluate-generate%'"
+            )
+            return int(db.execute(query).fetchone()[0])
+        except sqlite3.OperationalError:  # Its tables are not made yet.
+            return 0
 
 
 def write_here(here: Path, **settings: Any) -> None:

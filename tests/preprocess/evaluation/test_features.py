@@ -68,6 +68,41 @@ def test_silhouettes_of_hidden_states(
     assert document["clustering"]["pictures"] == {}
 
 
+def test_states_by_the_token_that_follows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against one plain forward pass a row: the state at position p - 1 belongs to token p."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(here / "base")
+    tokenizer = AutoTokenizer.from_pretrained(here / "base")
+    states, tokens, numbers = [], [], []
+    for number, row in enumerate(ROWS):
+        prompt = tokenizer.apply_chat_template(row["messages"][:1], tokenize=False)
+        before = tokenizer(prompt + "<|assistant|>\n", add_special_tokens=False)["input_ids"]
+        after = tokenizer(row["messages"][1]["content"], add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            hidden = model.model(torch.tensor([before + after])).last_hidden_state[0]
+        states += [hidden[len(before) - 1 + place] for place in range(len(after))]
+        tokens += after
+        numbers += [number] * len(after)
+    frequent = sorted(set(tokens), key=lambda token: (-tokens.count(token), token))[:3]
+    kept = [place for place, token in enumerate(tokens) if token in frequent]
+    labels = [repr(tokenizer.decode([tokens[place]])) for place in kept]
+    expected = silhouettes(torch.stack([states[place] for place in kept]).numpy(), labels).mean()
+
+    document = evaluate(here, monkeypatch, by="token", tokens=3, pictures=False)
+    (result,) = (
+        r for r in document["results"] if (r["measure"], r["group"]) == ("silhouette", "all")
+    )
+    assert result["values"]["base"] == pytest.approx(expected, abs=1e-4)
+    clusters = document["clustering"]
+    assert clusters["of"] == "tokens" and clusters["labels"] == labels
+    assert clusters["rows"] == [numbers[place] for place in kept]
+    drawn = evaluate(here, monkeypatch, by="token", tokens=3, rows=15, pictures=False)
+    assert len(drawn["clustering"]["labels"]) == 15
+    assert set(drawn["clustering"]["labels"]) <= set(labels)
+
+
 @pytest.mark.slow
 def test_a_sample_of_stated_size_and_its_pictures(
     here: Path, monkeypatch: pytest.MonkeyPatch
