@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# An example takes as long as a busy machine lets it.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 HOST_FACING = {Path(__file__).parent / room for room in ("data", "losses", "schedule", "training")}
 """Tests of the rooms that meet Axolotl, transformers and TRL inside training."""

@@ -39,7 +39,7 @@ def derivatives(loss: Tensor, at: list[Tensor]) -> list[Tensor]:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 @given(tokens=st.integers(1, 14), seed=st.integers(0, 2**31))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_equals_pytorch_token_by_token(
     transform: Transform, bias: bool, dtype: torch.dtype, bound: float, tokens: int, seed: int
 ) -> None:

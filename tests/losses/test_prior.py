@@ -65,7 +65,7 @@ def assert_close(found: list[Tensor], wanted: list[Tensor], bound: float = 1e-10
 @pytest.mark.parametrize("rows", [None, V - 2])
 @pytest.mark.parametrize("with_nll", [True, False])
 @given(tokens=st.integers(1, 14), seed=st.integers(0, 2**31), temperature=st.floats(0.3, 3.0))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_equals_full_logits_token_by_token(
     transform: Transform,
     rows: int | None,

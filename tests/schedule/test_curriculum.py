@@ -59,7 +59,7 @@ def test_equal_values_share_a_stage() -> None:
     assert staging.number(values).tolist() == [1, 0, 1, 0, 1, 2, 1, 2, 1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.integers(0, 1000).map(lambda v: v / 1000), min_size=30, unique=True),
     st.integers(1, 5),

@@ -214,7 +214,7 @@ def expected_counts(run: dict[str, Any]) -> Counter[int]:
     return +counts
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(runs())
 def test_every_row_appears_as_often_as_its_epochs_say(run: dict[str, Any]) -> None:
     plan = planned(run)
@@ -229,7 +229,7 @@ def test_every_row_appears_as_often_as_its_epochs_say(run: dict[str, Any]) -> No
     assert plan.num_rows == seen.total()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(runs())
 def test_stages_never_run_back(run: dict[str, Any]) -> None:
     """With one phase a stage, the stages of a step begin where those of the step before end."""
@@ -240,7 +240,7 @@ def test_stages_never_run_back(run: dict[str, Any]) -> None:
         assert before[-1] <= after[0]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(runs())
 def test_steps_have_the_shape_that_training_needs(run: dict[str, Any]) -> None:
     plan = planned(run)
@@ -262,7 +262,7 @@ def test_steps_have_the_shape_that_training_needs(run: dict[str, Any]) -> None:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(runs())
 def test_bins_hold_no_more_than_their_capacity(run: dict[str, Any]) -> None:
     plan = planned(run)
@@ -274,7 +274,7 @@ def test_bins_hold_no_more_than_their_capacity(run: dict[str, Any]) -> None:
             assert sum(run["lengths"][row] for row in unit) <= run["capacity"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(runs())
 def test_phases_begin_where_the_arithmetic_says(run: dict[str, Any]) -> None:
     """Without packing a phase begins in the step that holds its first row."""
@@ -287,7 +287,7 @@ def test_phases_begin_where_the_arithmetic_says(run: dict[str, Any]) -> None:
         first += phase.epochs * sum(stage in phase.stages for stage in run["stages"])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(runs())
 def test_phase_boundaries_of_packed_runs(run: dict[str, Any]) -> None:
     """The rows that no earlier phase has are first met in the step where their phase begins."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from axolotl_ual.errors import LimitError
@@ -75,7 +75,6 @@ async def spend(treasury: Treasury, limit: float, workers: int, seed: int) -> tu
     return spent, sum(isinstance(error, LimitError) for error in ended)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), st.floats(0.2, 3.0), st.integers(0, 2**16))
 def test_workers_never_spend_more(workers: int, limit: float, seed: int) -> None:
     treasury = Treasury(limit)

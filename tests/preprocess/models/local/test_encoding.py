@@ -221,7 +221,7 @@ def test_tokenizer_without_offsets_is_refused(tokenizer: Any) -> None:
 words = st.text(st.characters(blacklist_categories=["Cs", "Co"]), max_size=20)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     prompt=words,
     response=words.filter(lambda text: bool(text.strip())),
