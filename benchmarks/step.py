@@ -1,7 +1,7 @@
 """Step time and memory of `axolotl train` with the plugin beside without, in paired runs.
 
     python benchmarks/step.py                # a Llama of 4 layers on a CPU, LoRA, same kernel
-    python benchmarks/step.py --prior reference
+    python benchmarks/step.py --prior reference [--top-k 64]
 
 Runs alternate between the two, so that what else the machine does falls on both. A step's time is
 the CPU time of the process between its begin and end; memory is the peak since training began.
@@ -81,7 +81,9 @@ def run(args: argparse.Namespace, model: Path, folder: Path, plugins: list[str])
         }
         for n in range(args.steps * 2)
     ]
-    ual = {"loss": {"kernel": "model"}, "smoothing": {"prior": args.prior}}
+    ual: dict[str, Any] = {"loss": {"kernel": "model"}, "smoothing": {"prior": args.prior}}
+    if args.top_k is not None:
+        ual["smoothing"]["reference_top_k"] = args.top_k
     data = tiny.write_rows(folder / "data.jsonl", rows)
     settings = tiny.recipe(
         model,
@@ -103,6 +105,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--prior", choices=["uniform", "reference"], default="uniform")
+    parser.add_argument("--top-k", type=int)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--output", type=Path, default=Path("step.json"))
     args = parser.parse_args()

@@ -1,7 +1,9 @@
 """Smoothing through whichever collator Axolotl chose.
 
 A collator of Axolotl pads, packs, flattens or bins the keys it knows, and no others. Label and
-smoothing of a token travel through it as one integer (`losses.encoding`).
+smoothing of a token travel through it as one integer (`losses.encoding`). Where rows bring the
+prediction of a reference, the collator runs once more, with the number of each token in the place
+of its label, and so tells where the token went.
 """
 
 from __future__ import annotations
@@ -9,9 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from axolotl_ual.columns import PREFIX, SMOOTHING
+import numpy as np
+import torch
+from torch import Tensor
+
+from axolotl_ual.columns import PREFIX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING
 from axolotl_ual.errors import DataError
-from axolotl_ual.losses.encoding import join_smoothing, split_smoothing
+from axolotl_ual.losses.encoding import (
+    IGNORE_INDEX,
+    encode_smoothing,
+    join_smoothing,
+    split_smoothing,
+)
 
 
 class SmoothingCollator:
@@ -44,6 +55,13 @@ class SmoothingCollator:
             )
         batch = self.base(_of_each(features, binned, _join), **options)
         batch["labels"], batch[SMOOTHING] = split_smoothing(batch["labels"])
+        if REFERENCE_IDS in rows[0]:
+            numbered = _numbered(features, rows, binned)
+            number_BT = self.base(numbered, **options)["labels"]
+            batch.update(_reference(rows, number_BT))
+            # What has no prediction (the first token of a row that is packed behind another) has
+            # nowhere to put smoothed mass.
+            batch[SMOOTHING] = torch.where(number_BT >= 0, batch[SMOOTHING], 0)
         return batch
 
 
@@ -60,3 +78,53 @@ def _without_ours(row: Mapping[str, Any]) -> dict[str, Any]:
 def _join(row: Mapping[str, Any]) -> dict[str, Any]:
     labels = join_smoothing(row["labels"], row[SMOOTHING])
     return {**_without_ours(row), "labels": labels}
+
+
+def predicted_places(labels: Any) -> Any:
+    """Places of a row's tokens that are trained on and come after another: ascending int64."""
+    return np.flatnonzero(np.asarray(labels)[1:] != IGNORE_INDEX) + 1
+
+
+def _numbered(features: Sequence[Any], rows: Sequence[Any], binned: bool) -> list[Any]:
+    """The rows with numbers as labels: counted over the batch, of tokens that have a prediction."""
+    found, count = [], 0
+    for row in rows:
+        labels = np.full(len(row["labels"]), IGNORE_INDEX, dtype=np.int64)
+        if row[SMOOTHING] > 0:
+            places = predicted_places(row["labels"])
+            labels[places] = np.arange(count, count + len(places))
+            count += len(places)
+        given = row["labels"]
+        same_kind = torch.from_numpy(labels) if isinstance(given, Tensor) else labels
+        found.append(
+            {
+                **_without_ours(row),
+                "labels": labels.tolist() if isinstance(given, list) else same_kind,
+            }
+        )
+    if not binned:
+        return found
+    numbered = iter(found)
+    return [[next(numbered) for _ in part] for part in features]
+
+
+def _reference(rows: Sequence[Any], number_BT: Tensor) -> dict[str, Tensor]:
+    """Tokens and bits of their log-probabilities, int32 of shape (B, T, K)."""
+    count = sum(len(predicted_places(row["labels"])) for row in rows if row[SMOOTHING] > 0)
+    parts = [
+        np.concatenate([np.asarray(row[name], dtype=dtype) for row in rows])
+        for name, dtype in ((REFERENCE_IDS, np.int32), (REFERENCE_LOGPROBS, np.float32))
+    ]
+    kept, left = divmod(len(parts[0]), max(1, count))
+    if left or len(parts[0]) != len(parts[1]):
+        raise DataError(
+            f"`{REFERENCE_IDS}` holds {len(parts[0])} tokens for {count} places of a batch",
+            "prepare the data again",
+        )
+    known_BT, place_BT = number_BT >= 0, number_BT.clamp(min=0)
+    ids_NK, logprobs_NK = (torch.from_numpy(part).view(count, kept) for part in parts)
+    if not count:
+        ids_NK, logprobs_NK = ids_NK.new_zeros(1, 1), logprobs_NK.new_zeros(1, 1)
+    # Elsewhere nothing is kept: a log-probability of minus infinity.
+    logprobs_BTK = torch.where(known_BT[..., None], logprobs_NK[place_BT], -torch.inf)
+    return {REFERENCE_IDS: ids_NK[place_BT], REFERENCE_LOGPROBS: encode_smoothing(logprobs_BTK)}

@@ -30,8 +30,9 @@ from torch.autograd.function import once_differentiable
 
 from .encoding import IGNORE_INDEX
 from .gradients import Gradients
-from .prior import Part, Reference, Target
+from .prior import Part, Prior, Target
 from .smoothed_ce import MeanRow, accumulation_dtype, mean_row
+from .top_k import TopK
 from .transform import Transform
 
 _CHUNK_TOKENS = 1024
@@ -89,7 +90,7 @@ def chunked_smoothed_ce(
     bias_V: Tensor | None = None,
     transform: Transform | None = None,
     mean: MeanRow | None = None,
-    prior: Reference | None = None,
+    prior: Prior | None = None,
     with_nll: bool = True,
     tokens: int | None = None,
 ) -> Sums:
@@ -133,7 +134,7 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         smoothing_N: Tensor,
-        options: tuple[Transform, MeanRow, Reference | None, bool, int | None],
+        options: tuple[Transform, MeanRow, Prior | None, bool, int | None],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         needs = ctx.needs_input_grad
         transform, mean, prior, with_nll, size = options
@@ -168,19 +169,20 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
 
 
 def _parts(
-    labels_N: Tensor, smoothing_N: Tensor, prior: Reference | None, most: int
+    labels_N: Tensor, smoothing_N: Tensor, prior: Prior | None, most: int
 ) -> Iterator[tuple[Part, bool]]:
     """Equal chunks of the trained tokens, and whether the prior is needed.
 
     Slices where all are trained, so that nothing is copied. Tokens that have no smoothing have no
-    use for a prior and are kept apart; the others share their room with its probabilities.
+    use for a prior and are kept apart; the others share their room with its probabilities,
+    unless it has only a few of them.
     """
     trained_N = labels_N != IGNORE_INDEX
     groups = [(trained_N, False, most)]
     if prior is not None:
-        smoothed_N = smoothing_N > 0
+        smoothed_N, sparse = smoothing_N > 0, isinstance(prior, TopK)
         groups = [
-            (trained_N & smoothed_N, True, max(1, most // 2)),
+            (trained_N & smoothed_N, True, most if sparse else max(1, most // 2)),
             (trained_N & ~smoothed_N, False, most),
         ]
     for member_N, smoothed, most in groups:
@@ -223,10 +225,7 @@ class _Chunk:
         logits_CV, slope_CV = self._logits(hidden_CH)
         classes_C1, eps_C = labels_C[:, None], smoothing_C.to(self.dtype)
         label_C = logits_CV.gather(1, classes_C1)[:, 0]
-        if target is None:
-            mean_C = self._mean_logit(hidden_CH, logits_CV)
-        else:
-            mean_C = target.expected(logits_CV)
+        mean_C = self._prior_logit(hidden_CH, logits_CV, target)
         # A logit of -inf, times an eps of 0, is not a number.
         self.margin += torch.where(eps_C > 0, eps_C * (label_C - mean_C), 0.0).sum()
         if self.with_nll or target is not None:
@@ -255,13 +254,15 @@ class _Chunk:
         target: Target | None,
     ) -> tuple[Tensor, Tensor]:
         """Take the smoothed mass off, and go back through what the model does to its head."""
-        pull_C = torch.zeros_like(eps_C)
+        even_C: Tensor | None = eps_C
         if target is not None:
             target.subtract(grad_CV, eps_C)
-        elif slope_CV is not None:
-            grad_CV[:, : self.rows] -= (eps_C / self.rows)[:, None]
-        else:
-            pull_C = eps_C * self.transform.scale
+            even_C = None if target.rest_C is None else eps_C * target.rest_C
+        pull_C = torch.zeros_like(eps_C)
+        if even_C is not None and slope_CV is not None:
+            grad_CV[:, : self.rows] -= (even_C / self.rows)[:, None]
+        elif even_C is not None:
+            pull_C = even_C * self.transform.scale
         if slope_CV is not None:
             grad_CV.mul_(slope_CV)
         if self.transform.scale != 1.0:
@@ -273,6 +274,15 @@ class _Chunk:
         number = entropy_C.new_tensor(len(entropy_C))
         kl = (cross_entropy_C - entropy_C).sum()
         self.prior += torch.stack([kl, entropy_C.sum(), number])
+
+    def _prior_logit(self, hidden_CH: Tensor, logits_CV: Tensor, target: Target | None) -> Tensor:
+        """sum_v r_v x_v of each token, of the prior r or the even spread."""
+        if target is None:
+            return self._mean_logit(hidden_CH, logits_CV)
+        expected_C = target.expected(logits_CV)
+        if target.rest_C is None:
+            return expected_C
+        return expected_C + target.rest_C * self._mean_logit(hidden_CH, logits_CV)
 
     def _mean_logit(self, hidden_CH: Tensor, logits_CV: Tensor) -> Tensor:
         if self.transform.cap is not None:

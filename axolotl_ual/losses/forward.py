@@ -2,10 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from axolotl_ual.columns import REFERENCE_IDS, REFERENCE_LOGPROBS
+
+from .encoding import IGNORE_INDEX, decode_smoothing
+from .smoothed_ce import shift_left
+from .top_k import TopK
+
+
+@dataclass(slots=True)
+class Batch:
+    """A micro-batch; what belongs to a token stands at the position that predicts it.
+
+    Attributes:
+        labels_BT: as they were given, not shifted.
+        labels_N: int64; -100 where nothing is trained.
+        smoothing_N: float32.
+        top_k: the prior of each token, where it was computed before.
+        reference_NH: what the reference's head is applied to, where it runs beside.
+    """
+
+    labels_BT: Tensor
+    labels_N: Tensor
+    smoothing_N: Tensor
+    top_k: TopK | None
+    reference_NH: Tensor | None = None
+
+    @classmethod
+    def take(cls, smoothing_BT: Tensor, kwargs: dict[str, Any], num_rows: int) -> Batch:
+        """Take labels and the prior out of the arguments of a forward.
+
+        Args:
+            smoothing_BT: bits of the smoothing of each token.
+            kwargs: of the forward.
+            num_rows: tokens that a mass can be spread over.
+        """
+        labels_BT = kwargs.pop("labels")
+        ids_BTK, bits_BTK = kwargs.pop(REFERENCE_IDS, None), kwargs.pop(REFERENCE_LOGPROBS, None)
+        top_k = None
+        if ids_BTK is not None and bits_BTK is not None:
+            ids, bits = (part.roll(-1, dims=1).flatten(0, 1) for part in (ids_BTK, bits_BTK))
+            top_k = TopK(ids.long(), decode_smoothing(bits).exp(), num_rows)
+        return cls(
+            labels_BT,
+            shift_left(labels_BT, IGNORE_INDEX).reshape(-1),
+            decode_smoothing(shift_left(smoothing_BT, 0).reshape(-1)),
+            top_k,
+        )
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether the smoothed mass goes elsewhere than to all tokens alike."""
+        return self.reference_NH is not None or self.top_k is not None
 
 
 def makes_logits(model: nn.Module) -> bool:

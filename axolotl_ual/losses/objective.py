@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -23,12 +24,13 @@ from axolotl_ual.columns import SMOOTHING
 from axolotl_ual.errors import UnsupportedError
 
 from .chunked_ce import Sums, chunk_tokens, chunked_smoothed_ce
-from .encoding import IGNORE_INDEX, decode_smoothing
-from .forward import last_position, makes_logits, never_all_masked, with_loss
+from .encoding import IGNORE_INDEX
+from .forward import Batch, last_position, makes_logits, never_all_masked, with_loss
 from .heads import Head, LinearTap, nothing, replaced_forward
-from .prior import Reference
+from .prior import Prior, Reference
 from .reference import AdapterOff, FrozenModel
-from .smoothed_ce import margin_sum, shift_left
+from .smoothed_ce import margin_sum
+from .top_k import top_k_margin
 from .transform import Transform, require_equal
 
 Kernel = Literal["auto", "model", "chunked"]
@@ -47,14 +49,6 @@ class Weights:
     mean: Tensor
     sum: Tensor
     num_tokens: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    labels_BT: Tensor
-    labels_N: Tensor
-    smoothing_N: Tensor
-    reference_NH: Tensor | None
 
 
 class SmoothedObjective:
@@ -149,16 +143,15 @@ class SmoothedObjective:
     def _smoothed(self, ual_smoothing: Tensor, args: Any, kwargs: Any) -> Any:
         if self.weights is None:
             raise RuntimeError(f"`{SMOOTHING}` was given to a model whose loss has no weights")
-        labels_BT = kwargs.pop("labels")
-        batch = _Batch(
-            labels_BT,
-            shift_left(labels_BT, IGNORE_INDEX).reshape(-1),
-            decode_smoothing(shift_left(ual_smoothing, 0).reshape(-1)),
-            self._of_reference(labels_BT, args, kwargs),
-        )
+        batch = Batch.take(ual_smoothing, kwargs, self._rows)
+        batch.reference_NH = self._of_reference(batch.labels_BT, args, kwargs)
         self.prior = None
-        compute = self._chunked if self.uses_chunks(labels_BT.numel()) else self._on_top
+        compute = self._chunked if self.uses_chunks(batch.labels_BT.numel()) else self._on_top
         return compute(batch, self.weights, args, kwargs)
+
+    @property
+    def _rows(self) -> int:
+        return min(self.head.vocab_size, self.num_rows or self.head.vocab_size)
 
     def _of_reference(self, labels_BT: Tensor, args: Any, kwargs: Any) -> Tensor | None:
         """What the reference's head is applied to, as [N, H]. Run whatever the batch holds.
@@ -173,7 +166,7 @@ class SmoothedObjective:
         self._require_shape(hidden_BTH, labels_BT)
         return hidden_BTH.reshape(-1, hidden_BTH.shape[-1])
 
-    def _on_top(self, batch: _Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
+    def _on_top(self, batch: Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
         """The model's own loss, and the margin on top of it."""
         labels_BT = never_all_masked(batch.labels_BT, weights.num_tokens)
         outputs = self._model_forward(*args, labels=labels_BT, **kwargs)
@@ -187,28 +180,32 @@ class SmoothedObjective:
         self.parts = (nll * weights.num_tokens, margin.detach(), weights.num_tokens)
         return with_loss(outputs, loss * weights.mean + margin * weights.sum)
 
-    def _margin(self, batch: _Batch, inputs: list[Tensor]) -> Tensor:
+    def _margin(self, batch: Batch, inputs: list[Tensor]) -> Tensor:
         parts = []
         for tap, hidden_NH in zip(self.head.taps, inputs, strict=True):
-            if self.reference is not None or self.head.transform.cap is not None:
+            if self._needs_logits(batch, tap):
                 parts.append(self._run_sums(batch, tap, hidden_NH, with_nll=False).total)
-                continue
-
-            def job(hidden: Tensor, weight: Tensor, bias: Tensor | None, tap: Any = tap) -> Tensor:
-                return margin_sum(
-                    hidden,
-                    weight,
-                    batch.labels_N,
-                    batch.smoothing_N,
-                    bias_V=bias,
-                    mean=tap.mean(self.num_rows),
-                    scale=self.head.transform.scale * tap.scale,
-                )
-
-            parts.append(tap.run(hidden_NH, job))
+            else:
+                parts.append(tap.run(hidden_NH, partial(self._linear_margin, batch, tap)))
         return torch.stack(parts).sum()
 
-    def _chunked(self, batch: _Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
+    def _needs_logits(self, batch: Batch, tap: LinearTap) -> bool:
+        """Whether the margin of a layer takes more than the rows of its head."""
+        if self.head.transform.cap is not None or batch.reference_NH is not None:
+            return True
+        trained = any(parameter.requires_grad for parameter in tap.module.parameters())
+        return batch.top_k is not None and trained
+
+    def _linear_margin(
+        self, batch: Batch, tap: LinearTap, hidden: Tensor, weight: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        given = (hidden, weight, batch.labels_N, batch.smoothing_N)
+        mean, scale = tap.mean(self.num_rows), self.head.transform.scale * tap.scale
+        if batch.top_k is None:
+            return margin_sum(*given, bias_V=bias, mean=mean, scale=scale)
+        return top_k_margin(*given, batch.top_k, bias_V=bias, mean=mean, scale=scale)
+
+    def _chunked(self, batch: Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
         """The whole loss in chunks: the model runs without labels and makes no logits."""
         tap = self.head.base
         # One position's logits tell what the model makes of them; later, nothing is needed.
@@ -228,9 +225,7 @@ class SmoothedObjective:
         self.parts = (sums.nll, sums.margin, weights.num_tokens)
         return with_loss(outputs, loss)
 
-    def _run_sums(
-        self, batch: _Batch, tap: LinearTap, hidden_NH: Tensor, *, with_nll: bool
-    ) -> Sums:
+    def _run_sums(self, batch: Batch, tap: LinearTap, hidden_NH: Tensor, *, with_nll: bool) -> Sums:
         """The sums of one linear layer of the head, computed in chunks within its call."""
         reference, found = self.reference, list[Sums]()
 
@@ -253,11 +248,13 @@ class SmoothedObjective:
         else:
             # The weights of both heads are read at once, each within a call of its layer.
             total = reference.tap.run(batch.reference_NH, beside)
-        if reference is not None and self.head.is_plain:
+        if batch.has_prior and self.head.is_plain:
             self.prior = found[0].prior
         return found[0]._replace(total=total)
 
-    def _prior(self, batch: _Batch, weight: Tensor, bias: Tensor | None) -> Reference | None:
+    def _prior(self, batch: Batch, weight: Tensor, bias: Tensor | None) -> Prior | None:
+        if batch.top_k is not None:
+            return batch.top_k
         if self.reference is None or batch.reference_NH is None:
             return None
         return Reference(
@@ -266,15 +263,15 @@ class SmoothedObjective:
             None if bias is None else bias.detach(),
             self.reference.transform,
             self.temperature,
-            min(self.head.vocab_size, self.num_rows or self.head.vocab_size),
+            self._rows,
         )
 
     def _sums(
         self,
-        batch: _Batch,
+        batch: Batch,
         tap: LinearTap,
         given: tuple[Any, ...],
-        prior: Reference | None,
+        prior: Prior | None,
         *,
         with_nll: bool,
     ) -> Sums:
@@ -303,7 +300,7 @@ class SmoothedObjective:
         result: Tensor = auxiliary * factor
         return result
 
-    def _aligned(self, hidden_BTH: Tensor | None, batch: _Batch) -> Tensor:
+    def _aligned(self, hidden_BTH: Tensor | None, batch: Batch) -> Tensor:
         """A head's input as [N, H]: what the model called it with, or the decoder's output."""
         if hidden_BTH is None and self.head.is_plain:
             hidden_BTH, self._hidden = self._hidden, None
@@ -331,7 +328,7 @@ class SmoothedObjective:
         if not self._checked and output.dim() == 3:
             self._last_logits = output[:, -1].detach()
 
-    def _check(self, outputs: Any, batch: _Batch, hidden: Tensor, nll: Tensor | None) -> None:
+    def _check(self, outputs: Any, batch: Batch, hidden: Tensor, nll: Tensor | None) -> None:
         """Compare the model's logits, or its loss, with what is known of its head."""
         given, self._last_logits = self._last_logits, None
         logits = None if isinstance(outputs, tuple) else outputs.get("logits")
@@ -343,7 +340,7 @@ class SmoothedObjective:
             return
         self._checked = True
 
-    def _own_nll(self, batch: _Batch, hidden: Tensor) -> Tensor:
+    def _own_nll(self, batch: Batch, hidden: Tensor) -> Tensor:
         tap = self.head.base
 
         def job(*given: Any) -> Tensor:

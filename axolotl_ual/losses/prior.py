@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -39,24 +39,53 @@ Part: TypeAlias = slice | Tensor
 """Which tokens: a range, or their places."""
 
 
-@dataclass(slots=True)
-class Target:
-    """The prior of C tokens.
+class Target(Protocol):
+    """The prior of C tokens: a share that is spread evenly over all rows, and what is not.
 
     Attributes:
-        mass_CR: r. Used up by `subtract`, which takes its memory.
-        entropy_C: H(r) in nats.
+        rest_C: the share that is spread evenly; None is none.
+        entropy_C: of the prior, in nats.
     """
 
-    mass_CR: Tensor
+    rest_C: Tensor | None
     entropy_C: Tensor
 
     def expected(self, logits_CV: Tensor) -> Tensor:
-        """sum_v r_v x_v of each token, of shape (C,)."""
+        """sum_v r_v x_v of each token, without the share that is spread evenly: (C,)."""
+        ...
+
+    def subtract(self, grad_CV: Tensor, eps_C: Tensor) -> None:
+        """Take eps r off a gradient, without the share that is spread evenly. Done once."""
+        ...
+
+
+class Prior(Protocol):
+    """The prior of all tokens of a micro-batch."""
+
+    def target(self, part: Part, scratch: Callable[[int], Tensor]) -> Target:
+        """The prior of some tokens.
+
+        Args:
+            part: which tokens.
+            scratch: gives a buffer of so many rows of V numbers, free until there are logits.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Dense:
+    """Mass for every row: mass_CR, which `subtract` uses up."""
+
+    mass_CR: Tensor
+    entropy_C: Tensor
+    rest_C: Tensor | None = None
+
+    def expected(self, logits_CV: Tensor) -> Tensor:
+        """See `Target`."""
         return _dot(self.mass_CR, logits_CV[:, : self.mass_CR.shape[1]])
 
     def subtract(self, grad_CV: Tensor, eps_C: Tensor) -> None:
-        """Take eps r off a gradient."""
+        """See `Target`."""
         grad_CV[:, : self.mass_CR.shape[1]] -= self.mass_CR.mul_(eps_C[:, None])
 
 
@@ -82,7 +111,7 @@ class Reference:
     _kept: Tensor | None = field(default=None, init=False, repr=False)
 
     @torch.no_grad()
-    def target(self, part: Part, scratch: Callable[[int], Tensor]) -> Target:
+    def target(self, part: Part, scratch: Callable[[int], Tensor]) -> Dense:
         """Softmax over the rows that are tokens, and its entropy.
 
         Args:
@@ -108,7 +137,7 @@ class Reference:
         sum_C = mass_CR.sum(dim=1)
         mean_C = _dot(mass_CR, logits_CR) / sum_C
         mass_CR.div_(sum_C[:, None])
-        return Target(mass_CR, sum_C.log() + largest_C - mean_C)
+        return Dense(mass_CR, sum_C.log() + largest_C - mean_C)
 
     def _buffer(self, like_CR: Tensor) -> Tensor:
         if self._kept is None or self._kept.shape[0] < like_CR.shape[0]:

@@ -16,6 +16,7 @@ from axolotl.utils.samplers.utils import get_dataset_lengths
 from axolotl_ual.columns import PREFIX, SMOOTHING
 from axolotl_ual.data.answers import exact_answers
 from axolotl_ual.data.carry import command_line, load_datasets
+from axolotl_ual.data.top_k import with_top_k
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UnsupportedError
 from axolotl_ual.schedule.plan import Geometry, Packing, Phase, Plan, build_plan, make_phases
 from axolotl_ual.schedule.staging import Staging, fit_staging, stage_values
@@ -91,6 +92,8 @@ def load(cfg: Any, preprocess: bool) -> tuple[Any, Curriculum | None]:
         column = ual.curriculum.column
         own = {} if column.startswith(PREFIX) else {BY: column}
         loaded = load_datasets(cfg, preprocess, own)
+        if ual.smoothing.reference_top_k is not None:
+            loaded.train_dataset = with_top_k(cfg, ual.smoothing, loaded.train_dataset)
     if not ual.curriculum.active:
         return loaded, None
     curriculum, loaded = prepare(cfg, ual.curriculum, loaded)

@@ -143,12 +143,14 @@ def _with_a_reference(recipe: Mapping[str, Any]) -> Iterator[UALError]:
             "no prior over tokens",
             "take `prior:` out",
         )
+    elif smoothing.reference_top_k is not None:
+        return
     elif smoothing.reference is None and not recipe.get("adapter"):
         yield UnsupportedError(
             "ual.smoothing.prior: reference: there is no `adapter:` that could be switched off to "
             "give the model before tuning",
             "set `ual.smoothing.reference` to the model before tuning, for example to the "
-            "`base_model`",
+            "`base_model`, or compute its prediction before with `ual.smoothing.reference_top_k`",
         )
 
 

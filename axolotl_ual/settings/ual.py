@@ -142,11 +142,19 @@ class SmoothingConfig(Section):
         description="Temperature of the reference's prediction.",
         json_schema_extra=OPERATIONAL,
     )
+    reference_top_k: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Compute the reference's prediction once, before training, and keep this many "
+        "of its most likely tokens with the prepared data; null: compute it in each step.",
+        json_schema_extra=OPERATIONAL,
+    )
 
     @model_validator(mode="after")
     def _the_reference_is_used(self) -> SmoothingConfig:
         if self.prior == "uniform":
-            for name in ("reference", "reference_temperature"):
+            for name in ("reference", "reference_temperature", "reference_top_k"):
                 if getattr(self, name) != type(self).model_fields[name].default:
                     raise ValueError(
                         f"`{name}: {getattr(self, name)}` is of no use to `prior: uniform`; set "

@@ -22,7 +22,7 @@ import torch
 from axolotl.core.trainers.base import AxolotlTrainer
 from torch import Tensor, nn
 
-from axolotl_ual.columns import SMOOTHING
+from axolotl_ual.columns import PREFIX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING
 from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
 from axolotl_ual.losses.encoding import IGNORE_INDEX
@@ -91,7 +91,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
             smoothing, model = self.ual.smoothing, causal_lm(self.model)
             num_rows = _num_classes(self.processing_class)
             reference = None
-            if smoothing.prior == "reference":
+            if smoothing.prior == "reference" and smoothing.reference_top_k is None:
                 reference = partial(
                     make_reference,
                     model=model,
@@ -146,7 +146,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
                 raise DataError(f"a training batch has no `{SMOOTHING}`: its collator dropped it")
             self.objective.weights = self._weights(_num_trained(inputs["labels"]))
         else:
-            inputs = {key: value for key, value in inputs.items() if key != SMOOTHING}
+            inputs = {key: value for key, value in inputs.items() if not key.startswith(PREFIX)}
         result = super().compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
@@ -181,8 +181,8 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        if SMOOTHING not in self._signature_columns:
-            self._signature_columns.append(SMOOTHING)
+        ours = (SMOOTHING, REFERENCE_IDS, REFERENCE_LOGPROBS)
+        self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
 
 def _num_trained(labels_BT: Tensor) -> Tensor:

@@ -98,3 +98,79 @@ def test_rows_are_not_changed_in_place() -> None:
 def test_a_mixed_batch_stops() -> None:
     with pytest.raises(DataError, match="with and without `ual_smoothing`"):
         SmoothingCollator(list)([row(FIRST), {"input_ids": [1], "labels": [1]}])
+
+
+KEPT = {
+    "ual_reference_ids": [31, 32, 33, 34],
+    "ual_reference_logprobs": [-0.5, -1.5, -0.25, -2.0],
+}
+"""Two tokens for each of the two trained tokens of `FIRST`."""
+NOTHING: dict[str, Any] = {"ual_reference_ids": [], "ual_reference_logprobs": []}
+
+
+def kept(batch: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """Tokens and log-probabilities of the places that have any."""
+    ids, bits = batch["ual_reference_ids"], batch["ual_reference_logprobs"]
+    assert ids.dtype == bits.dtype == torch.int32
+    assert ids.shape == bits.shape == (*batch["labels"].shape, ids.shape[-1])
+    logprobs = decode_smoothing(bits)
+    there = logprobs[..., 0] > -torch.inf
+    places = [[int(x) for x in place] for place in there.nonzero()]
+    return places, [ids[there].tolist(), logprobs[there].tolist()]
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_prediction_of_a_reference_goes_where_its_token_goes(tokenizer: Any, side: str) -> None:
+    from axolotl.utils.collators import DataCollatorForSeq2Seq
+
+    tokenizer.padding_side = side
+    try:
+        collate = SmoothingCollator(DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=4))
+        second = row(SECOND, ual_reference_ids=[41, 42], ual_reference_logprobs=[-1.0, -3.0])
+        unsmoothed = row({**SECOND, "ual_smoothing": 0.0}, **NOTHING)
+        batch = collate([row(FIRST, **KEPT), unsmoothed, second])
+    finally:
+        tokenizer.padding_side = "right"
+    # 3 and 2 tokens in 4 places; the first of each row is not trained.
+    places = [[0, 1], [0, 2], [2, 1]] if side == "right" else [[0, 2], [0, 3], [2, 3]]
+    values = [[[31, 32], [33, 34], [41, 42]], [[-0.5, -1.5], [-0.25, -2.0], [-1.0, -3.0]]]
+    assert kept(batch) == (places, values)
+    bits = decode_smoothing(batch["ual_smoothing"])
+    assert [bits[tuple(place)].item() for place in places] == [0.25, 0.25, 0.5]
+    assert bits.count_nonzero() == 3
+
+
+def test_the_prediction_of_a_reference_in_bins(tokenizer: Any) -> None:
+    """The first token of a packed row is predicted by another row, which no reference saw."""
+    from axolotl.utils.collators import V2BatchSamplerDataCollatorForSeq2Seq
+
+    collate = SmoothingCollator(V2BatchSamplerDataCollatorForSeq2Seq(tokenizer))
+    trained = {"input_ids": [21, 22], "labels": [21, 22], "ual_smoothing": 0.5}
+    second = row(
+        trained,
+        ual_reference_ids=[41, 42],
+        ual_reference_logprobs=[-1.0, -3.0],
+        position_ids=[0, 1],
+    )
+    batch = collate([[row(FIRST, **KEPT, position_ids=[0, 1, 2]), second], [second]])
+    places, values = kept(batch)
+    assert places == [[0, 1], [0, 2], [0, 4], [1, 1]]
+    assert values[0] == [[31, 32], [33, 34], [41, 42], [41, 42]]
+    assert batch["labels"].tolist()[0] == [-100, 12, 13, 21, 22]
+    assert smoothing(batch)[0] == [0.0, 0.25, 0.25, 0.0, 0.5]
+
+
+def test_a_batch_in_which_nothing_is_smoothed(tokenizer: Any) -> None:
+    from axolotl.utils.collators import DataCollatorForSeq2Seq
+
+    collate = SmoothingCollator(DataCollatorForSeq2Seq(tokenizer))
+    assert kept(collate([row({**FIRST, "ual_smoothing": 0.0}, **NOTHING)])) == ([], [[], []])
+
+
+def test_predictions_of_other_data(tokenizer: Any) -> None:
+    from axolotl.utils.collators import DataCollatorForSeq2Seq
+
+    collate = SmoothingCollator(DataCollatorForSeq2Seq(tokenizer))
+    short = {name: values[:3] for name, values in KEPT.items()}
+    with pytest.raises(DataError, match="holds 3 tokens for 2 places"):
+        collate([row(FIRST, **short)])

@@ -118,6 +118,7 @@ def test_what_is_refused(recipe: dict[str, Any], problem: str, fix: str) -> None
         {"lora_target_modules": ["q_proj"], "peft_use_dora": True},
         {"adapter": "qlora", "ual": {"smoothing": {"prior": "reference"}}},
         {"ual": {"smoothing": {"prior": "reference", "reference": "base"}}},
+        {"ual": {"smoothing": {"prior": "reference", "reference_top_k": 64}}},
     ],
 )
 def test_what_is_not(recipe: dict[str, Any]) -> None:

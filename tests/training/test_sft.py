@@ -172,6 +172,25 @@ def test_the_model_before_tuning_as_the_prior(bench: Bench) -> None:
 
 
 @pytest.mark.slow
+def test_the_prediction_of_the_model_before_tuning_kept_with_the_data(bench: Bench) -> None:
+    """With every token kept it is the reference itself; with few, what it says of its error."""
+    shared: dict[str, Any] = {"plugins": [PLUGIN], "sample_packing": True}
+    asked = {"prior": "reference", "reference_temperature": 1.5}
+    beside = bench.train(rows(), ual={"smoothing": asked}, **shared)
+    tokens = json.loads((bench.model / "config.json").read_text())["vocab_size"]
+    whole = bench.train(rows(), ual={"smoothing": {**asked, "reference_top_k": 1024}}, **shared)
+    for key in ("loss", "loss/nll", "loss/smoothing"):
+        assert whole.values(key) == pytest.approx(beside.values(key), rel=1e-5, abs=1e-6), key
+    assert f"of {tokens:,} tokens keep 100.00% of the reference's mass" in whole.text
+    asked["reference_top_k"] = 4
+    few = bench.train(rows(), ual={"smoothing": asked}, processes=2, **shared)
+    assert few.text.count("reference_top_k: 4 of") == 1
+    assert len(few.values("loss/smoothing")) == 4
+    (kept,) = (few.output.parent / "prepared").rglob("ual-reference-*.arrow")
+    assert kept.stat().st_size > 0
+
+
+@pytest.mark.slow
 def test_a_prior_without_smoothing_changes_no_bit(bench: Bench) -> None:
     shared: dict[str, Any] = {"lora_dropout": 0.1}
     stock = bench.train(rows(0.0), **shared)
