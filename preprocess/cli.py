@@ -342,6 +342,27 @@ def report(
     run(folder, ReportOptions(output, rows, open_after, as_json), _console())
 
 
+@main.command()
+@RECIPE
+@click.option(
+    "--on",
+    "where",
+    required=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE.yaml",
+    help="Where it runs: `provider: slurm` or `skypilot`, and what each step gets.",
+)
+@click.option("--dry-run", is_flag=True, help="Write the job files; submit nothing.")
+def launch(recipe: Path, where: Path, dry_run: bool) -> None:
+    """Run a recipe on a cluster: one job to annotate, one to train, one to evaluate.
+
+    Each begins when the one before has ended well. Launched again, nothing is done twice.
+    """
+    from .commands.launch import launch as run
+
+    run(recipe, where, dry_run, _console())
+
+
 @main.group()
 def recipes() -> None:
     """Recipes to start from: those of this package, and those in model cards."""

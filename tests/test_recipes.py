@@ -1,13 +1,18 @@
-"""Every recipe of the package is commented, commanded and accepted."""
+"""Every recipe of the package: commented and checked; some are trained, with a tiny model.
+
+`benchmarks/recipes.py` trains all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import recipe_runs
 import yaml
 from click.testing import CliRunner
 
@@ -95,3 +100,38 @@ def test_each_passes_check_as_it_is_copied(tmp_path: Path, monkeypatch: pytest.M
     found = re.sub(r"\s+", " ", result.output)
     assert found.count("nothing is wrong; next: axolotl-ual") == len(RECIPES)
     assert found.count(accepted) == len(RECIPES)
+
+
+@pytest.fixture(scope="module")
+def asked() -> Iterator[recipe_runs.Servers]:
+    with recipe_runs.servers() as running:
+        yield running
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ual-llama-3.1-8b-full-zero3",
+        "ual-llama-3.1-8b-full-fsdp2",
+        "ual-gemma-2-9b",
+        "udasa-llama-3.1-8b",
+    ],
+)
+def test_trains_with_its_own_settings(
+    name: str, asked: recipe_runs.Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = recipe_runs.swapped(find(name), tmp_path, asked)
+    recipe_runs.make(settings, tmp_path)
+    run = recipe_runs.train(settings, tmp_path)
+    assert run.values("loss")
+    if settings.get("rl"):
+        stages = run.values("ual/stage")
+        assert stages == sorted(stages) and set(stages) == {1.0, 2.0, 3.0}
+    else:
+        assert len(run.values("loss/smoothing")) == 2
+        assert all(value > 0.0 for value in run.values("loss/nll"))
+    card = CliRunner().invoke(main, ["recipes", "from-card", str(run.output)])
+    if not settings.get("rl"):
+        assert card.output == (tmp_path / "recipe.yaml").read_text()

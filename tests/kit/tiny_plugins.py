@@ -49,6 +49,13 @@ class ManyProcesses(BasePlugin):
         cfg.device_map = {"": "cpu"}
 
 
+class BF16OnCPU(BasePlugin):
+    """Lets transformers train in bfloat16 where there is no accelerator."""
+
+    def get_training_args(self, cfg: Any) -> dict[str, Any]:
+        return {"use_cpu": True}
+
+
 class TorchSmoothing(BasePlugin):
     """PyTorch's own smoothed loss, 0.1 for every token, in place of the model's loss."""
 

@@ -1,0 +1,1 @@
+"""A recipe as a chain of cluster jobs: annotate, then train, then evaluate."""
