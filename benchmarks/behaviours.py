@@ -3,7 +3,7 @@
     python benchmarks/behaviours.py [--output behaviours.md]
 
 Every behaviour of `tests/kit/behaviours/` is served over real HTTP, and the real `annotate` runs
-against it three times: once; once more, which must send nothing for rows that were answered; and
+against it three times: once; once more, which must not ask again for rows that were answered; and
 with `--max-cost` at half of what the first run was charged, which must not be passed. A row of the
 table tells the outcome, requests, seconds, the longest time without a line, answers that were paid
 and lost, misread rows, and whether the limit was passed. The last line counts them all.
@@ -26,6 +26,7 @@ _HEAD = (
     "| behaviour | source | outcome | requests | s | longest silence, s | paid and lost | misread "
     "| --max-cost |\n|---|---|---|---|---|---|---|---|---|\n"
 )
+_NO_ANSWERS = "gives no answers"
 
 
 def outcome_of(one: Outcome, rows: int) -> str:
@@ -34,6 +35,13 @@ def outcome_of(one: Outcome, rows: int) -> str:
         return "error: " + one.error.split("\n")[0].replace("|", "/")[:110]
     failures = ", ".join(f"{n} {reason}" for reason, n in one.manifest["failures"].items())
     return f"{one.scored} of {rows} scored" + (f" ({failures})" if failures else "")
+
+
+def paid_again(first: Outcome, second: Outcome) -> int:
+    """Rows that were answered in both of two runs; what was broken off on its way is no answer."""
+    if _NO_ANSWERS in first.error:
+        return 0
+    return len(first.completed & second.completed)
 
 
 def main() -> None:
@@ -47,12 +55,7 @@ def main() -> None:
             first = run(folder / "all", root, name)
             digits = tried.judge.get("score") == "expected" and "verbalized" not in tried.says
             wrong = len(first.misread(digits))
-            again = 0
-            if not first.error:
-                answered = first.manifest["counts"]["rows"] - first.manifest["failures"].get(
-                    "failed", 0
-                )
-                again = run(folder / "all", root, name).requests if answered == tried.rows else 0
+            again = paid_again(first, run(folder / "all", root, name))
             charged = first.charged * USD_A_TOKEN
             limit = "-"
             if charged:

@@ -140,21 +140,22 @@ def scores(
     return found, dict(manifest.failures), seconds
 
 
-def table(scratch: Path, url: str, model: str, max_tokens: int) -> None:
-    """Print what each rubric makes of the plain samples."""
+def table(scratch: Path, url: str, model: str, max_tokens: int, each: int) -> None:
+    """Print what each rubric makes of the plain samples, so many of each kind."""
+    samples = [*RIGHT[:each], *WRONG[:each], *OPEN[:each]]
     print("| rubric | read | settled, right | settled, wrong | open | s a sample | not read |")
     print("|---|---|---|---|---|---|---|")
     for rubric in RUBRICS:
-        found, failures, seconds = scores(scratch / rubric, url, model, rubric, SAMPLES, max_tokens)
+        found, failures, seconds = scores(scratch / rubric, url, model, rubric, samples, max_tokens)
         read = sum(value is not None for value in found)
         means = []
         for place in range(3):
-            group = [value for value in found[8 * place : 8 * place + 8] if value is not None]
+            group = [v for v in found[each * place : each * (place + 1)] if v is not None]
             means.append(f"{np.mean(group):.2f}" if group else "-")
         reasons = ", ".join(f"{reason}: {number}" for reason, number in failures.items()) or "-"
         print(
-            f"| {rubric} | {read} of {len(SAMPLES)} | {' | '.join(means)} | "
-            f"{seconds / len(SAMPLES):.1f} | {reasons} |",
+            f"| {rubric} | {read} of {len(samples)} | {' | '.join(means)} | "
+            f"{seconds / len(samples):.1f} | {reasons} |",
             flush=True,
         )
 
@@ -233,12 +234,15 @@ def main() -> None:
     parser.add_argument("--model", help="Folder of a small model, or its name at --base-url.")
     parser.add_argument("--base-url", help="Another server, asked for the table alone.")
     parser.add_argument("--hostile", type=int, default=200)
+    parser.add_argument("--each", type=int, default=8, help="Plain samples of each kind.")
     parser.add_argument("--max-tokens", type=int, default=64)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         if arguments.base_url is not None:
-            table(scratch, arguments.base_url, arguments.model, arguments.max_tokens)
+            table(
+                scratch, arguments.base_url, arguments.model, arguments.max_tokens, arguments.each
+            )
             return
         with obedient() as url:
             injection(scratch / "stub", url, "stub", arguments.hostile)
@@ -246,7 +250,7 @@ def main() -> None:
             from small_judge import serve
 
             url, _ = serve(arguments.model)
-            table(scratch / "table", url, "small", arguments.max_tokens)
+            table(scratch / "table", url, "small", arguments.max_tokens, arguments.each)
             injection(scratch / "small", url, "small", arguments.hostile)
 
 

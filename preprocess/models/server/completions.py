@@ -10,6 +10,7 @@ found in the total:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -209,6 +210,9 @@ def _text(content: object) -> tuple[str, str]:
         return "", ""
     if isinstance(content, str):
         return content, ""
+    if isinstance(content, Mapping):
+        # Some servers parse the JSON that was asked for.
+        return json.dumps(content, ensure_ascii=False), ""
     if not isinstance(content, list):
         raise Faulty("an answer whose content is not text")
     texts, thoughts = [], []

@@ -33,6 +33,11 @@ def json_in_json(asked: Asked) -> Answer:
     return good(asked, json.dumps(json.dumps({"uncertainty": asked.score})))
 
 
+@behaviour("Cloudflare Workers AI: JSON mode")
+def content_as_an_object(asked: Asked) -> Answer:
+    return good(asked, message={"content": {"uncertainty": asked.score}})
+
+
 @behaviour("models that wrap")
 def nested(asked: Asked) -> Answer:
     return _score(asked, '{"result": {"uncertainty": N}}')
