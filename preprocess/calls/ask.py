@@ -300,6 +300,7 @@ class Asker:
                 lambda question: exchange.ask(question, meter),
                 settle,
                 _WORKERS * self.endpoint.config.max_concurrency,
+                exchange.backend.end,
             )
             await stream.run(questions)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from axolotl_ual.errors import BackendError
+from axolotl_ual.errors import BackendError, UALError
 
 from ..models.server.client import ChatBackend, NoCompletion
 from ..models.server.dialect import Chat
@@ -50,6 +50,7 @@ class Exchange:
         self.backend = ChatBackend(endpoint.config, endpoint.server, say, limiter)
         self._useless: dict[int, int] = {}
         self._useful: set[int] = set()
+        self._no_use: BackendError | None = None
         self._gives_logprobs: bool | None = None
         self._trying = asyncio.Lock()
 
@@ -60,6 +61,8 @@ class Exchange:
             BackendError: no further question would be answered, or none is of use.
             LimitError: no further question may be paid for.
         """
+        if self._no_use is not None:
+            raise self._no_use
         task = question.task
         chat = task.chat(question.item, question.repeat)
         meter.note(chat, self.endpoint)
@@ -134,7 +137,10 @@ class Exchange:
             for _ in range(_TRIES_FOR_LOGPROBS):
                 if self._gives_logprobs is not None or not self.backend.gives_logprobs:
                     break
-                again = self.read(task, await self._pay(chat))
+                try:
+                    again = self.read(task, await self._pay(chat))
+                except NoCompletion:
+                    continue
                 if again.outcome is Outcome.SCORED:
                     self._gives_logprobs = True
                     return again
@@ -145,21 +151,22 @@ class Exchange:
         return self._read(task, completion, task.read_stated)
 
     async def _remind(self, task: Task[Any], chat: Chat, answer: Answer) -> Answer:
-        """Ask once more, and say what form the answer is to have."""
+        """Ask once more, and say what form the answer is to have.
+
+        What ends the run now ends it at the next question: this answer was paid for, and is kept.
+        """
+        if self._no_use is not None:
+            return answer
         try:
             completion = await self._pay(reminded(chat, task.reminder))
-        except NoCompletion:
+        except (NoCompletion, UALError):
             return answer
         again = self.read(task, completion)
         self._note_use(task, again)
         return answer if again.outcome is Outcome.NO_LOGPROBS else again
 
     def _note_use(self, task: Task[Any], answer: Answer) -> None:
-        """Count answers until one is of use.
-
-        Raises:
-            BackendError: many are not, and none was.
-        """
+        """Count answers until one is of use; where many are not, no more are asked for."""
         if answer.outcome is Outcome.SCORED:
             if task.needs_logprobs and answer.mass is not None:
                 self._gives_logprobs = True
@@ -167,10 +174,10 @@ class Exchange:
             self.backend.confirm()
         elif answer.outcome is not Outcome.NO_LOGPROBS and id(task) not in self._useful:
             self._useless[id(task)] = number = self._useless.get(id(task), 0) + 1
-            if number >= _ENOUGH:
-                raise self._no_use(answer, task.max_tokens)
+            if number >= _ENOUGH and self._no_use is None:
+                self._no_use = self._useless_answers(answer, task.max_tokens)
 
-    def _no_use(self, answer: Answer, max_tokens: int) -> BackendError:
+    def _useless_answers(self, answer: Answer, max_tokens: int) -> BackendError:
         server, model = self.endpoint.server, self.endpoint.config.model
         if answer.outcome is Outcome.CUT:
             fix = (

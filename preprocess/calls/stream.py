@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
-from axolotl_ual.errors import LimitError
+from axolotl_ual.errors import BackendError, LimitError
 
 from .cache import Answer, AnswerCache, description
 from .outcomes import KEPT
@@ -20,6 +20,9 @@ from .task import Question
 
 _LOOKS_AGAIN: Final = 0.1
 """Seconds until a question that another process asks is looked for again."""
+
+_TO_KEEP: Final = 0.5
+"""Seconds to keep the last answers, when a run ends."""
 
 Settle = Callable[[Question, Answer, bool], None]
 """Takes a question's answer, and whether it came from the cache."""
@@ -54,6 +57,7 @@ class Stream:
         settle: takes it.
         workers: questions that are worked on at a time; more than may be in flight, so that those
             that wait for another try hold nothing up.
+        end: sends no more from then on, and returns when nothing is in flight, or may be for long.
     """
 
     def __init__(
@@ -63,12 +67,14 @@ class Stream:
         ask: Callable[[Question], Awaitable[Answer]],
         settle: Settle,
         workers: int,
+        end: Callable[[BackendError], Awaitable[None]],
     ) -> None:
         self._cache = cache
         self._pending = pending
         self._ask = ask
         self._settle = settle
         self._workers = workers
+        self._end = end
         self._queue: asyncio.Queue[Question | None] = asyncio.Queue(maxsize=workers)
         self._open = _Open()
         self._limit: LimitError | None = None
@@ -84,8 +90,12 @@ class Stream:
         ]
         tasks.append(asyncio.create_task(self._feed(questions)))
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+            done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
             for task in done:
+                if running and isinstance(error := task.exception(), BackendError):
+                    # What is in flight is paid for.
+                    await self._end(error)
+                    await asyncio.wait(running, timeout=_TO_KEEP)
                 task.result()
             if self._limit is not None:
                 raise self._limit

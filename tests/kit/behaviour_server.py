@@ -93,6 +93,7 @@ class Table:
                 status, body, more = answer
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 kept = {"content-type": "application/json", **more}
+                await asyncio.sleep(float(kept.pop("x-delay", 0)))
                 extra = "".join(f"{name}: {value}\r\n" for name, value in kept.items())
                 if kept.get("transfer-encoding") == "chunked":
                     content, extra = _in_chunks(content), f"{extra}\r\n"

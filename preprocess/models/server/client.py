@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol
 
+from axolotl_ual.errors import BackendError
 from axolotl_ual.settings.server import ServerConfig
 
 from . import endings
@@ -36,6 +37,9 @@ _LONGEST_BACK_OFF: Final = 30.0
 _TRIES_AT_START: Final = 3
 """Tries to connect, and answers that are none, before a server has given one."""
 _AGAIN: Final = (Kind.RETRY, Kind.RATE_LIMITED, Kind.UNREACHABLE)
+_LAST_ANSWERS: Final = 30.0
+"""Seconds for answers that are in flight when a run ends."""
+_LOOKS_AGAIN: Final = 0.02
 _FEW: Final = 8
 """Requests in flight until an answer was of use."""
 _FORBIDDEN_AT_START: Final = 3
@@ -147,6 +151,7 @@ class ChatBackend:
         self._gate = Gate()
         self._refusals = self._faults = self._cut_prompts = self._forbidden = 0
         self._has_completed = False
+        self._ended: BackendError | None = None
         self._models: dict[str, None] = {}
         self._fingerprints: dict[str, None] = {}
         self.limits: dict[str, str] = {}
@@ -238,11 +243,26 @@ class ChatBackend:
             if account is not None:
                 await account.again()
 
+    async def end(self, error: BackendError) -> None:
+        """Send nothing more, and wait a while for what is in flight: it is paid for.
+
+        Args:
+            error: what every further request ends with.
+        """
+        self._ended = error
+        self._limiter.abort(error)
+        until = time.monotonic() + min(_LAST_ANSWERS, self._config.timeout)
+        while self._patience.in_flight and time.monotonic() < until:
+            await asyncio.sleep(_LOOKS_AGAIN)
+
     async def _send(self, chat: Chat) -> Verdict:
         """One request over HTTP, reported to those who pace requests and who lose patience."""
         await self._patience.wait()
         reserved = chat.prompt_tokens + chat.n * chat.max_tokens
         start = await self._limiter.start(reserved)
+        if self._ended is not None:
+            self._limiter.finish(reserved)
+            raise self._ended
         used: int | None = None
         self.counts.requests += 1
         self._patience.sent()

@@ -81,6 +81,11 @@ class Patience:
         """It has one, or is given up."""
         self._unanswered -= 1
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that were sent and not answered; 0 where patience is over, for they hang."""
+        return 0 if self._over is not None else self._in_flight
+
     def sent(self) -> None:
         """A request is in flight."""
         self._in_flight += 1

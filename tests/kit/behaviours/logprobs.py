@@ -132,3 +132,12 @@ def hardly_a_digit(asked: Asked) -> Answer:
         return good(asked)
     top = [{"token": "2", "logprob": math.log(0.003)}, {"token": "The", "logprob": -0.01}]
     return good(asked, logprobs={"content": [{"token": "2", "top_logprobs": top}]})
+
+
+@behaviour("a row without any, filtered at the second try", score="expected", rows=5, scored=5)
+def filtered_at_the_second_try(asked: Asked) -> Answer:
+    if asked.row:
+        return good(asked)
+    if asked.tries == 1:
+        return bad(400, "The response was filtered: content management policy", "content_filter")
+    return good(asked) if asked.tries else good(asked, logprobs=None)

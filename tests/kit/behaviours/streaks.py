@@ -22,6 +22,22 @@ def credit_ends_in_between(asked: Asked) -> Answer:
     return good(asked) if asked.number < 10 else bad(402, "Insufficient credits")
 
 
+@behaviour(
+    "credit that ends while others are answered",
+    fails=True,
+    scored=0,
+    rows=12,
+    requests=12,
+    max_concurrency=8,
+    says="no credit",
+)
+def credit_ends_with_others_in_flight(asked: Asked) -> Answer:
+    if asked.number == 4:
+        return bad(402, "Insufficient credits")
+    status, body, _ = good(asked)
+    return status, body, {"x-delay": "0.4"} if asked.number else {}
+
+
 @behaviour("any: the server dies half-way", fails=True, scored=0, rows=40, patience=2, says="lost")
 def dies_in_between(asked: Asked) -> Answer:
     return good(asked) if asked.number < 10 else DROP

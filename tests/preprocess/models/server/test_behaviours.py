@@ -57,6 +57,9 @@ def test_a_behaviour_ends_in_scores_or_in_a_clear_error(
         "dies_in_between",
         "hangs_in_between",
         "key_expires",
+        "credit_ends_with_others_in_flight",
+        "nothing_but_prose",
+        "nothing_but_cut_answers",
     ],
 )
 def test_a_run_that_ends_half_way_goes_on_where_it_was(
