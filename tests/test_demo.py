@@ -182,8 +182,8 @@ def test_reduced_demo(tmp_path: Path) -> None:
     assert report["evaluation"] == evaluation and evaluation["against"] == "sft"
     for measure in ("nll", "ece_mass_15"):
         for half in by_certainty(evaluation, measure).values():
-            assert list(half) == ["base", "ual", "sft", "constant", "shuffled"]
-            assert len(set(half.values())) == 5
+            arms = ["base", "prior=reference", "ual", "sft", "constant", "shuffled"]
+            assert list(half) == arms and len(set(half.values())) == 6
     text = printed.getvalue()
     assert "NLL a token" in text and "true_entropy 2/2" in text and "shuffled" in text
     assert f"Open in a browser: {', '.join(run.PAGES)}." in text.replace("\n", " ")

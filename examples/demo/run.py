@@ -4,7 +4,8 @@
     base      a base model, trained from scratch on a corpus of the world
     annotate  `axolotl-ual annotate ual.yaml`: uncertainty by perplexity, label smoothing from it
     ablate    `axolotl-ual ablate ual.yaml`: UAL beside plain SFT, constant and shuffled smoothing,
-              three seeds of each, and the evaluation of all of them on held-out rows
+              and UAL whose smoothed mass goes to what the base model predicts; three seeds of
+              each, and the evaluation of all of them on held-out rows
     judges    two small classifiers for the pairs, trained on the spot
     pairs     `axolotl-ual pairs dpo.yaml`: preference pairs from the base model, without a label
     dpo       `axolotl train` on dpo.yaml: one staged preference run, and its evaluation
@@ -52,6 +53,7 @@ from .world import HELD_OUT_WORDINGS, NUM_WORDINGS, draw_rows, make_world
 
 RECIPE: Final = "ual.yaml"
 CONTROLS: Final = ("sft", "constant", "shuffled")
+OVER: Final = "ual.smoothing.prior=reference"
 ABLATION: Final = "ablation"
 EVALUATION: Final = Path(ABLATION) / "evaluation" / "evaluation.json"
 RESULT: Final = "demo.json"
@@ -83,8 +85,8 @@ class Sizes:
     """
 
     countries: int = 32
-    rows: int = 1500
-    heldout: int = 4000
+    rows: int = 1000
+    heldout: int = 2000
     prompts: int = 300
     base: BaseSize = field(default_factory=BaseSize)
     seeds: int = 3
@@ -116,7 +118,7 @@ def main(output: Path, sizes: Sizes | None = None, console: Console | None = Non
         _make_base(output, sizes, console)
     with steps.step("annotate", "axolotl-ual annotate ual.yaml"):
         run_side_by_side([Command("annotate", [*ANNOTATE, RECIPE])], output)
-    runs = sizes.seeds * (len(CONTROLS) + 1)
+    runs = sizes.seeds * (len(CONTROLS) + 2)
     with steps.step("ablate", f"axolotl-ual ablate ual.yaml: {runs} runs of axolotl train"):
         run_side_by_side([_ablation(sizes)], output)
     report = {
@@ -161,10 +163,9 @@ def _prefer(output: Path, sizes: Sizes, steps: Steps) -> dict[str, Any]:
 def _ablation(sizes: Sizes) -> Command:
     """As many runs at a time as there are cores, two at most."""
     jobs = min(2, num_cores())
-    grid = ["--control", ",".join(CONTROLS), "--seeds", str(sizes.seeds), "--output", ABLATION]
-    return Command(
-        "ablate", [*ABLATE, RECIPE, *grid, "--jobs", str(jobs), "--launcher", LAUNCHER], jobs
-    )
+    grid = ["--over", OVER, "--control", ",".join(CONTROLS), "--seeds", str(sizes.seeds)]
+    how = ["--output", ABLATION, "--jobs", str(jobs), "--launcher", LAUNCHER]
+    return Command("ablate", [*ABLATE, RECIPE, *grid, *how], jobs)
 
 
 def _check_packages() -> None:
