@@ -90,7 +90,7 @@ def annotate(server: judge_server.Running, recipe: Path, *options: str) -> Figur
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
-        worker = max(worker, peak_mib(b"ray::score"))
+        worker = max(worker, peak_mib(b"ray::rows "))
         time.sleep(0.25)
     stats = server.stats()
     output = recipe.parent / "out" / "train.parquet"
@@ -175,7 +175,7 @@ def kill_one(rng: random.Random) -> int:
     at_work = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if (entry / "cmdline").read_bytes().startswith(b"ray::score"):
+            if (entry / "cmdline").read_bytes().startswith(b"ray::rows "):
                 at_work.append(int(entry.name))
         except OSError:
             continue  # It ended meanwhile.

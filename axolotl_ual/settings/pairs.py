@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from axolotl_ual.columns import GAP, PREFIX, SMOOTHING, STAGE, UNCERTAINTY
 from axolotl_ual.settings.custom import CustomConfig
+from axolotl_ual.settings.engine import EngineConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, ServerConfig, shaping
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -258,6 +259,11 @@ class PairsConfig(Section):
         "moderate; null: tertiles.",
     )
     smoothing: PairSmoothingConfig = Field(default_factory=PairSmoothingConfig)
+    engine: EngineConfig = Field(
+        default_factory=EngineConfig,
+        description="Where prompts are answered and responses scored.",
+        json_schema_extra=OPERATIONAL,
+    )
     cache: str | None = Field(
         None,
         description="Folder of the durable cache; null is the user's cache directory.",

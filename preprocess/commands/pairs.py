@@ -29,6 +29,7 @@ from ..data.sources import Unreadable, sift
 from ..dimensions.base import Dimension, Usable
 from ..dimensions.scores import Scores, build_dimensions, score_responses
 from ..dimensions.total import shares, total_uncertainty
+from ..engines.build import engine_lines, pairs_on_ray
 from ..labels.pairs import (
     Scored,
     digests,
@@ -125,15 +126,19 @@ def make_pairs(path: Path, options: PairsOptions, console: Console) -> Manifest 
             if options.dry_run:
                 plan = plan_pairs(settings, given, sampler, dimensions)
                 prompts = f"{len(given.prompts):,} prompts"
-                print_plan(
-                    [f"{path}: would make pairs from {prompts} into {output}"], plan, console
-                )
+                head = [f"{path}: would make pairs from {prompts} into {output}"]
+                head += engine_lines(settings.engine, len(given.prompts), "prompts")
+                print_plan(head, plan, console)
                 return None
             check_paying([sampler, *dimensions])
-            sampled = sample(given, sampler, console)
-            data = ResponseSet(given.prompts, sampled.responses)
-            usable = Usable(data, settings.sampling.truncated == "keep")
-            scores = score_responses(dimensions, usable, show)
+            if settings.engine.kind == "ray":
+                sampled, scores = on_workers(recipe, settings, given, session, console)
+                data = ResponseSet(given.prompts, sampled.responses)
+            else:
+                sampled = sample(given, sampler, console)
+                data = ResponseSet(given.prompts, sampled.responses)
+                usable = Usable(data, settings.sampling.truncated == "keep")
+                scores = score_responses(dimensions, usable, show)
         paired = pair_up(settings, data, scores)
         made = Made(
             _facts(settings, given, sampled, scores),
@@ -257,6 +262,17 @@ def sample(given: Input, sampler: Sampler | None, console: Console) -> Sampled:
         return Sampled(given.responses.responses if given.responses is not None else [])
     with show_progress(console, "sampling", len(given.prompts)) as progress:
         return sampler.sample(given.prompts, progress)
+
+
+def on_workers(
+    recipe: Recipe, settings: PairsConfig, given: Input, session: Session, console: Console
+) -> tuple[Sampled, Scores]:
+    """Sample responses, unless they were given, and score them, by workers on Ray."""
+    responses = None if given.responses is None else given.responses.responses
+    template = chat_template(recipe.raw) if responses is None else None
+    model = recipe.base_model
+    with show_progress(console, "pairs", len(given.prompts)) as progress:
+        return pairs_on_ray(settings, model, template, given.prompts, responses, session, progress)
 
 
 def chat_template(raw: Mapping[str, Any]) -> str | None:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 from axolotl_ual.settings.engine import EngineConfig
+from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.ask import Session
+from ..data.prompt import Prompt
+from ..data.responses import Response
+from ..dimensions.scores import Scores
+from ..progress import Progress
+from ..sampling.base import Sampled
 from .base import Engine
 from .local import LocalEngine
 
@@ -25,12 +34,49 @@ def build_engine(settings: AnnotateConfig, base_model: str | None, session: Sess
     return RayEngine(settings, base_model, session)
 
 
-def engine_lines(config: EngineConfig, rows: int) -> list[str]:
+def pairs_on_ray(
+    settings: PairsConfig,
+    base_model: str | None,
+    template: str | None,
+    prompts: Sequence[Prompt],
+    responses: Sequence[list[Response]] | None,
+    session: Session,
+    progress: Progress,
+) -> tuple[Sampled, Scores]:
+    """Let workers sample responses to prompts, and score them.
+
+    Args:
+        settings: the recipe's `ual.pairs`.
+        base_model: the recipe's.
+        template: its chat template, where it is not the tokenizer's own.
+        prompts: at least one.
+        responses: to each of them; None: they are to be sampled.
+        session: of the command.
+        progress: advances by one for each prompt.
+
+    Raises:
+        UALError: Ray cannot be used, or as sampling and scoring raise.
+    """
+    from .pairing import Asked, Pairing, join_parts
+    from .ray import Place, do_on_ray
+
+    samples = responses is None
+    rows = [Asked(prompt, None) for prompt in prompts]
+    if responses is not None:
+        rows = [Asked(*of) for of in zip(prompts, responses, strict=True)]
+    work = functools.partial(Pairing, settings, base_model, template, samples)
+    place = Place(settings.engine, settings.cache, session)
+    joined = join_parts(do_on_ray(work, rows, place, progress))
+    return joined.sampled, joined.scores
+
+
+def engine_lines(config: EngineConfig, rows: int, what: str = "rows") -> list[str]:
     """What a plan says of the engine: nothing where it is this process.
 
     Args:
         config: the section.
         rows: to be scored.
+        what: they are called.
     """
     if config.kind == "local":
         return []
@@ -41,6 +87,6 @@ def engine_lines(config: EngineConfig, rows: int) -> list[str]:
         workers = f"{min(config.workers, max(1, blocks))} workers"
     each = f" of {config.gpus_per_worker:g} GPUs each" if config.gpus_per_worker else ""
     return [
-        f"  on Ray ({where}): {blocks:,} blocks of up to {config.rows_per_block:,} rows, "
+        f"  on Ray ({where}): {blocks:,} blocks of up to {config.rows_per_block:,} {what}, "
         f"{workers}{each}"
     ]

@@ -18,15 +18,15 @@ answered of it is in the cache. What takes all rows is decided once, by the esti
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
 
-from axolotl_ual.errors import BackendError, LimitError, UALError, words_of
+from axolotl_ual.errors import BackendError, LimitError, words_of
 from axolotl_ual.settings.engine import EngineConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
@@ -35,9 +35,11 @@ from ..data.rows import Sample
 from ..estimators.base import Estimator, RowScores, join_scores
 from ..models.server.prices import usd
 from ..progress import Progress
+from .cluster import connected, places
 from .coordinator import Coordinator, News
 from .said import Said
-from .worker import Job, Problem, Scored, Worker, coordinator_is_gone
+from .work import Scoring, Work
+from .worker import Done, Job, Problem, Worker, coordinator_is_gone
 
 _AHEAD: Final = 2
 """Blocks that a worker has: one it works on, and the next."""
@@ -46,8 +48,8 @@ _TRIES: Final = 3
 """Workers that may die over one block."""
 _FAILED_STARTS: Final = 3
 """Workers that may die one after the other before any is ready."""
-_STORE_BYTES: Final = 512 * 2**20
-"""Of Ray's object store, where Ray is started here: blocks on their way take far less."""
+_PLACES: Final = ("row", "prompt_id")
+"""Of a line of `unscored.jsonl`: what counts from the first row of the block."""
 
 
 @dataclass(slots=True)
@@ -58,14 +60,14 @@ class Block:
         number: its place among all blocks.
         start: its first row.
         rows: how many.
-        samples: reference of the rows in Ray's store.
+        reference: of the rows in Ray's store.
         deaths: of workers that had it in hand.
     """
 
     number: int
     start: int
     rows: int
-    samples: Any
+    reference: Any
     deaths: int = 0
 
 
@@ -106,24 +108,55 @@ class RayEngine:
         Raises:
             UALError: Ray cannot be used, or as the scorers raise.
         """
-        config = self._settings.engine
-        with connected(config) as ray:
-            workers = config.workers or _places(ray, config)
-            blocks = -(-len(samples) // config.rows_per_block)
-            workers = max(1, min(workers, blocks))
-            job = Job(
-                self._settings,
-                self._base_model,
-                os.getcwd(),
-                workers,
-                self._session.budget.limit,
-                self._session.retry_failed,
-            )
-            run = _Run(ray, job, config, self._session, progress)
-            try:
-                return run.work(samples)
-            finally:
-                run.close()
+        settings = self._settings
+        work = functools.partial(Scoring, settings, self._base_model)
+        place = Place(settings.engine, settings.cache, self._session)
+        return join_scores(do_on_ray(work, samples, place, progress))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command does its work.
+
+    Attributes:
+        config: the engine.
+        cache: folder of the durable cache; None is the user's cache directory.
+        session: of the command; its budget, and its file of answers without a score.
+    """
+
+    config: EngineConfig
+    cache: str | None
+    session: Session
+
+
+def do_on_ray(
+    work: Callable[[Session], Work], rows: Sequence[Any], place: Place, progress: Progress
+) -> list[Any]:
+    """Let workers do rows.
+
+    Args:
+        work: makes the work, from the session of a worker.
+        rows: lazy; at least one.
+        place: where.
+        progress: advances by one for each row.
+
+    Returns:
+        What the work gave for each block, in the order of the rows.
+
+    Raises:
+        UALError: Ray cannot be used, or as the work raises.
+    """
+    config, session = place.config, place.session
+    with connected(config) as ray:
+        workers = config.workers or places(ray, config)
+        workers = max(1, min(workers, -(-len(rows) // config.rows_per_block)))
+        limit, again = session.budget.limit, session.retry_failed
+        job = Job(work, place.cache, os.getcwd(), workers, limit, again)
+        run = _Run(ray, job, config, session, progress)
+        try:
+            return run.work(rows)
+        finally:
+            run.close()
 
 
 class _Run:
@@ -143,19 +176,19 @@ class _Run:
         self._coordinator = (
             ray.remote(Coordinator)
             .options(num_cpus=0, scheduling_strategy=affinity, name=None)
-            .remote(job.settings.cache, job.limit)
+            .remote(job.cache, job.limit)
         )
         self._hands: dict[int, _Hand] = {}
         self._active: dict[Any, tuple[_Hand, Block | None]] = {}
         self._again: deque[Block] = deque()
-        self._scores: dict[int, RowScores] = {}
+        self._results: dict[int, Any] = {}
         self._failed_starts = self._named = 0
         self._shown: Counter[int] = Counter()
         self._stopped: Problem | None = None
 
-    def work(self, samples: Sequence[Sample]) -> RowScores:
-        """Score all rows."""
-        blocks = self._blocks(samples)
+    def work(self, rows: Sequence[Any]) -> list[Any]:
+        """Do all rows."""
+        blocks = self._blocks(rows)
         self._call(self._coordinator.where.remote())
         for _ in range(self._job.workers):
             self._hire()
@@ -166,12 +199,12 @@ class _Run:
             done, _ = self._ray.wait(list(self._active), timeout=_LOOK_SECONDS)
             for reference in done:
                 self._take(reference)
-            self._show(len(samples))
-        self._show(len(samples))
+            self._show(len(rows))
+        self._show(len(rows))
         self._said.finish()
         if self._stopped is not None:
             self._stopped.throw()
-        return join_scores([self._scores.pop(number) for number in sorted(self._scores)])
+        return [self._results[number] for number in sorted(self._results)]
 
     def close(self) -> None:
         """End all actors."""
@@ -179,9 +212,9 @@ class _Run:
             self._ray.kill(hand.actor)
         self._ray.kill(self._coordinator)
 
-    def _blocks(self, samples: Sequence[Sample]) -> Iterator[Block]:
-        rows, start, number = iter(samples), 0, 0
-        while part := list(islice(rows, self._config.rows_per_block)):
+    def _blocks(self, rows: Sequence[Any]) -> Iterator[Block]:
+        source, start, number = iter(rows), 0, 0
+        while part := list(islice(source, self._config.rows_per_block)):
             yield Block(number, start, len(part), self._ray.put(part))
             start, number = start + len(part), number + 1
 
@@ -210,10 +243,9 @@ class _Run:
                     if block is None:
                         return
                     hand.blocks.append(block)
-                    name = f"score rows {block.start}-{block.start + block.rows - 1}"
-                    reference = hand.actor.score.options(name=name).remote(
-                        block.number, block.samples
-                    )
+                    name = f"rows {block.start}-{block.start + block.rows - 1}"
+                    task = hand.actor.do.options(name=name)
+                    reference = task.remote(block.number, block.reference)
                     self._active[reference] = hand, block
 
     def _take(self, reference: Any) -> None:
@@ -232,11 +264,13 @@ class _Run:
             self._stop(brought)
         elif block is None:
             hand.is_ready, self._failed_starts = True, 0
-        elif isinstance(brought, Scored):
-            self._scores[block.number] = brought.scores
+        elif isinstance(brought, Done):
+            self._results[block.number] = brought.result
             for line in brought.unscored:
-                row = {"row": line["row"] + block.start} if "row" in line else {}
-                self._session.unscored.write({**line, **row})
+                moved: dict[str, Any] = {
+                    key: line[key] + block.start for key in _PLACES if key in line
+                }
+                self._session.unscored.write({**line, **moved})
             self._advance(block.number, block.rows)
 
     def _stop(self, problem: Problem) -> None:
@@ -295,51 +329,3 @@ class _Run:
 
 
 _LOOK: Final = "look into Ray's logs on their node: a worker out of memory is the usual reason"
-
-
-@contextmanager
-def connected(config: EngineConfig) -> Iterator[Any]:
-    """Ray, connected to a cluster, or started on this machine and ended again.
-
-    Raises:
-        UALError: Ray is not installed.
-        BackendError: the cluster cannot be reached.
-    """
-    try:
-        import ray
-        import ray.util.scheduling_strategies
-    except ImportError:
-        raise UALError(
-            "engine.kind: ray: Ray is not installed here", "pip install 'axolotl-ual[ray]'"
-        ) from None
-    if ray.is_initialized():
-        yield ray
-        return
-    # Ray would report about its use to its makers.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = config.address or os.environ.get("RAY_ADDRESS")
-    given: dict[str, Any] = {"address": address}
-    if address is None:
-        # Logical CPUs: many workers that wait for servers have room on few.
-        cpus = config.workers or os.cpu_count() or 1
-        given = {"address": "local", "num_cpus": cpus, "object_store_memory": _STORE_BYTES}
-        given["include_dashboard"] = False
-    try:
-        ray.init(**given, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-        raise BackendError(
-            f"engine: Ray at {address or 'this machine'} cannot be used: {words_of(error)}",
-            "is the cluster up, and is this one of its nodes? `ray status` tells",
-        ) from None
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
-
-
-def _places(ray: Any, config: EngineConfig) -> int:
-    """Workers that the cluster has room for."""
-    resources = ray.cluster_resources()
-    if config.gpus_per_worker:
-        return int(resources.get("GPU", 0) / config.gpus_per_worker)
-    return int(resources.get("CPU", 1))

@@ -1,4 +1,4 @@
-"""A worker: builds a scorer from the recipe, and scores blocks of rows with it. An actor.
+"""A worker: builds what works from the recipe, and does blocks of a command's work. An actor.
 
 It asks with a session of its own, of which cache, budget and limits are the coordinator's. What it
 keeps for itself is how a server takes requests: its dialect, its pacing and its patience.
@@ -10,23 +10,20 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from axolotl_ual.errors import BackendError, ConfigError, UALError
 from axolotl_ual.settings.server import ServerConfig
-from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.ask import Session
 from ..calls.cache import Answer, Claimed, Entry, Values
-from ..data.sample import Sample
-from ..estimators import build_estimator
-from ..estimators.base import RowScorer, RowScores
 from ..models.server.limiter import Limiter
 from ..models.server.pacing import Start
 from .leases import LeasedBudget
+from .work import Work
 
 _TOLD_EVERY: Final = 0.5
 
@@ -36,16 +33,16 @@ class Job:
     """What every worker of a command is to do.
 
     Attributes:
-        settings: the recipe's `ual.annotate`.
-        base_model: the recipe's.
+        work: makes the work, from the session of a worker.
+        cache: folder of the durable cache; None is the user's cache directory.
         folder: the command's working folder.
         workers: how many share the work.
         limit: USD that all may spend, or None.
         retry_failed: ask again where an earlier answer was kept that gave no score.
     """
 
-    settings: AnnotateConfig
-    base_model: str | None
+    work: Callable[[Session], Work]
+    cache: str | None
     folder: str
     workers: int
     limit: float | None
@@ -77,15 +74,15 @@ class Problem:
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """A block that was scored.
+class Done:
+    """A block that was done.
 
     Attributes:
-        scores: of its rows.
+        result: of its rows.
         unscored: answers that gave no score, with the row's place in the block.
     """
 
-    scores: RowScores
+    result: Any
     unscored: list[dict[str, Any]]
 
 
@@ -112,27 +109,24 @@ class Worker:
             unscored=self._unscored,
             make_limiter=self._limiter,
         )
-        self._scorer: RowScorer | None = None
+        self._work: Work | None = None
 
     def ready(self) -> Problem | None:
-        """Build the scorer; None where nothing is wrong."""
+        """Build what works; None where nothing is wrong."""
         try:
-            job = self._job
-            estimator = build_estimator(job.settings, job.base_model, self._session)
-            estimator.check()
-            self._scorer = estimator.scorer()
+            self._work = self._job.work(self._session)
         except UALError as error:
             return Problem.of(error)
         return None
 
-    def score(self, block: int, samples: list[Sample]) -> Scored | Problem:
-        """Score the rows of a block."""
-        assert self._scorer is not None, "`ready` comes first"
+    def do(self, block: int, rows: list[Any]) -> Done | Problem:
+        """Do the rows of a block."""
+        assert self._work is not None, "`ready` comes first"
         from ray.exceptions import RayActorError
 
         progress = _Told(block, self._coordinator)
         try:
-            scores = self._scorer.score(samples, progress)
+            result = self._work.do(rows, progress)
         except UALError as error:
             return Problem.of(error)
         except RayActorError:
@@ -141,7 +135,7 @@ class Worker:
             self._budget.give_back()
             progress.tell()
             unscored = self._unscored.take()
-        return Scored(scores, unscored)
+        return Done(result, unscored)
 
     def _limiter(self, config: ServerConfig, section: str) -> Limiter:
         if self._job.workers > config.max_concurrency:

