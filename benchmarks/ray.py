@@ -25,6 +25,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "kit"))
 
 import yaml
+from ray_workers import peak_mib, workers_at_work
 
 import judge_server
 from axolotl_ual.data.fingerprint import file_digest
@@ -67,20 +68,6 @@ def start(recipe: Path, *options: str) -> subprocess.Popen[bytes]:
         )
 
 
-def peak_mib(title: bytes) -> float:
-    """The largest resident memory that a process of this title has had; 0 where none is there."""
-    largest = 0
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cmdline").read_bytes().startswith(title):
-                for line in (entry / "status").read_text().splitlines():
-                    if line.startswith("VmHWM"):
-                        largest = max(largest, int(line.split()[1]))
-        except OSError:
-            continue  # It ended meanwhile.
-    return largest / 1024
-
-
 def annotate(server: judge_server.Running, recipe: Path, *options: str) -> Figures:
     """Run the command to its end, and tell what it did."""
     before = server.stats()["requests"]
@@ -90,7 +77,7 @@ def annotate(server: judge_server.Running, recipe: Path, *options: str) -> Figur
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             break
-        worker = max(worker, peak_mib(b"ray::rows "))
+        worker = max(worker, peak_mib(workers_at_work()))
         time.sleep(0.25)
     stats = server.stats()
     output = recipe.parent / "out" / "train.parquet"
@@ -172,17 +159,10 @@ def kills(folder: Path, rows: int) -> Figures:
 
 def kill_one(rng: random.Random) -> int:
     """Kill a worker that scores, if there is one."""
-    at_work = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if (entry / "cmdline").read_bytes().startswith(b"ray::rows "):
-                at_work.append(int(entry.name))
-        except OSError:
-            continue  # It ended meanwhile.
-    if not at_work:
-        return 0
-    os.kill(rng.choice(at_work), signal.SIGKILL)
-    return 1
+    at_work = workers_at_work()
+    if at_work:
+        os.kill(rng.choice(at_work), signal.SIGKILL)
+    return len(at_work[:1])
 
 
 def limits(folder: Path, rows: int) -> Figures:
