@@ -46,6 +46,8 @@ STAGES: Final = (CONSERVATIVE, MODERATE, EXPLORATORY)
 """In the order of training."""
 
 MANIFEST_FILE: Final = "manifest.json"
+PAIRS_FILE: Final = "train.parquet"
+"""Of the folder that `axolotl-ual pairs` writes: what is trained on."""
 MANIFEST_VERSION: Final = 1
 
 

@@ -87,6 +87,14 @@ def host() -> Host:
         return describe(None)
 
 
+def installed(package: str) -> str:
+    """A package with its version, for messages."""
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package} (not installed)"
+
+
 def names_plugin(recipe: Mapping[str, Any]) -> bool:
     """Whether `plugins:` of a recipe lists the plugin, with a dot or a colon before the class."""
     return any(str(name).replace(":", ".") in _NAMES for name in recipe.get("plugins") or [])

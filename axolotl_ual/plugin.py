@@ -23,20 +23,24 @@ class UALPlugin(BasePlugin):
     _curriculum: Any = None
 
     def register(self, cfg: Any) -> None:
-        """Check the recipe, and put the annotated copy in the place of its datasets."""
+        """Check the recipe and remember it; every command of Axolotl comes by, so no data are read.
+
+        `axolotl inference` takes `rl:` out of the recipe, which leaves the settings of a preference
+        loss behind: it trains nothing, so they are not held against it.
+        """
         if not self._acts(cfg):
             return
         if not names_plugin(cfg):
             # Validation drops an empty `ual:`, and the later hooks must still know.
             cfg["plugins"] = [*(cfg.get("plugins") or []), PLUGIN]
         _warn_of_untested()
-        from axolotl_ual.data.annotated import prepare
-        from axolotl_ual.settings.curriculum_rules import PREFERENCE_TRAINERS, kind_of_rl
+        from axolotl_ual.data.sources import remember
+        from axolotl_ual.settings.preference import PREFERENCE_TRAINERS, kind_of_rl
         from axolotl_ual.settings.refusals import unsupported
 
-        for error in unsupported(cfg):
+        for error in [] if cfg.get("inference") else unsupported(cfg):
             raise error
-        prepare(cfg, _recipe_name(cfg))
+        remember(cfg)
         rl = kind_of_rl(cfg)
         if rl is not None:
             # The builder of preference trainers gives a plugin's trainer no model.
@@ -47,14 +51,19 @@ class UALPlugin(BasePlugin):
         return "axolotl_ual.settings.ual.UALArgs" if self._is_first() else None
 
     def load_datasets(self, cfg: Any, preprocess: bool = False) -> Any:
-        """Load the datasets as Axolotl does, with our columns carried along."""
+        """Load what is trained on as Axolotl loads datasets, with our columns carried along."""
         self._curriculum = None
         if not self._acts(cfg):
             return None
+        from axolotl_ual.host_names import check
         from axolotl_ual.schedule.curriculum import load
+        from axolotl_ual.settings.ual import parse_ual
 
         self._refuse_rivals(cfg)
-        loaded, self._curriculum = load(cfg, preprocess)
+        check("data", "trainer", "preference" if cfg.rl else "sft")
+        if parse_ual(cfg.ual).smoothing.prior == "reference":
+            check("reference")
+        loaded, self._curriculum = load(cfg, preprocess, _recipe_name(cfg))
         return loaded
 
     def pre_model_load(self, cfg: Any) -> None:
@@ -77,10 +86,14 @@ class UALPlugin(BasePlugin):
         """None: the trainer wraps whichever collator Axolotl chooses."""
         return None
 
-    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
-        """Give the trainer the curriculum that was fixed on the data."""
-        if self._curriculum is not None:
-            trainer.follow(self._curriculum)
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        """Give the trainer the curriculum that was fixed on the data, and what belongs to it."""
+        if self._curriculum is None:
+            return []
+        from axolotl_ual.training.boundaries import CurriculumCallback
+
+        trainer.follow(self._curriculum)
+        return [CurriculumCallback(trainer)]
 
     def _acts(self, cfg: Any) -> bool:
         """Whether the recipe asks for the plugin, and no other instance does what it asks for."""

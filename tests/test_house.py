@@ -45,6 +45,7 @@ FLOORS = {
     "schedule": 3,
     "data": 2,
     "losses": 1,
+    "host_names": 1,
     # What both halves share.
     "evaluation": 1,
     "settings": 1,
@@ -68,6 +69,7 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.data.answers",
     "axolotl_ual.data.carry",
     "axolotl_ual.data.collator",
+    "axolotl_ual.data.preference",
     "axolotl_ual.data.top_k",
     "axolotl_ual.preprocess.data.axolotl_says",
     "axolotl_ual.preprocess.data.axolotl_split",
@@ -75,6 +77,7 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.preprocess.data.trained",
     "axolotl_ual.preprocess.launching.provider",
     "axolotl_ual.schedule.curriculum",
+    "axolotl_ual.schedule.layout",
     "axolotl_ual.schedule.plan",
     "axolotl_ual.training.dpo",
     "axolotl_ual.training.sft",

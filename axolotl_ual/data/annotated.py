@@ -7,38 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from axolotl_ual.columns import PREFIX, SMOOTHING, Manifest, ManifestFile, ManifestSource
+from axolotl_ual.columns import SMOOTHING, Manifest, ManifestFile, ManifestSource
 from axolotl_ual.data.fingerprint import file_digest, fingerprint, plain
 from axolotl_ual.errors import AnnotationError
-from axolotl_ual.settings.curriculum_rules import needed_column
 from axolotl_ual.settings.pairs import PairsConfig
-from axolotl_ual.settings.ual import UALConfig, parse_ual
+from axolotl_ual.settings.preference import SMOOTHED, kind_of_rl
+from axolotl_ual.settings.ual import UALConfig
 
 _READ_FROM_SOURCE = ("name", "data_files", "revision", "shards", "shards_idx", "trust_remote_code")
 """Keys of an entry that say which rows to read: the annotated copy holds just those rows."""
 
-_PAIRS_TYPE = {
-    "type": "chat_template.default",
-    "field_messages": "messages",
-    "field_chosen": "chosen",
-    "field_rejected": "rejected",
-}
+PAIRS_TYPE = "axolotl_ual.pairs"
 """How Axolotl reads the pairs: a dialogue and two answers, rendered by the chat template."""
-
-_TRAIN_ON_PAIRS = ("dpo", "ipo", "simpo")
-"""Values of `rl:` for which Axolotl reads that type."""
 
 _HOLDS = {"annotations": "annotated samples", "pairs": "preference pairs"}
 _MADE = {"annotations": "annotated", "pairs": "paired"}
-
-_AXOLOTL_DEFAULT = "last_run_prepared"
-_PREPARED = re.compile(r"ual-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,59 +35,63 @@ class Located:
 
     Attributes:
         entries: the `datasets:` list with the annotated files in it.
+        files: of the entries, in their order; none where the datasets bring the columns.
         content: 12 hexadecimal digits that change with what the entries hold.
     """
 
     entries: list[dict[str, Any]]
+    files: tuple[Path, ...]
     content: str
 
 
-def locate(recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str) -> Located:
+def locate(
+    recipe: Mapping[str, Any], ual: UALConfig, recipe_name: str, *, digests: bool = True
+) -> Located:
     """Find what to train on: the annotated copy, or datasets that have the columns themselves.
 
     Args:
         recipe: the YAML as a mapping.
         ual: its `ual:` block.
         recipe_name: what messages call the recipe: the file that `annotate` is run on.
+        digests: whether to compare the bytes of sources and annotated files with their digests.
 
     Raises:
         AnnotationError: the copy is missing, incomplete, damaged, or made from other data or with
             other settings; or a local dataset lacks the columns and nothing annotates it.
     """
-    entries = list(_expanded(recipe.get("datasets") or []))
+    entries = list(expanded(recipe.get("datasets") or []))
     if ual.pairs is not None and recipe.get("rl"):
-        return _locate_pairs(recipe, ual.pairs, entries, recipe_name)
+        return _locate_pairs(recipe, ual.pairs, entries, recipe_name, digests)
     if ual.annotate is None:
         for entry in entries:
             _need_column(entry, needed_column(recipe, ual))
-        return Located(
-            entries, _content(fingerprint(entry, recipe.get("seed")) for entry in entries)
-        )
+        content = content_digest(fingerprint(entry, recipe.get("seed")) for entry in entries)
+        return Located(entries, (), content)
     folder = Path(ual.annotate.output)
     again = f"run `axolotl-ual annotate {recipe_name}`"
     manifest = _read_manifest(folder, again)
     _check_kind(manifest, "annotations", folder, again)
     wanted = ual.result_settings(recipe.get("base_model"))
     _check_settings("annotations", manifest.settings, wanted, folder, again)
-    _check_sources(manifest, entries, recipe.get("seed"), folder, again)
+    _check_sources(manifest, entries, recipe.get("seed"), folder, again, digests)
     for source in manifest.sources:
-        _check_file(source.file, folder, again)
-    found = [
-        rewritten(entry, folder / source.file.path)
-        for source, entry in zip(manifest.sources, entries, strict=True)
-    ]
-    return Located(found, _content(source.file.sha256 for source in manifest.sources))
+        _check_file(source.file, folder, again, digests)
+    files = tuple(folder / source.file.path for source in manifest.sources)
+    return Located(
+        [rewritten(entry, file) for entry, file in zip(entries, files, strict=True)],
+        files,
+        content_digest(source.file.sha256 for source in manifest.sources),
+    )
 
 
 def _locate_pairs(
-    recipe: Mapping[str, Any], pairs: PairsConfig, entries: list[dict[str, Any]], recipe_name: str
+    recipe: Mapping[str, Any],
+    pairs: PairsConfig,
+    entries: list[dict[str, Any]],
+    recipe_name: str,
+    digests: bool,
 ) -> Located:
     """Find the preference pairs that `axolotl-ual pairs` made from the recipe."""
-    if recipe["rl"] not in _TRAIN_ON_PAIRS:
-        raise AnnotationError(
-            f"rl: {recipe['rl']}: is not trained on the pairs of `ual.pairs`",
-            f"set `rl:` to one of {', '.join(_TRAIN_ON_PAIRS)}, or take `ual.pairs` out",
-        )
     folder = Path(pairs.output)
     again = f"run `axolotl-ual pairs {recipe_name}`"
     manifest = _read_manifest(folder, again)
@@ -110,52 +102,29 @@ def _locate_pairs(
         made.pop("sampling", None)
         wanted.pop("sampling")
     else:
-        _check_sources(manifest, entries, recipe.get("seed"), folder, again)
+        _check_sources(manifest, entries, recipe.get("seed"), folder, again, digests)
     _check_settings("pairs", {"pairs": made}, {"pairs": wanted}, folder, again)
     file = manifest.sources[0].file
-    _check_file(file, folder, again)
-    return Located([pairs_entry(folder / file.path)], _content(iter([file.sha256])))
+    _check_file(file, folder, again, digests)
+    path = folder / file.path
+    return Located([pairs_entry(path)], (path,), content_digest(iter([file.sha256])))
 
 
 def pairs_entry(path: Path) -> dict[str, Any]:
-    """The entry that reads preference pairs."""
-    return {"path": str(path), "ds_type": "parquet", "split": "train", **_PAIRS_TYPE}
+    """The `datasets:` entry of a file of pairs."""
+    return {"path": str(path), "ds_type": "parquet", "split": "train", "type": PAIRS_TYPE}
 
 
-def prepare(recipe: MutableMapping[str, Any], recipe_name: str) -> None:
-    """Put what `locate` finds in the place of a recipe's datasets, before Axolotl reads them.
-
-    Prepared data get a folder of their own, named by what the annotations hold: Axolotl's cache is
-    keyed by the configuration alone, and would serve annotations that have changed since. Done
-    twice (Ray validates a recipe once more in each worker), the second time changes nothing.
-
-    Raises:
-        ConfigError: the `ual:` block is wrong.
-        AnnotationError: see `locate`.
-    """
-    ual = parse_ual(recipe.get("ual"))
-    made = ual.pairs if recipe.get("rl") else ual.annotate
-    if not recipe.get("datasets") and (made is None or made is ual.annotate):
-        return
-    base = Path(recipe.get("dataset_prepared_path") or _AXOLOTL_DEFAULT)
-    if made is not None and recipe.get("datasets") and _PREPARED.fullmatch(base.name):
-        folder = Path(made.output)
-        if all(Path(str(entry["path"])).parent == folder for entry in recipe["datasets"]):
-            return
-    located = locate(recipe, ual, recipe_name)
-    recipe["datasets"] = located.entries
-    own = f"ual-{_prepared_name(located.content, ual)}"
-    recipe["dataset_prepared_path"] = str(base if base.name == own else base / own)
+def needed_column(recipe: Mapping[str, Any], ual: UALConfig) -> str:
+    """The column without which a recipe cannot be trained as it says."""
+    rl = kind_of_rl(recipe)
+    if rl is None or (rl in SMOOTHED and ual.preference.smoothing):
+        return SMOOTHING
+    return ual.curriculum.column
 
 
-def _prepared_name(content: str, ual: UALConfig) -> str:
-    """A column of the user's own is in the prepared data only where the curriculum is by it."""
-    column = ual.curriculum.column
-    return content if column.startswith(PREFIX) else _content(iter((content, column)))
-
-
-def _expanded(entries: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """An entry with a list of names is several datasets, as for Axolotl and for `annotate`."""
+def expanded(entries: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """Entries as plain dicts; one with a list of names is several datasets, as for Axolotl."""
     for spelled in entries:
         entry = plain(spelled)
         names = entry.get("name")
@@ -221,6 +190,7 @@ def _check_sources(
     seed: int | None,
     folder: Path,
     again: str,
+    digests: bool,
 ) -> None:
     if len(manifest.sources) != len(entries):
         raise AnnotationError(
@@ -229,11 +199,15 @@ def _check_sources(
             again,
         )
     for source, entry in zip(manifest.sources, entries, strict=True):
-        _check_source(source, entry, seed, folder, again)
+        _check_entry(source, entry, folder, again)
+        if digests and source.fingerprint != fingerprint(entry, seed):
+            shards = " (or the `seed` that decides what lies in a shard)"
+            what = f"{entry.get('path')}{shards if entry.get('shards') else ''}"
+            raise AnnotationError(f"{what}: has changed since {folder} was made from it", again)
 
 
-def _check_source(
-    source: ManifestSource, entry: Mapping[str, Any], seed: int | None, folder: Path, again: str
+def _check_entry(
+    source: ManifestSource, entry: Mapping[str, Any], folder: Path, again: str
 ) -> None:
     path = entry.get("path")
     made_from = plain(source.entry)
@@ -246,19 +220,15 @@ def _check_source(
             f"({', '.join(f'`{key}`' for key in keys)} differ)",
             again,
         )
-    if source.fingerprint != fingerprint(entry, seed):
-        shards = " (or the `seed` that decides what lies in a shard)"
-        what = f"{path}{shards if entry.get('shards') else ''}"
-        raise AnnotationError(f"{what}: has changed since {folder} was made from it", again)
 
 
-def _check_file(file: ManifestFile, folder: Path, again: str) -> None:
+def _check_file(file: ManifestFile, folder: Path, again: str, digests: bool) -> None:
     import pyarrow.parquet as pq
 
     path = folder / file.path
     if not path.is_file():
         raise AnnotationError(f"{path}: is missing", again)
-    if file_digest(path) != file.sha256:
+    if digests and file_digest(path) != file.sha256:
         raise AnnotationError(f"{path}: is not the file that the manifest describes", again)
     schema = pq.read_schema(path)
     if pq.read_metadata(path).num_rows != file.rows or SMOOTHING not in schema.names:
@@ -302,7 +272,8 @@ def _columns_of(path: Path) -> list[str] | None:
     return None
 
 
-def _content(parts: Iterator[str]) -> str:
+def content_digest(parts: Iterable[str]) -> str:
+    """12 hexadecimal digits that change with any of the parts."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() + b"\0")

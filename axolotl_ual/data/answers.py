@@ -13,46 +13,51 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from axolotl.prompt_strategies.dpo import chat_template
 from axolotl.utils.chat_templates import get_chat_template_from_config
-from axolotl.utils.data import rl
 
 from axolotl_ual.data.dialogue import renderable
+from axolotl_ual.errors import UnsupportedError
 
 Transform = Callable[..., dict[str, Any]]
 
 MARK = "\ue000answer\ue001"
-_TYPES = ("chat_template", "chat_template.default")
 
 
-@contextmanager
-def exact_answers() -> Iterator[None]:
-    """Render answers exactly while Axolotl loads preference data."""
-    stock = rl.load_dpo
+def pairs(cfg: Any, dataset_idx: int = 0, **options: Any) -> tuple[Transform, dict[str, Any]]:
+    """What Axolotl's loader makes of `type: axolotl_ual.pairs`.
 
-    def load(kind: str, cfg: Any, dataset_idx: int = 0, **options: Any) -> Any:
-        loaded = stock(kind, cfg, dataset_idx=dataset_idx, **options)
-        if kind not in _TYPES or not isinstance(loaded, tuple):
-            return loaded
-        entry = cfg["datasets"][dataset_idx]
-        fields = {
-            "chosen": entry.get("field_chosen") or "chosen",
-            "rejected": entry.get("field_rejected") or "rejected",
-        }
+    It takes the settings of an entry that `chat_template.default` takes: `field_messages`,
+    `field_chosen`, `field_rejected`, `roles`, `message_property_mappings`, `chat_template`.
 
-        def template(tokenizer: Any) -> str:
-            return str(get_chat_template_from_config(cfg, ds_cfg=entry, tokenizer=tokenizer))
+    Args:
+        cfg: Axolotl's configuration.
+        dataset_idx: which entry of its `datasets`.
+        options: of Axolotl's loader.
 
-        return with_tools(exact(loaded[0], fields), template), *loaded[1:]
+    Returns:
+        A transform of rows to prompt, chosen and rejected texts, and options of `datasets.map`.
+    """
+    loaded = chat_template.default(cfg, dataset_idx=dataset_idx, **options)
+    if not (isinstance(loaded, tuple) and len(loaded) == 2):
+        raise UnsupportedError(
+            f"axolotl: `chat_template.default` gives {type(loaded).__name__}, not a transform "
+            "with options, so answers cannot be rendered exactly",
+            "install a version of axolotl that this plugin supports",
+        )
+    entry = cfg["datasets"][dataset_idx]
+    fields = {
+        "chosen": entry.get("field_chosen") or "chosen",
+        "rejected": entry.get("field_rejected") or "rejected",
+    }
 
-    rl.load_dpo = load
-    try:
-        yield
-    finally:
-        rl.load_dpo = stock
+    def template(tokenizer: Any) -> str:
+        return str(get_chat_template_from_config(cfg, ds_cfg=entry, tokenizer=tokenizer))
+
+    return with_tools(exact(loaded[0], fields), template), loaded[1]
 
 
 def exact(transform: Transform, fields: Mapping[str, str]) -> Transform:

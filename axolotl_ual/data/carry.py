@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY
 from axolotl_ual.errors import AnnotationError, DataError
@@ -49,7 +50,7 @@ def command_line(preprocess: bool) -> Any:
 
 
 def _summary(dataset: Any) -> str:
-    values = _values(dataset)
+    values = smoothing_values(dataset)
     smoothed = int((values > 0).sum())
     mean = float(values.mean()) if values.size else 0.0
     line = f"UAL: {smoothed} of {values.size} training rows carry smoothing, mean {mean:.4f}"
@@ -193,7 +194,7 @@ def _check_values(dataset: Any, config: Mapping[str, Any]) -> None:
             "add `ual.annotate:` to the recipe and run `axolotl-ual annotate`, or name a dataset "
             "that has the column",
         )
-    values = _values(dataset)
+    values = smoothing_values(dataset)
     wrong = np.flatnonzero(~((values >= 0.0) & (values <= 1.0)))
     if wrong.size:
         row = int(wrong[0])
@@ -204,7 +205,10 @@ def _check_values(dataset: Any, config: Mapping[str, Any]) -> None:
         )
 
 
-def _values(dataset: Any) -> Any:
+def smoothing_values(dataset: Any) -> npt.NDArray[np.float64]:
     """The smoothing of a dataset's rows as float64 of shape (N,), NaN for null."""
     table = dataset.select_columns([SMOOTHING]).with_format("arrow")[:]
-    return table[SMOOTHING].to_pandas().to_numpy(dtype=np.float64, na_value=np.nan)
+    values: npt.NDArray[np.float64] = (
+        table[SMOOTHING].to_pandas().to_numpy(dtype=np.float64, na_value=np.nan)
+    )
+    return values

@@ -106,7 +106,7 @@ class _Computed:
     """The prediction of a reference at every trained token of the smoothed rows of a dataset."""
 
     def __init__(self, cfg: Any, config: SmoothingConfig, path: str, dataset: Any) -> None:
-        from axolotl.loaders import load_tokenizer
+        from axolotl.loaders.tokenizer import load_tokenizer
 
         vocabulary = load_tokenizer(cfg).get_vocab().values()
         self.dataset, self.temperature = dataset, config.reference_temperature

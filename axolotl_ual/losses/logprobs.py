@@ -4,20 +4,23 @@
 
 The logits of a few hundred tokens exist at a time. The backward pass computes them once more, so
 that between the passes nothing of the size of the vocabulary is kept: memory is O(chunk V) in
-place of O(N V), for one more product with the head. Sums are taken in float32, or in float64, that
-of the head's gradients over chunks too.
+place of O(N V), for one more product with the head. A head that draws at random (an adapter's
+dropout) draws the same once more, as under `torch.utils.checkpoint`. Sums are taken in float32, or
+in float64, that of the head's gradients over chunks too.
 
 Shape suffixes: N tokens, C tokens of a chunk, H hidden size, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
 
 from .smoothed_ce import accumulation_dtype
 from .transform import IDENTITY, Transform
@@ -37,8 +40,8 @@ def token_logprobs(
     Args:
         hidden_NH: last hidden states.
         labels_N: int64 token ids.
-        head: hidden states of shape (C, H) to logits of shape (C, V). Deterministic: it runs once
-            in the forward and once in the backward pass.
+        head: hidden states of shape (C, H) to logits of shape (C, V). It runs once in the forward
+            and once in the backward pass, from the same state of the random generators.
         parameters: of the head; those that require it get gradients.
         transform: what the model does to the head's output.
         chunk: tokens whose logits exist at a time.
@@ -95,6 +98,23 @@ class _Head:
         return torch.stack([picked_C - total_C, best_C - total_C, hit_C])
 
 
+class _Randomness:
+    """The states of the random generators that work on a tensor may draw from."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.cpu = torch.get_rng_state()
+        self.devices, self.states = get_device_states(tensor)
+        self.kind = tensor.device.type if self.devices else "cuda"
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Draw what was drawn from here on; afterwards the generators are as they were."""
+        with torch.random.fork_rng(devices=self.devices, device_type=self.kind):
+            torch.set_rng_state(self.cpu)
+            set_device_states(self.devices, self.states, device_type=self.kind)
+            yield
+
+
 class _TokenLogprobs(torch.autograd.Function):
     """One node for all chunks, so that each parameter of the head gets one gradient.
 
@@ -107,7 +127,7 @@ class _TokenLogprobs(torch.autograd.Function):
         ctx: Any, hidden_NH: Tensor, labels_N: Tensor, head: _Head, chunk: int, *trained: Tensor
     ) -> Tensor:
         ctx.save_for_backward(hidden_NH, labels_N, *trained)
-        ctx.head, ctx.chunk = head, chunk
+        ctx.head, ctx.chunk, ctx.randomness = head, chunk, _Randomness(hidden_NH)
         device = hidden_NH.device.type
         ctx.autocast = {
             "device_type": device,
@@ -127,20 +147,21 @@ class _TokenLogprobs(torch.autograd.Function):
         hidden_NH, labels_N, *trained = ctx.saved_tensors
         grad_hidden_NH = torch.zeros_like(hidden_NH) if ctx.needs_input_grad[0] else None
         grad_trained: list[Tensor | None] = [None] * len(trained)
-        for start in range(0, max(len(labels_N), 1), ctx.chunk):
-            piece = slice(start, start + ctx.chunk)
-            with torch.enable_grad(), torch.autocast(**ctx.autocast):
-                hidden_CH = hidden_NH[piece].detach().requires_grad_(grad_hidden_NH is not None)
-                logits_CV = ctx.head.logits(hidden_CH)
-            grad_CV = _logits_gradient(logits_CV.detach(), labels_N[piece], grads[0][piece])
-            wanted = [hidden_CH, *trained] if grad_hidden_NH is not None else trained
-            found = list(torch.autograd.grad(logits_CV, wanted, grad_CV))
-            if grad_hidden_NH is not None:
-                grad_hidden_NH[piece] = found.pop(0)
-            grad_trained = [
-                new.to(accumulation_dtype(new.dtype)) if old is None else old.add_(new)
-                for old, new in zip(grad_trained, found, strict=True)
-            ]
+        with ctx.randomness.again():
+            for start in range(0, max(len(labels_N), 1), ctx.chunk):
+                piece = slice(start, start + ctx.chunk)
+                with torch.enable_grad(), torch.autocast(**ctx.autocast):
+                    hidden_CH = hidden_NH[piece].detach().requires_grad_(grad_hidden_NH is not None)
+                    logits_CV = ctx.head.logits(hidden_CH)
+                grad_CV = _logits_gradient(logits_CV.detach(), labels_N[piece], grads[0][piece])
+                wanted = [hidden_CH, *trained] if grad_hidden_NH is not None else trained
+                found = list(torch.autograd.grad(logits_CV, wanted, grad_CV))
+                if grad_hidden_NH is not None:
+                    grad_hidden_NH[piece] = found.pop(0)
+                grad_trained = [
+                    new.to(accumulation_dtype(new.dtype)) if old is None else old.add_(new)
+                    for old, new in zip(grad_trained, found, strict=True)
+                ]
         dtypes = [parameter.dtype for parameter in trained]
         cast = (g if g is None else g.to(d) for g, d in zip(grad_trained, dtypes, strict=True))
         return (grad_hidden_NH, None, None, None, *cast)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import numpy as np
-from axolotl.common import datasets
 from axolotl.utils.logging import get_logger
-from axolotl.utils.samplers.multipack import pack_parallel
-from axolotl.utils.samplers.utils import get_dataset_lengths
 
-from axolotl_ual.columns import PREFIX, SMOOTHING
-from axolotl_ual.data.answers import exact_answers
-from axolotl_ual.data.carry import command_line, load_datasets
+from axolotl_ual.columns import PREFIX
+from axolotl_ual.data.carry import load_datasets
+from axolotl_ual.data.preference import load_pairs
+from axolotl_ual.data.sources import trained_sources
 from axolotl_ual.data.top_k import with_top_k
-from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UnsupportedError
-from axolotl_ual.schedule.plan import Geometry, Packing, Phase, Plan, build_plan, make_phases
+from axolotl_ual.errors import ConfigError, UnsupportedError
+from axolotl_ual.schedule.layout import Layout, PackingArguments, Rows, lay_out
+from axolotl_ual.schedule.plan import Phase, Plan, make_phases
 from axolotl_ual.schedule.staging import Staging, fit_staging, stage_values
 from axolotl_ual.settings.curriculum import CurriculumConfig
-from axolotl_ual.settings.curriculum_rules import SMOOTHED, kind_of_rl
-from axolotl_ual.settings.ual import UALConfig, parse_ual
+from axolotl_ual.settings.ual import parse_ual
 
 LOG = get_logger(__name__)
 
@@ -30,12 +26,13 @@ BY = "ual_by"
 """What a column of the user's own is called in the training data: collators leave it out."""
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Curriculum:
-    """The curriculum of a run: which stage a row is in, and which phases follow one another.
+    """The curriculum of a run: which stage a row is in, and when it is trained on.
 
     Attributes:
         column: of the tokenised data, that stages are read from.
+        layout: what the plan was made for.
         max_steps: of the recipe; None where it names none.
     """
 
@@ -43,97 +40,63 @@ class Curriculum:
     staging: Staging
     phases: tuple[Phase, ...]
     column: str
-    seed: int
-    drop_last: bool
+    plan: Plan
+    layout: Layout
     max_steps: int | None
-    _plans: dict[Any, Plan] = field(default_factory=dict)
 
-    def plan(self, dataset: Any, geometry: Geometry, packing: Packing | None, key: Any) -> Plan:
-        """Lay the run out over a training set; once for the same dataset, geometry and `key`."""
-        whole_key = (dataset._fingerprint, len(dataset), geometry, key)
-        if whole_key not in self._plans:
-            values = stage_values(dataset, self.column)
-            self._plans[whole_key] = build_plan(
-                self.staging.number(values),
-                self.phases,
-                geometry,
-                seed=self.seed,
-                shuffle=self.config.shuffle,
-                values_N=None if self.staging.cuts is None else self.staging.keys(values),
-                packing=packing,
-                drop_last=self.drop_last,
-            )
-        return self._plans[whole_key]
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the run: those of the plan, or fewer where the recipe says so."""
+        return min(self.plan.num_steps, self.max_steps or self.plan.num_steps)
 
-    def steps(self, plan: Plan) -> int:
-        """Optimizer steps of a run: those of the plan, or fewer where the recipe says so."""
-        return min(plan.num_steps, self.max_steps or plan.num_steps)
-
-    def scale_at(self, plan: Plan, step: int) -> float:
+    def scale_at(self, step: int) -> float:
         """Factor on the learning rate of a step."""
-        name = self.phases[plan.phase_at(step)].name
+        name = self.phases[self.plan.phase_at(step)].name
         return self.config.stage_scales()[self.config.order.index(name)]
 
+    def require(
+        self,
+        dataset: Any,
+        *,
+        processes: int,
+        accumulation: int,
+        micro_batch: int,
+        packing: PackingArguments | None,
+    ) -> None:
+        """Stop where a trainer would train with something else than the plan was made for.
 
-def load(cfg: Any, preprocess: bool) -> tuple[Any, Curriculum | None]:
+        Raises:
+            ConfigError: naming all that differs.
+        """
+        rows = Rows.read(dataset, self.column, self.staging, packed=packing is not None)
+        self.layout.require(Layout(processes, accumulation, micro_batch, packing, rows.digest()))
+
+
+def load(cfg: Any, preprocess: bool, recipe_name: str) -> tuple[Any, Curriculum | None]:
     """Axolotl's loading of the datasets, with our columns, and the curriculum over them.
 
     Args:
         cfg: Axolotl's validated config.
         preprocess: whether this is `axolotl preprocess`.
+        recipe_name: what messages call the recipe.
 
     Returns:
         Axolotl's `TrainDatasetMeta`, and None where the recipe has no curriculum.
     """
     ual = parse_ual(cfg.ual)
-    if cfg.rl:
-        loaded = load_pairs(cfg, ual, preprocess)
-    else:
-        column = ual.curriculum.column
-        own = {} if column.startswith(PREFIX) else {BY: column}
-        loaded = load_datasets(cfg, preprocess, own)
-        if ual.smoothing.reference_top_k is not None:
-            loaded.train_dataset = with_top_k(cfg, ual.smoothing, loaded.train_dataset)
+    with trained_sources(cfg, ual, recipe_name):
+        if cfg.rl:
+            loaded = load_pairs(cfg, ual, preprocess)
+        else:
+            column = ual.curriculum.column
+            own = {} if column.startswith(PREFIX) else {BY: column}
+            loaded = load_datasets(cfg, preprocess, own)
+    if ual.smoothing.reference_top_k is not None:
+        loaded.train_dataset = with_top_k(cfg, ual.smoothing, loaded.train_dataset)
     if not ual.curriculum.active:
         return loaded, None
     curriculum, loaded = prepare(cfg, ual.curriculum, loaded)
     return loaded, curriculum
-
-
-def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
-    """Axolotl's loading of preference data, whose smoothing is checked.
-
-    Raises:
-        AnnotationError: pairs are to be smoothed and have no `ual_smoothing`.
-        DataError: a smoothing is null or outside [0, 0.5).
-    """
-    with exact_answers():
-        loaded = datasets.load_preference_datasets(cfg=cfg, cli_args=command_line(preprocess))
-    rl = kind_of_rl(cfg)
-    if rl not in SMOOTHED:
-        LOG.warning(
-            f"rl: {rl} has no smoothing of pairs: `{SMOOTHING}` is not used, order and stages are"
-        )
-    elif ual.preference.smoothing:
-        LOG.info(_checked_pairs(loaded.train_dataset))
-    return loaded
-
-
-def _checked_pairs(dataset: Any) -> str:
-    if SMOOTHING not in dataset.column_names:
-        raise AnnotationError(
-            f"datasets: the pairs have no column `{SMOOTHING}`",
-            "make pairs that have it, or set `ual.preference.smoothing: false`",
-        )
-    values = np.asarray(stage_values(dataset, SMOOTHING), dtype=np.float64)
-    wrong = np.flatnonzero(~((values >= 0.0) & (values < 0.5)))
-    if wrong.size:
-        raise DataError(
-            f"datasets: pair {int(wrong[0])}: `{SMOOTHING}` is {values[wrong[0]]}, and the "
-            f"probability that a label is flipped must be in [0, 0.5) ({wrong.size} such pairs)",
-            "make the pairs again, or repair the column",
-        )
-    return f"ual: {len(values)} training pairs carry smoothing, {values.mean():.4f} on average"
 
 
 def _column_of_training(column: str, meta: Any) -> str:
@@ -173,29 +136,38 @@ def prepare(cfg: Any, config: CurriculumConfig, meta: Any) -> tuple[Curriculum, 
             "set `streaming: false`, or `ual.curriculum.mode: none`",
         )
     column = _column_of_training(config.column, meta)
-    curriculum = Curriculum(
-        config=config,
-        staging=fit_staging(stage_values(meta.train_dataset, column), config),
-        phases=make_phases(
-            cast("Literal['phased', 'cumulative']", config.mode),
-            config.order,
-            config.stage_epochs(_num_epochs(cfg)),
-        ),
-        column=column,
-        seed=_seed(cfg),
-        drop_last=cfg.dataloader_drop_last is True,
-        max_steps=cfg.max_steps if cfg.max_steps and cfg.max_steps > 0 else None,
+    staging = fit_staging(stage_values(meta.train_dataset, column), config)
+    epochs = config.stage_epochs(_num_epochs(cfg))
+    phases = make_phases(cast("Literal['phased', 'cumulative']", config.mode), config.order, epochs)
+    packing = _packing_of_recipe(cfg)
+    rows = Rows.read(meta.train_dataset, column, staging, packed=packing is not None)
+    layout = Layout(
+        int(os.environ.get("WORLD_SIZE", "1")),
+        cfg.gradient_accumulation_steps,
+        cfg.micro_batch_size,
+        packing,
+        rows.digest(),
     )
-    plan = _plan_of_recipe(cfg, curriculum, meta.train_dataset)
+    plan = lay_out(
+        rows,
+        layout,
+        phases,
+        seed=_seed(cfg),
+        shuffle=config.shuffle,
+        drop_last=cfg.dataloader_drop_last is True,
+    )
+    max_steps = cfg.max_steps if cfg.max_steps and cfg.max_steps > 0 else None
+    curriculum = Curriculum(config, staging, phases, column, plan, layout, max_steps)
     if config.epochs is not None:
         _set_epochs(cfg, plan.num_rows / len(meta.train_dataset))
-    meta.total_num_steps = curriculum.steps(plan)
-    LOG.info(summary(curriculum, plan))
+    meta.total_num_steps = curriculum.steps
+    LOG.info(summary(curriculum))
     return curriculum, meta
 
 
-def summary(curriculum: Curriculum, plan: Plan) -> str:
+def summary(curriculum: Curriculum) -> str:
     """What is trained in which order, for the log."""
+    plan, steps = curriculum.plan, curriculum.steps
     lines = [
         f"curriculum: {curriculum.config.mode}, {plan.num_rows} samples in {plan.num_steps} steps"
     ]
@@ -203,7 +175,6 @@ def summary(curriculum: Curriculum, plan: Plan) -> str:
     for phase, start, end in zip(curriculum.phases, plan.phase_starts, ends, strict=True):
         where = f"steps {start + 1} to {end}" if end > start else "within the step that follows"
         lines.append(f"  {phase.name}: {phase.epochs} epoch(s), {where}")
-    steps = curriculum.steps(plan)
     if steps < plan.num_steps:
         last = curriculum.phases[plan.phase_at(steps - 1)].name
         lines.append(f"  max_steps: {steps} ends the run in stage {last}")
@@ -240,77 +211,20 @@ def _set_epochs(cfg: Any, passes: float) -> None:
             cfg[interval] = min(1.0 / (cfg[per_epoch] * passes), 1.0)
 
 
-def _plan_of_recipe(cfg: Any, curriculum: Curriculum, dataset: Any) -> Plan:
-    """The plan as the trainer will make it, from what the recipe alone tells."""
+def _packing_of_recipe(cfg: Any) -> PackingArguments | None:
+    """How the trainer will pack, from what the recipe alone tells."""
+    if not cfg.sample_packing or cfg.rl:
+        return None
     real_batches = (
         cfg.multipack_real_batches
         if cfg.multipack_real_batches is not None
         else not cfg.attn_supports_packing
     )
-    return packed_plan(
-        curriculum,
-        dataset,
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        accumulation=cfg.gradient_accumulation_steps,
-        micro_batch=cfg.micro_batch_size,
-        packing=PackingArguments(
-            sequence_len=cfg.sequence_len,
-            real_batches=bool(real_batches),
-            group_size=cfg.sample_packing_group_size,
-            bin_size=cfg.sample_packing_bin_size,
-            num_processes=cfg.dataset_num_proc,
-            start_method=cfg.sample_packing_mp_start_method,
-        )
-        if cfg.sample_packing and not cfg.rl
-        else None,
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class PackingArguments:
-    """Axolotl's settings of sample packing.
-
-    Attributes:
-        real_batches: a micro-batch is several bins of `sequence_len`, not one long one.
-        bin_size: most rows in a bin.
-    """
-
-    sequence_len: int
-    real_batches: bool
-    group_size: int
-    bin_size: int | None
-    num_processes: int | None
-    start_method: str | None
-
-
-def packed_plan(
-    curriculum: Curriculum,
-    dataset: Any,
-    *,
-    world_size: int,
-    accumulation: int,
-    micro_batch: int,
-    packing: PackingArguments | None,
-) -> Plan:
-    """The plan of a run, with Axolotl's own packing inside each epoch of a stage."""
-    if packing is None:
-        geometry = Geometry(world_size, accumulation, micro_batch)
-        return curriculum.plan(dataset, geometry, None, None)
-    bins = micro_batch if packing.real_batches else 1
-    capacity = packing.sequence_len * (1 if packing.real_batches else micro_batch)
-    pack = partial(
-        pack_parallel,
-        bin_capacity=capacity,
-        group_size=packing.group_size,
-        bin_size=packing.bin_size or capacity,
-        num_processes=min(4, packing.num_processes or 1),
-        safe_mode=True,
-        mp_start_method=packing.start_method or "fork",
-    )
-    lengths_N = np.asarray(get_dataset_lengths(dataset), dtype=np.int32)
-    return curriculum.plan(
-        dataset,
-        Geometry(world_size, accumulation, bins),
-        Packing(lengths_N, pack, packing.group_size),
-        (capacity, packing),
+    return PackingArguments(
+        sequence_len=cfg.sequence_len,
+        real_batches=bool(real_batches),
+        group_size=cfg.sample_packing_group_size,
+        bin_size=cfg.sample_packing_bin_size,
+        num_processes=cfg.dataset_num_proc,
+        start_method=cfg.sample_packing_mp_start_method,
     )

@@ -1,4 +1,4 @@
-"""The `curriculum:` and `preference:` sections of `ual:`."""
+"""The `curriculum:` section of `ual:`."""
 
 from __future__ import annotations
 
@@ -75,26 +75,24 @@ class CurriculumConfig(BaseModel):
 
     def stage_epochs(self, num_epochs: int) -> list[int]:
         """Epochs of each stage of `order`, `num_epochs` where the section names none."""
-        return _each(num_epochs if self.epochs is None else self.epochs, self.order)
+        return _of_each_stage(num_epochs if self.epochs is None else self.epochs, self.order)
 
     def stage_scales(self) -> list[float]:
         """Learning rate factor of each stage of `order`."""
-        return _each(self.learning_rate_scale, self.order)
+        return _of_each_stage(self.learning_rate_scale, self.order)
 
     @field_validator("epochs", mode="before")
     @classmethod
     def _epochs_are_whole(cls, value: Any) -> Any:
         values = value if isinstance(value, list) else [value]
-        if value is not None and not all(_is_number(v) and v >= 0 and v % 1 == 0 for v in values):
+        if value is not None and not all(is_number(v) and v >= 0 and v % 1 == 0 for v in values):
             raise ValueError("must be a whole number, 0 or more, or a list of them")
         return value
 
     @field_validator("learning_rate_scale", mode="before")
     @classmethod
     def _scales_are_positive(cls, value: Any) -> Any:
-        if not all(
-            _is_number(v) and v > 0 for v in (value if isinstance(value, list) else [value])
-        ):
+        if not all(is_number(v) and v > 0 for v in (value if isinstance(value, list) else [value])):
             raise ValueError("must be a number above 0, or a list of them")
         return value
 
@@ -131,31 +129,10 @@ class CurriculumConfig(BaseModel):
         return self
 
 
-class PreferenceConfig(BaseModel):
-    """What a preference loss (`rl: dpo`, `rl: ipo`) does with a pair's smoothing and stage."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-    smoothing: bool = Field(True, description="Smooth each pair by its ual_smoothing.")
-    beta: list[float] | None = Field(
-        None,
-        description="One for each stage of `curriculum.order`, in place of rl_beta.",
-    )
-    chunk_tokens: int = Field(256, ge=1, description="Tokens whose logits are in memory at a time.")
-
-    @field_validator("beta", mode="before")
-    @classmethod
-    def _betas_are_positive(cls, value: Any) -> Any:
-        if value is not None and not (
-            isinstance(value, list) and all(_is_number(v) and v > 0 for v in value)
-        ):
-            raise ValueError("must be a list of numbers above 0, one for each stage")
-        return value
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a YAML value is a finite number, and no boolean."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _each(value: Value | list[Value], order: list[str]) -> list[Value]:
+def _of_each_stage(value: Value | list[Value], order: list[str]) -> list[Value]:
     return value if isinstance(value, list) else [value] * len(order)

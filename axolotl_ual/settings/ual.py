@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.settings.curriculum import CurriculumConfig, PreferenceConfig
+from axolotl_ual.settings.curriculum import CurriculumConfig
 from axolotl_ual.settings.custom import CustomConfig
 from axolotl_ual.settings.engine import EngineConfig
 from axolotl_ual.settings.estimators import (
@@ -32,6 +32,7 @@ from axolotl_ual.settings.estimators import (
 )
 from axolotl_ual.settings.evaluate import EvaluateConfig
 from axolotl_ual.settings.pairs import PairsConfig
+from axolotl_ual.settings.preference import PreferenceConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, shaping
 
 Estimator = Single | Literal["ensemble", "distilled"]
@@ -272,6 +273,9 @@ class UALArgs(BaseModel):
     """What the plugin adds to Axolotl's config schema."""
 
     ual: UALConfig | None = None
+    ual_recipe: dict[str, Any] | None = Field(
+        None, description="Set by the plugin: what the recipe says of its data, as it spells it."
+    )
 
 
 def parse_ual(raw: Any, where: str = "ual") -> UALConfig:

@@ -30,36 +30,40 @@ from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing, encode_s
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
 from axolotl_ual.losses.scoring import TokenScorer
-from axolotl_ual.schedule.staging import Staging
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.training.batches import PlanSampler
-from axolotl_ual.training.means import TOKENS, Means
-from axolotl_ual.training.metrics import SMOOTHING_PART
+from axolotl_ual.training.metrics import PREFERENCE_PART, SMOOTHING_PART, TOKENS, Means
 from axolotl_ual.training.staged import StagedMixin
 from axolotl_ual.training.transitions import Scores
 
 SHARE = "ual_share"
-PREFERENCE_PART = "loss/preference"
+
+_WITHOUT_EFFECT: dict[str, Any] = {
+    "f_divergence_type": "reverse_kl",
+    "label_smoothing": 0.0,
+    "ld_alpha": None,
+    "loss_weights": None,
+    "padding_free": False,
+    "use_liger_kernel": False,
+    "use_weighting": False,
+}
+"""Arguments of TRL's trainer that the loss here does not read, and the value that asks nothing."""
 
 
 class PairCollator:
     """Wraps a collator of TRL, which knows nothing of our columns.
 
     The batch gets `ual_smoothing`, int32 of shape (P,), the bits of the float32 smoothing of each
-    pair (training engines cast float inputs, not integers), and `ual_stage`, int64 of shape (P,).
+    pair: training engines cast float inputs, not integers.
 
     Args:
         base: TRL's collator.
         smoothing: whether pairs carry a smoothing.
-        staging: with the column it reads; None without a curriculum.
     """
 
-    def __init__(
-        self, base: Callable[..., Any], *, smoothing: bool, staging: tuple[Staging, str] | None
-    ) -> None:
+    def __init__(self, base: Callable[..., Any], *, smoothing: bool) -> None:
         self.base = base
         self.smoothing = smoothing
-        self.staging = staging
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> Any:
         """Collate rows of a preference dataset."""
@@ -71,9 +75,6 @@ class PairCollator:
         if self.smoothing:
             values = [row[SMOOTHING] for row in features]
             batch[SMOOTHING] = encode_smoothing(torch.tensor(values, dtype=torch.float32))
-        if self.staging is not None:
-            staging, column = self.staging
-            batch[STAGE] = torch.from_numpy(staging.number([row[column] for row in features]))
         return batch
 
 
@@ -101,12 +102,8 @@ class StagedPairsMixin(StagedMixin):
     def get_train_dataloader(self) -> Any:
         """The dataloader, whose batches carry smoothing and stage."""
         plain = self.data_collator
-        curriculum = self.curriculum
-        self.data_collator = PairCollator(
-            plain,
-            smoothing=self.smooths_pairs and self.ual.preference.smoothing,
-            staging=None if curriculum is None else (curriculum.staging, curriculum.column),
-        )
+        smoothing = self.smooths_pairs and self.ual.preference.smoothing
+        self.data_collator = PairCollator(plain, smoothing=smoothing)
         try:
             return super().get_train_dataloader()
         finally:
@@ -129,11 +126,6 @@ class StagedPairsMixin(StagedMixin):
             worker_init_fn=partial(seed_worker, num_workers=workers, rank=self.args.process_index),
         )
         return self.accelerator.prepare(loader)
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        ours = [name for name in self.train_dataset.column_names if name.startswith(PREFIX)]
-        self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def _weighted(self, batch: Any, share: float) -> Any:
         batch[SHARE] = share
@@ -188,8 +180,24 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
         self._installed = ExitStack()
         self._means = {"train": Means(), "eval": Means()}
         super().__init__(*args, **kwargs)
+        self._check_arguments()
         # Before an engine wraps the model: what it does to the forward then covers the scores.
         self._install(self.model)
+
+    def _check_arguments(self) -> None:
+        """The recipe is checked before; this is for whoever makes the trainer by hand."""
+        if list(self.loss_types) not in (["sigmoid"], ["ipo"]):
+            raise UnsupportedError(
+                f"loss_type: {self.loss_types}: pairs are smoothed in the sigmoid and the IPO loss",
+                "set `loss_type: [sigmoid]` or `[ipo]`, or train with TRL's own trainer",
+            )
+        for name, neutral in _WITHOUT_EFFECT.items():
+            value = getattr(self.args, name, neutral)
+            if getattr(value, "value", value) != neutral:
+                raise UnsupportedError(
+                    f"{name}: {value}: has no effect on the loss of this trainer",
+                    f"leave `{name}` at {neutral}, or train with TRL's own trainer",
+                )
 
     def _install(self, model: Any) -> None:
         inner = causal_lm(self.accelerator.unwrap_model(model))
@@ -273,7 +281,7 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
         """Each pair's own: that of its stage, or the recipe's."""
         if stage_P is None or self.ual.preference.beta is None:
             return torch.full_like(margin_P, self.beta)
-        return margin_P.new_tensor(self.ual.preference.beta)[stage_P]
+        return margin_P.new_tensor(self.ual.preference.beta)[stage_P.clamp(min=0)]
 
     def _record(
         self,

@@ -1,49 +1,69 @@
-"""The two parts of the loss between two log entries, over all processes."""
+"""Quantities of training between two log entries, over all processes, and what they are called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from axolotl_ual.training.means import TOKENS
-
-NLL = "loss/nll"
-SMOOTHING_PART = "loss/smoothing"
-KL = "ual/reference_kl"
+NLL: Final = "loss/nll"
+SMOOTHING_PART: Final = "loss/smoothing"
+PREFERENCE_PART: Final = "loss/preference"
+KL: Final = "ual/reference_kl"
 """KL divergence of the model's prediction from the reference's, in nats a smoothed token."""
-ENTROPY = "ual/reference_entropy"
+ENTROPY: Final = "ual/reference_entropy"
 """Entropy of the reference's prediction, in nats a smoothed token."""
+TOKENS: Final = "ual/tokens"
+STAGE_METRIC: Final = "ual/stage"
+UNCERTAINTY_METRIC: Final = "ual/uncertainty"
 
 
-class LossParts:
-    """Sums negative log-likelihood and smoothing term over tokens, on the device.
+class Means:
+    """Sums quantities on the device; nothing is read back before `report`.
 
-    Nothing is read back before `report`, so that adding never waits for the device.
+    Every process must add the same names between two reports, with zero weights where it has
+    nothing, because `report` adds the sums up over all of them at once.
     """
 
     def __init__(self) -> None:
-        self._sums: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._totals: dict[str, Tensor] = {}
 
-    def add(self, nll_sum: Tensor, smoothing_sum: Tensor, num_tokens: Tensor) -> None:
-        """Add a micro-batch: two sums over its trained tokens, and their number."""
-        parts = torch.stack(
-            [part.detach().to(torch.float32) for part in (nll_sum, smoothing_sum, num_tokens)]
-        )
-        self._sums = parts if self._sums is None else self._sums + parts
+    def add(self, name: str, values_P: Tensor, weights_P: Tensor) -> None:
+        """Add values to a weighted mean."""
+        weights_P = weights_P.detach().to(torch.float32)
+        self.add_sum(name, (values_P.detach() * weights_P).sum(), weights_P.sum())
+
+    def add_sum(self, name: str, weighted: Tensor, weight: Tensor) -> None:
+        """Add to a weighted mean: a sum of values times weights, and the sum of the weights."""
+        sums = torch.stack([part.detach().to(torch.float32) for part in (weighted, weight)])
+        self._sums[name] = self._sums[name] + sums if name in self._sums else sums
+
+    def add_total(self, name: str, amount: Tensor) -> None:
+        """Add to a sum."""
+        amount = amount.detach().to(torch.float32)
+        self._totals[name] = self._totals[name] + amount if name in self._totals else amount
 
     def report(self, add_up: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Means over the trained tokens since the last report, which is then forgotten.
-
-        And how many tokens they were.
+        """Means and sums since the last report, which are then forgotten.
 
         Args:
             add_up: sums a tensor over all processes; called by all of them.
+
+        Returns:
+            No mean for a name whose weights are all zero.
         """
-        if self._sums is None:
+        names, totals = list(self._sums), list(self._totals)
+        if not names and not totals:
             return {}
-        nll, smoothing, tokens = add_up(self._sums).tolist()
-        self._sums = None
-        count = max(tokens, 1.0)
-        return {NLL: nll / count, SMOOTHING_PART: smoothing / count, TOKENS: tokens}
+        flat = torch.cat([*self._sums.values(), *(t[None] for t in self._totals.values())])
+        self._sums, self._totals = {}, {}
+        values = add_up(flat).tolist()
+        means = {
+            name: values[2 * place] / values[2 * place + 1]
+            for place, name in enumerate(names)
+            if values[2 * place + 1]
+        }
+        return {**means, **dict(zip(totals, values[2 * len(names) :], strict=True))}

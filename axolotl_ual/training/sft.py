@@ -22,15 +22,14 @@ import torch
 from axolotl.core.trainers.base import AxolotlTrainer
 from torch import Tensor, nn
 
-from axolotl_ual.columns import PREFIX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING
+from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
 from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
 from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.training.means import Means
-from axolotl_ual.training.metrics import ENTROPY, KL, LossParts
+from axolotl_ual.training.metrics import ENTROPY, KL, NLL, SMOOTHING_PART, TOKENS, Means
 from axolotl_ual.training.reference import make_reference
 from axolotl_ual.training.staged import StagedMixin
 
@@ -51,12 +50,8 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
             if kwargs.get(name) is not None:
                 kwargs[name] = SmoothingCollator(kwargs[name], keep=keep)
         super().__init__(*args, **kwargs)
-        # The loss is this micro-batch's share of its step already. Where a trainer believes that
-        # the model divides by the tokens of the step, it leaves the division by G and W out.
-        self.model_accepts_loss_kwargs = False
         self._check_arguments()
-        self.loss_parts = LossParts()
-        self.prior_parts = Means()
+        self._means = Means()
         self._objective: SmoothedObjective | None = None
         self._num_items: Tensor | None = None
 
@@ -72,11 +67,6 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
                 f"{self.args.n_gpu} GPUs in one process: the loss of replicas cannot be smoothed",
                 "launch one process a GPU: `axolotl train` does so by default, or with "
                 "`--launcher torchrun`",
-            )
-        if SMOOTHING not in self.train_dataset.column_names:
-            raise AnnotationError(
-                f"the training data have no column `{SMOOTHING}`: another plugin loaded them",
-                "take that plugin out of `plugins:`",
             )
 
     @cached_property
@@ -110,7 +100,19 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         return "model" if chosen and self.ual.loss.kernel == "auto" else self.ual.loss.kernel
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train with the smoothed loss in the model's forward."""
+        """Train with the smoothed loss in the model's forward.
+
+        Raises:
+            AnnotationError: the training data carry no smoothing. Evaluation needs none.
+        """
+        if SMOOTHING not in self.train_dataset.column_names:
+            raise AnnotationError(
+                f"the training data have no column `{SMOOTHING}`: another plugin loaded them",
+                "take that plugin out of `plugins:`",
+            )
+        # The loss is this micro-batch's share of its step already. Where a trainer believes that
+        # the model divides by the tokens of the step, it leaves the division by G and W out.
+        self.model_accepts_loss_kwargs = False
         with self.objective.installed():
             return super().train(*args, **kwargs)
 
@@ -141,6 +143,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The smoothed loss in training, the plain one in evaluation."""
+        inputs = {key: value for key, value in inputs.items() if key != STAGE}
         if model.training:
             if SMOOTHING not in inputs:
                 raise DataError(f"a training batch has no `{SMOOTHING}`: its collator dropped it")
@@ -151,18 +154,20 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
         if model.training and self.objective.parts is not None:
-            self.loss_parts.add(*self.objective.parts)
+            nll, margin, tokens = self.objective.parts
+            self._means.add_sum(NLL, nll, tokens)
+            self._means.add_sum(SMOOTHING_PART, margin, tokens)
+            self._means.add_total(TOKENS, tokens)
             if self.objective.prior is not None:
                 kl, entropy, smoothed = self.objective.prior
-                self.prior_parts.add(KL, kl / smoothed.clamp(min=1), smoothed)
-                self.prior_parts.add(ENTROPY, entropy / smoothed.clamp(min=1), smoothed)
+                self._means.add_sum(KL, kl, smoothed)
+                self._means.add_sum(ENTROPY, entropy, smoothed)
         return result
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the two parts of the loss beside it, and what the reference says."""
         if "loss" in logs:
-            logs.update(self.loss_parts.report(self._add_up))
-            logs.update(self.prior_parts.report(self._add_up))
+            logs.update(self._means.report(self._add_up))
         super().log(logs, start_time)
 
     def _weights(self, num_tokens: Tensor) -> Weights:
@@ -178,11 +183,6 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
     def _add_up(self, tensor: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(tensor, reduction="sum")
         return summed
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        ours = (SMOOTHING, REFERENCE_IDS, REFERENCE_LOGPROBS)
-        self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
 
 def _num_trained(labels_BT: Tensor) -> Tensor:

@@ -12,25 +12,34 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+import torch
 from transformers import Trainer
 
-from axolotl_ual.columns import UNCERTAINTY
+from axolotl_ual.columns import PREFIX, STAGE, UNCERTAINTY
 from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.scoring import TokenScorer
-from axolotl_ual.schedule.curriculum import Curriculum, PackingArguments, packed_plan
+from axolotl_ual.schedule.curriculum import Curriculum
+from axolotl_ual.schedule.layout import PackingArguments
 from axolotl_ual.schedule.plan import Plan
 from axolotl_ual.schedule.staging import stage_values
-from axolotl_ual.training.batches import PlanSampler, as_planned
-from axolotl_ual.training.boundaries import CurriculumCallback, StagedSchedule, check_resume
-from axolotl_ual.training.means import TOKENS
-from axolotl_ual.training.metrics import NLL, SMOOTHING_PART
+from axolotl_ual.training.batches import (
+    NO_STAGE,
+    PlanSampler,
+    StageCollator,
+    as_planned,
+    require_plan,
+)
+from axolotl_ual.training.boundaries import StagedSchedule, check_resume
+from axolotl_ual.training.metrics import (
+    NLL,
+    SMOOTHING_PART,
+    STAGE_METRIC,
+    TOKENS,
+    UNCERTAINTY_METRIC,
+    Means,
+)
 from axolotl_ual.training.transitions import Scores, TransitionTable, measure
-
-STAGE_METRIC = "ual/stage"
-UNCERTAINTY_METRIC = "ual/uncertainty"
 
 
 class StagedMixin(Trainer):
@@ -45,22 +54,29 @@ class StagedMixin(Trainer):
     def follow(self, curriculum: Curriculum) -> None:
         """Train in the order of `curriculum`."""
         self.curriculum = curriculum
-        self.add_callback(CurriculumCallback(self))
+        self._seen = Means()
 
     def get_train_dataloader(self) -> Any:
         """The dataloader over the plan, or the trainer's own."""
         if self.curriculum is None:
             return super().get_train_dataloader()
-        self.plan = packed_plan(
-            self.curriculum,
+        self.curriculum.require(
             self.train_dataset,
-            world_size=self.accelerator.num_processes,
+            processes=self.accelerator.num_processes,
             accumulation=self.args.gradient_accumulation_steps,
             micro_batch=self._train_batch_size,
             packing=self._packing_arguments(),
         )
-        with as_planned(self.accelerator):
-            return super().get_train_dataloader()
+        self.plan = self.curriculum.plan
+        plain = self.data_collator
+        self.data_collator = StageCollator(plain, self.curriculum.staging, self.curriculum.column)
+        try:
+            with as_planned(self.accelerator):
+                loader = super().get_train_dataloader()
+        finally:
+            self.data_collator = plain
+        require_plan(loader, self.plan)
+        return loader
 
     def _packing_arguments(self) -> PackingArguments | None:
         args = self.args
@@ -86,7 +102,7 @@ class StagedMixin(Trainer):
         if self.plan is None or self.curriculum is None:
             return tuple(values)
         _, steps_per_epoch, num_examples, _, batch_size, batches, _ = values
-        steps = self.curriculum.steps(self.plan)
+        steps = self.curriculum.steps
         samples = self.plan.rows_until(steps)
         return (1, steps_per_epoch, num_examples, samples, batch_size, batches, steps)
 
@@ -96,9 +112,12 @@ class StagedMixin(Trainer):
         """Resume only in the order that the checkpoint was trained in."""
         if self.plan is not None and resume is not None:
             check_resume(Path(resume), self.plan)
-        state = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
-        self._last_logged = self.state.global_step
-        return state
+        return super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        ours = [name for name in self.train_dataset.column_names if name.startswith(PREFIX)]
+        self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The trainer's scheduler, with the factor of each stage on its learning rates."""
@@ -107,9 +126,8 @@ class StagedMixin(Trainer):
         if self.curriculum is None or self.plan is None or not fresh:
             return schedule
         if any(scale != 1.0 for scale in self.curriculum.config.stage_scales()):
-            curriculum, plan = self.curriculum, self.plan
             self.lr_scheduler = StagedSchedule(
-                schedule, optimizer or self.optimizer, lambda step: curriculum.scale_at(plan, step)
+                schedule, optimizer or self.optimizer, self.curriculum.scale_at
             )
         return self.lr_scheduler
 
@@ -119,10 +137,21 @@ class StagedMixin(Trainer):
         """The micro-batches of a step; in a last step that is not full each by its share."""
         if self.plan is not None and self.state.global_step == self.plan.num_steps - 1:
             epoch_iterator = self._shared_out(epoch_iterator)
-        found: tuple[list[Any], Any] = super().get_batch_samples(
-            epoch_iterator, num_batches, device
-        )
-        return found
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for batch in batches if self.plan is not None else ():
+            self._see(batch)
+        return batches, num_items
+
+    def _see(self, batch: Any) -> None:
+        """Note the stages of a micro-batch, and how uncertain its rows are."""
+        assert self.curriculum is not None
+        stage_R = batch[STAGE]
+        for number, name in enumerate(self.curriculum.config.order):
+            self._seen.add_total(name, (stage_R == number).sum())
+        uncertainty_R = batch.pop(UNCERTAINTY, None)
+        if uncertainty_R is not None:
+            known_R = (stage_R != NO_STAGE) & ~uncertainty_R.isnan()
+            self._seen.add(UNCERTAINTY_METRIC, uncertainty_R.nan_to_num(), known_R)
 
     def _shared_out(self, batches: Iterator[Any]) -> Iterator[Any]:
         assert self.plan is not None
@@ -133,6 +162,8 @@ class StagedMixin(Trainer):
         for turn, batch in enumerate(batches):
             number = first + turn * processes + rank
             share = self.plan.rows_in(number) * cells / rows
+            if share == 0.0:
+                batch[STAGE] = torch.full_like(batch[STAGE], NO_STAGE)
             yield self._weighted(batch, share)
 
     def _weighted(self, batch: Any, share: float) -> Any:
@@ -201,26 +232,16 @@ class StagedMixin(Trainer):
         super().log(logs, start_time)
 
     def _stage_metrics(self, logs: dict[str, float]) -> dict[str, float]:
-        assert self.plan is not None and self.curriculum is not None
-        plan, step = self.plan, self.state.global_step
-        phase = plan.phase_at(max(step - 1, 0))
-        name = self.curriculum.phases[phase].name
-        metrics: dict[str, float] = {STAGE_METRIC: float(phase + 1)}
-        rows = plan.rows_R[plan.rows_until(self._last_logged) : plan.rows_until(step)]
-        self._last_logged = step
-        if self._uncertainty_N is not None:
-            known = self._uncertainty_N[rows]
-            known = known[~np.isnan(known)]
-            if known.size:
-                metrics[UNCERTAINTY_METRIC] = float(known.mean())
+        """The latest stage, counted from 1, that rows since the last entry were in."""
+        assert self.curriculum is not None
+        order = self.curriculum.config.order
+        found = self._seen.report(lambda tensor: self.accelerator.reduce(tensor, reduction="sum"))
+        trained = [number for number, name in enumerate(order) if found.pop(name, 0.0)]
+        if not trained:
+            return {}
+        metrics = {STAGE_METRIC: float(trained[-1] + 1), **found}
         for key in ("loss", NLL, SMOOTHING_PART, TOKENS, UNCERTAINTY_METRIC):
             value = {**logs, **metrics}.get(key)
             if value is not None:
-                metrics[f"ual/{name}/{key.rpartition('/')[2]}"] = value
+                metrics[f"ual/{order[trained[-1]]}/{key.rpartition('/')[2]}"] = value
         return metrics
-
-    @cached_property
-    def _uncertainty_N(self) -> npt.NDArray[np.float64] | None:
-        if UNCERTAINTY not in self.train_dataset.column_names:
-            return None
-        return np.asarray(stage_values(self.train_dataset, UNCERTAINTY), dtype=np.float64)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from axolotl_ual.evaluation.reliability import assign_bins, bin_edges, bin_sums, expected_error
 from axolotl_ual.schedule.plan import Geometry, build_plan, make_phases
-from axolotl_ual.training.batches import PlanSampler, as_planned
+from axolotl_ual.training.batches import PlanSampler, as_planned, require_plan
 
 TABLE_FILE: Final = "ual_transitions.csv"
 NUM_BINS: Final = 15
@@ -139,6 +139,7 @@ def _scores(trainer: Any, dataset: Any) -> Iterator[Scores]:
             batch_size=trainer.args.per_device_eval_batch_size,
             sampler_fn=lambda _: PlanSampler(plan),
         )
+    require_plan(loader, plan)
     trainer.model.eval()
     for turn, batch in enumerate(loader):
         inputs = trainer._prepare_inputs(batch)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from axolotl_ual.columns import Manifest, ManifestSource, ManifestUsage
+from axolotl_ual.columns import PAIRS_FILE, Manifest, ManifestSource, ManifestUsage
 from axolotl_ual.data.fingerprint import plain
 
 from ..data.recipe import Recipe
@@ -23,7 +23,7 @@ from .manifest import make_manifest
 from .pairing import Pairing
 from .tables import PAIRS, fill, scored
 
-TRAIN_FILE: Final = "train.parquet"
+TRAIN_FILE: Final = PAIRS_FILE
 RESPONSES_FILE: Final = "responses.parquet"
 
 Origin = tuple[Mapping[str, Any], str, int]

@@ -2,71 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from project import ROWS, Project
 
 import tiny
-from axolotl_ual.columns import MANIFEST_FILE, Manifest, ManifestFile, ManifestSource
-from axolotl_ual.data.annotated import locate, prepare
-from axolotl_ual.data.fingerprint import file_digest, fingerprint
+from axolotl_ual.columns import MANIFEST_FILE, Manifest
+from axolotl_ual.data.annotated import locate, needed_column
+from axolotl_ual.data.fingerprint import file_digest
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.settings.ual import parse_ual
-
-ROWS = [{"instruction": f"i{n}", "output": f"o{n}"} for n in range(4)]
-
-
-class Project:
-    """A recipe of two datasets with its annotated copy, as `annotate` leaves them."""
-
-    def __init__(self, folder: Path) -> None:
-        self.data = [
-            tiny.write_rows(folder / "one.jsonl", ROWS[:3]),
-            tiny.write_rows(folder / "two.jsonl", ROWS[3:]),
-        ]
-        self.folder = folder / "annotated"
-        self.recipe: dict[str, Any] = {
-            "base_model": "tiny",
-            "datasets": [{"path": str(path), "type": "alpaca"} for path in self.data],
-            "ual": {"annotate": {"output": str(self.folder), "judge": {"model": "gpt-4o"}}},
-        }
-        self.annotate()
-
-    def annotate(self, smoothing: float = 0.1, **changes: Any) -> Manifest:
-        sources = []
-        for index, (entry, count) in enumerate(zip(self.recipe["datasets"], (3, 1), strict=True)):
-            name = f"{index}.parquet"
-            rows = [{**row, "ual_smoothing": smoothing} for row in ROWS[:count]]
-            path = tiny.write_rows(self.folder / name, rows)
-            file = ManifestFile(path=name, rows=count, sha256=file_digest(path))
-            sources.append(
-                ManifestSource(entry=entry, fingerprint=fingerprint(entry), rows=count, file=file)
-            )
-        settings = parse_ual(self.recipe["ual"]).result_settings(self.recipe["base_model"])
-        known: dict[str, Any] = {
-            "package_version": "0",
-            "versions": {},
-            "created": "2026-01-01T00:00:00Z",
-            "estimator": {},
-            "settings": settings,
-            "sources": sources,
-            "counts": {},
-        }
-        manifest = Manifest(**{**known, **changes})
-        (self.folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
-        return manifest
-
-    def locate(self) -> Any:
-        return locate(self.recipe, parse_ual(self.recipe["ual"]), "recipe.yaml")
-
-    def prepared(self) -> dict[str, Any]:
-        recipe = {key: value for key, value in self.recipe.items()}
-        prepare(recipe, "recipe.yaml")
-        return recipe
 
 
 @pytest.fixture
@@ -182,55 +131,39 @@ def test_settings_that_change_no_result_are_free(project: Project) -> None:
     assert project.locate().entries
 
 
-def test_changed_annotations_get_another_prepared_folder(project: Project) -> None:
-    first = project.prepared()["dataset_prepared_path"]
-    assert re.fullmatch(r"last_run_prepared/ual-[0-9a-f]{12}", first)
-    assert project.prepared()["dataset_prepared_path"] == first
-    project.annotate(smoothing=0.2)
-    assert project.prepared()["dataset_prepared_path"] != first
-
-
-def test_preparing_twice_changes_nothing(project: Project) -> None:
-    project.recipe["dataset_prepared_path"] = "cache"
-    once = project.prepared()
-    project.recipe = once
-    assert project.prepared() == once
-
-
 class TestWithoutAnnotate:
     """Datasets that bring the columns themselves."""
 
-    def recipe(self, path: Path) -> dict[str, Any]:
-        return {"datasets": [{"path": str(path), "type": "alpaca"}]}
+    def locate(self, path: Path) -> Any:
+        recipe = {"datasets": [{"path": str(path), "type": "alpaca"}]}
+        return locate(recipe, parse_ual(None), "recipe.yaml")
 
     @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
     def test_a_file_with_the_column_is_taken_as_it_is(self, tmp_path: Path, suffix: str) -> None:
         rows = [{**row, "ual_smoothing": 0.1} for row in ROWS]
-        recipe = self.recipe(tiny.write_rows(tmp_path / f"data.{suffix}", rows))
-        before = [dict(entry) for entry in recipe["datasets"]]
-        prepare(recipe, "recipe.yaml")
-        assert recipe["datasets"] == before
-        assert "/ual-" in recipe["dataset_prepared_path"]
+        path = tiny.write_rows(tmp_path / f"data.{suffix}", rows)
+        located = self.locate(path)
+        assert located.entries == [{"path": str(path), "type": "alpaca"}]
+        assert located.files == ()
 
     @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
     def test_a_file_without_it_stops(self, tmp_path: Path, suffix: str) -> None:
-        recipe = self.recipe(tiny.write_rows(tmp_path / f"data.{suffix}", ROWS))
+        path = tiny.write_rows(tmp_path / f"data.{suffix}", ROWS)
         with pytest.raises(AnnotationError, match="has no column `ual_smoothing`"):
-            prepare(recipe, "recipe.yaml")
+            self.locate(path)
 
-    def test_changed_content_gets_another_prepared_folder(self, tmp_path: Path) -> None:
+    def test_what_the_data_hold_tells_copies_apart(self, tmp_path: Path) -> None:
         found = set()
         for value in (0.1, 0.2, 0.2):
             rows = [{**row, "ual_smoothing": value} for row in ROWS]
-            recipe = self.recipe(tiny.write_rows(tmp_path / "data.jsonl", rows))
-            prepare(recipe, "recipe.yaml")
-            found.add(recipe["dataset_prepared_path"])
+            found.add(self.locate(tiny.write_rows(tmp_path / "data.jsonl", rows)).content)
         assert len(found) == 2
 
-    def test_preparing_twice_changes_nothing(self, tmp_path: Path) -> None:
-        rows = [{**row, "ual_smoothing": 0.1} for row in ROWS]
-        recipe = self.recipe(tiny.write_rows(tmp_path / "data.jsonl", rows))
-        prepare(recipe, "recipe.yaml")
-        once = dict(recipe)
-        prepare(recipe, "recipe.yaml")
-        assert recipe == once
+
+def test_the_column_that_a_recipe_needs() -> None:
+    staged = parse_ual({"curriculum": {"mode": "phased"}})
+    plain = parse_ual({"preference": {"smoothing": False}})
+    assert needed_column({}, staged) == "ual_smoothing"
+    assert needed_column({"rl": "dpo"}, staged) == "ual_smoothing"
+    assert needed_column({"rl": "orpo"}, staged) == "ual_stage"
+    assert needed_column({"rl": "dpo"}, plain) == "ual_stage"

@@ -12,7 +12,8 @@ from axolotl.utils.data import rl
 from axolotl.utils.dict import DictDefault
 
 import tiny
-from axolotl_ual.data.answers import exact, exact_answers, with_tools
+from axolotl_ual.data.answers import exact, pairs, with_tools
+from axolotl_ual.errors import UnsupportedError
 
 FIELDS = {"chosen": "chosen", "rejected": "rejected"}
 CFG = DictDefault(
@@ -53,13 +54,29 @@ def test_other_answers_are_rendered_as_axolotl_does(tokenizer: Any) -> None:
     assert exact(stock, FIELDS)(texts, tokenizer=tokenizer) == stock(texts, tokenizer=tokenizer)
 
 
-def test_axolotl_is_left_as_it_was(tokenizer: Any) -> None:
-    stock = rl.load_dpo
-    with exact_answers():
-        transform, options = rl.load_dpo("chat_template.default", CFG, dataset_idx=0)
-        assert transform(row("a", "b"), tokenizer=tokenizer)["chosen"] == "a</s>"
-        assert options == {"remove_columns": ["messages"]}
-    assert rl.load_dpo is stock
+@pytest.mark.parametrize("idx", [0, 1])
+def test_axolotls_loader_finds_the_type(tokenizer: Any, idx: int) -> None:
+    """`axolotl_ual.pairs`, with the fields that its own entry names."""
+    fields = {"field_messages": "dialogue", "field_chosen": "better", "field_rejected": "worse"}
+    cfg = DictDefault(
+        {
+            "datasets": [{"type": "axolotl_ual.pairs"}, {"type": "axolotl_ual.pairs", **fields}],
+            "chat_template": "tokenizer_default",
+        }
+    )
+    transform, options = rl.load_dpo("axolotl_ual.pairs", cfg, dataset_idx=idx)
+    sample = row("user", "a")
+    if idx == 1:
+        sample = {new: sample[old] for new, old in zip(fields.values(), sample, strict=True)}
+    found = transform(sample, tokenizer=tokenizer)
+    assert (found["chosen"], found["rejected"]) == ("user</s>", "a</s>")
+    assert options == {"remove_columns": ["dialogue" if idx else "messages"]}
+
+
+def test_a_loader_that_gives_something_else_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "default", lambda cfg, **_: print)
+    with pytest.raises(UnsupportedError, match="gives builtin_function_or_method, not a transf"):
+        pairs(CFG)
 
 
 TOOLS = [{"type": "function", "function": {"name": "add"}}]
@@ -86,8 +103,7 @@ def with_calls() -> dict[str, Any]:
 
 def test_tools_and_calls_are_rendered(tokenizer: Any) -> None:
     cfg = DictDefault({**CFG, "chat_template": "jinja", "chat_template_jinja": TEMPLATE})
-    with exact_answers():
-        transform, _ = rl.load_dpo("chat_template.default", cfg, dataset_idx=0)
+    transform, _ = rl.load_dpo("axolotl_ual.pairs", cfg, dataset_idx=0)
     found = transform(with_calls(), tokenizer=tokenizer)
     call = '<call>{"name": "add", "arguments": {"x": 1}}</call>'
     tools = 'TOOLS [{"type": "function", "function": {"name": "add"}}]'

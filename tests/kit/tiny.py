@@ -184,6 +184,8 @@ def axolotl(
     environment: Mapping[str, str] | None = None,
     imports: Mapping[str, str] | None = None,
     check: bool = True,
+    keep: bool = False,
+    typed: str = "",
 ) -> Run:
     """Run `axolotl COMMAND` on a recipe in a process of its own.
 
@@ -195,6 +197,8 @@ def axolotl(
         environment: further variables.
         imports: variables that an import reads: the warm process is one that has them.
         check: fail the test when the exit status is not 0.
+        keep: leave what an earlier run put into `output_dir`.
+        typed: what a run with forked processes reads from its standard input.
     """
     folder.mkdir(parents=True, exist_ok=True)
     plugins = [*settings.get("plugins", []), "tiny_plugins.Recorder"]
@@ -203,12 +207,14 @@ def axolotl(
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump({**settings, "plugins": plugins}, sort_keys=False))
     output = Path(settings["output_dir"])
-    shutil.rmtree(output, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(output, ignore_errors=True)
     arguments = [command, str(path)]
-    if command == "train":
+    if command in ("train", "evaluate", "inference"):
         arguments += ["--launcher", launcher or "python"]
     variables = _environment(processes, {**(environment or {}), **(imports or {})})
     text = folder / "output.txt"
+    (folder / "input.txt").write_text(typed)
     if launcher is not None:
         arguments += ["--", f"--nproc_per_node={processes}"] if processes > 1 else []
         returncode = _run_cold(arguments, folder, variables, text)
@@ -248,6 +254,7 @@ def _run_warm(
         "arguments": arguments,
         "folder": str(folder),
         "environment": dict(variables),
+        "input": str(folder / "input.txt"),
         "output": str(text),
         "processes": processes,
     }

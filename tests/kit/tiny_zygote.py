@@ -2,7 +2,7 @@
 
 Importing Axolotl takes twenty seconds; a fork of an interpreter that has done so takes none. Each
 command runs in a child of its own, so that nothing one run patches is seen by the next. Reads a
-JSON request a line ({arguments, folder, environment, output, processes}) and answers
+JSON request a line ({arguments, folder, environment, input, output, processes}) and answers
 {"returncode": n}. Several processes get the variables that torchrun would give them.
 """
 
@@ -22,6 +22,8 @@ def _run(request: dict[str, Any], environment: dict[str, str]) -> int:
     stream = os.open(request["output"], os.O_WRONLY | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
+    # The requests come by the standard input that this child was forked with.
+    os.dup2(os.open(request["input"], os.O_RDONLY), 0)
     os.chdir(request["folder"])
     os.environ.update(environment)
     sys.argv = ["axolotl", *request["arguments"]]

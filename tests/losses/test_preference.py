@@ -152,3 +152,30 @@ def test_no_completion_tokens_give_an_empty_connected_result() -> None:
     assert ours.shape == (0,)
     assert hidden.grad is not None and not hidden.grad.any()
     assert head.weight.grad is not None and not head.weight.grad.any()
+
+
+@pytest.mark.parametrize("chunk", [5, 23])
+def test_dropout_before_the_head_is_the_same_in_both_passes(chunk: int) -> None:
+    """The directional derivative by differences, from one seed, is that of the backward pass."""
+    hidden, labels, linear = case(torch.float64, True)
+    head = nn.Sequential(nn.Dropout(0.5), linear)
+    parameters = list(head.parameters())
+    direction = torch.randn_like(hidden)
+
+    def value(step: float) -> Tensor:
+        torch.manual_seed(3)
+        moved = hidden + step * direction
+        return token_logprobs(moved, labels, head, parameters, chunk=chunk).sum()
+
+    slope = ((value(1e-5) - value(-1e-5)) / 2e-5).item()
+    torch.manual_seed(3)
+    total = token_logprobs(hidden, labels, head, parameters, chunk=chunk).sum()
+    later = torch.rand(3)
+    torch.manual_seed(4)
+    expected = torch.rand(3)
+    torch.manual_seed(4)
+    total.backward()
+    # What the backward pass draws again takes nothing from the generator.
+    assert torch.rand(3).equal(expected) and not later.equal(expected)
+    assert hidden.grad is not None
+    assert (hidden.grad * direction).sum().item() == pytest.approx(slope, rel=1e-6)

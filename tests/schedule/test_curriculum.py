@@ -145,9 +145,9 @@ def test_steps_follow_from_the_stages_and_their_epochs() -> None:
     assert meta.total_num_steps == 6
     # 24 rows are two passes over the 12 rows; two saves in each are every quarter of the run.
     assert (cfg.num_epochs, cfg.save_steps) == (2.0, 1 / 4)
-    (plan,) = curriculum._plans.values()
+    plan = curriculum.plan
     assert plan.phase_starts == (0, 1, 3)
-    assert "exploratory: 3 epoch(s), steps 4 to 6" in summary(curriculum, plan)
+    assert "exploratory: 3 epoch(s), steps 4 to 6" in summary(curriculum)
 
 
 def test_without_epochs_num_epochs_counts_for_each_stage() -> None:
@@ -162,7 +162,7 @@ def test_max_steps_ends_the_run_earlier_but_never_later() -> None:
 
     curriculum, meta = prepare(recipe(max_steps=3), section(), loaded())
     assert meta.total_num_steps == 3
-    assert "ends the run in stage moderate" in summary(curriculum, *curriculum._plans.values())
+    assert "ends the run in stage moderate" in summary(curriculum)
     _, meta = prepare(recipe(max_steps=300), section(), loaded())
     assert meta.total_num_steps == 6
 
@@ -175,7 +175,7 @@ def test_packing_is_axolotls_inside_each_stage(real_batches: bool) -> None:
     lengths = [7, 4, 5, 3, 9, 2, 6, 6, 1, 8, 5, 4]
     cfg = recipe(sample_packing=True, multipack_real_batches=real_batches, num_epochs=1)
     curriculum, _ = prepare(cfg, section(shuffle=False), loaded(length=lengths))
-    (plan,) = curriculum._plans.values()
+    plan = curriculum.plan
     batches = list(plan.batches())
     capacity = 10 if real_batches else 20
     first = [row for row in range(12) if row % 3 == 0]
@@ -196,7 +196,7 @@ def test_a_column_of_the_users_own_can_order_the_rows() -> None:
     config = section(by="hardness", direction="descending", shuffle=False)
     curriculum, meta = prepare(recipe(num_epochs=1), config, loaded(hardness=hardness))
     assert "ual_by" in meta.train_dataset.column_names, "collators leave out what is ours"
-    (plan,) = curriculum._plans.values()
+    plan = curriculum.plan
     assert plan.rows_R.tolist() == list(range(11, -1, -1))
 
 

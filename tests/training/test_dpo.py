@@ -242,6 +242,81 @@ def test_padding_has_no_weight_and_shares_add_up(
     assert all(not g.any() for g in gradients(trainer, none).values())
 
 
+def test_each_pair_has_its_own_smoothing(
+    base: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """Whatever the order of a batch: pairs are known by the text of their chosen completion."""
+    trainer = make_trainer(trainer_class(), base, tmp_path, adapter=False, dtype=torch.float32)
+    data = {row["chosen"]: row for row in pairs()}
+    orders = set()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        batch = next(iter(trainer.get_train_dataloader()))
+        chosen = [
+            trainer.processing_class.decode(ids[mask == 1]).removesuffix("</s>")
+            for ids, mask in zip(batch["input_ids"][:4], batch["completion_mask"][:4], strict=True)
+        ]
+        orders.add(tuple(chosen))
+        found = batch[SMOOTHING].view(torch.float32).tolist()
+        assert found == pytest.approx([data[text][SMOOTHING] for text in chosen])
+    assert len(orders) > 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"loss_type": ["hinge"]}, "loss_type: ['hinge']: pairs are smoothed in the sigmoid"),
+        ({"loss_type": ["robust"], "label_smoothing": 0.1}, "loss_type: ['robust']"),
+        ({"loss_type": ["sigmoid", "ipo"]}, "loss_type: ['sigmoid', 'ipo']"),
+        ({"ld_alpha": 0.5}, "ld_alpha: 0.5: has no effect"),
+        ({"f_divergence_type": "js_divergence"}, "f_divergence_type: js_divergence: has no eff"),
+        ({"label_smoothing": 0.1}, "label_smoothing: 0.1: has no effect"),
+        ({"use_weighting": True}, "use_weighting: True: has no effect"),
+        ({"loss_weights": [2.0]}, "loss_weights: [2.0]: has no effect"),
+    ],
+)
+def test_arguments_without_effect_are_refused(
+    base: Path, recipe: dict[str, Any], tmp_path: Path, arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        make_trainer(
+            trainer_class(), base, tmp_path, adapter=False, dtype=torch.float32, **arguments
+        )
+    assert caught.value.problem.startswith(said)
+    assert "train with TRL's own trainer" in caught.value.fix
+
+
+def test_dropout_of_an_adapter_on_the_head_is_the_same_in_both_passes(
+    base: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    """The directional derivative by differences, from one seed, is that of the backward pass."""
+    trainer = make_trainer(
+        trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64, disable_dropout=False
+    )
+    trainer.model.get_base_model().lm_head.lora_dropout["default"] = torch.nn.Dropout(0.5)
+    batch = batch_of(trainer)
+    trainer.model.train()
+    # Of the head alone: the model's norms are in float32, too coarse for differences.
+    named = {n: p for n, p in trainer.model.named_parameters() if "lm_head.lora_" in n}
+    assert len(named) == 2
+    generator = torch.Generator().manual_seed(2)
+    step = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in named.items()}
+
+    def loss(size: float, seed: int = 5) -> Tensor:
+        with torch.no_grad():
+            for name, parameter in named.items():
+                parameter += size * step[name]
+        torch.manual_seed(seed)
+        value: Tensor = trainer.compute_loss(trainer.model, dict(batch))
+        return value
+
+    assert loss(0.0).item() != loss(0.0, seed=6).item(), "nothing is dropped"
+    below, above = loss(-1e-6).item(), loss(2e-6).item()
+    found = gradients(trainer, loss(-1e-6))
+    slope = sum((found[name] * step[name]).sum().item() for name in named)
+    assert slope == pytest.approx((above - below) / 2e-6, rel=1e-5)
+
+
 def test_a_transform_that_is_not_known_stops_training(base: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -334,15 +409,12 @@ def test_models_that_scale_or_cap_their_logits_score_as_they_predict() -> None:
 
 
 def test_kto_compares_with_completions_of_its_own_batch() -> None:
+    from axolotl_ual.training.batches import StageCollator
     from axolotl_ual.training.dpo import PairCollator
 
     seen: list[Any] = []
-    collate = PairCollator(
-        lambda rows: seen.extend(rows) or {},
-        smoothing=False,
-        staging=(Staging(("easy", "hard")), STAGE),
-    )
-    batch = collate(
+    pairs = PairCollator(lambda rows: seen.extend(rows) or {}, smoothing=False)
+    batch = StageCollator(pairs, Staging(("easy", "hard")), STAGE)(
         [
             {"completion_ids": [1], "KL_completion_ids": [9], STAGE: "hard"},
             {"completion_ids": [2, 2], "KL_completion_ids": [9], STAGE: "easy"},

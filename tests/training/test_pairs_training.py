@@ -14,7 +14,8 @@ import yaml
 from click.testing import CliRunner
 
 import tiny
-from axolotl_ual.data.annotated import locate, prepare
+from axolotl_ual.data.annotated import locate
+from axolotl_ual.data.sources import remember, trained_sources
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.settings.ual import parse_ual
@@ -85,29 +86,22 @@ def test_the_recipe_trains_on_its_pairs_in_stages(made: Path) -> None:
     assert len(run.values("loss")) == -(-table.num_rows // 2)
 
 
-def test_the_pairs_take_the_place_of_the_prompts(made: Path) -> None:
-    recipe = recipe_of(made)
-    prepare(recipe, "recipe.yaml")
-    [entry] = recipe["datasets"]
-    assert entry == {
-        "path": str(made / "pairs" / "train.parquet"),
-        "ds_type": "parquet",
-        "split": "train",
-        "type": "chat_template.default",
-        "field_messages": "messages",
-        "field_chosen": "chosen",
-        "field_rejected": "rejected",
-    }
-    again = dict(recipe)
-    prepare(again, "recipe.yaml")
-    assert again == recipe
+ENTRY = {"ds_type": "parquet", "split": "train", "type": "axolotl_ual.pairs"}
 
 
-def test_a_recipe_without_prompts_trains_on_responses_sampled_elsewhere(made: Path) -> None:
-    recipe = recipe_of(made)
-    del recipe["datasets"]
-    prepare(recipe, "recipe.yaml")
-    assert recipe["datasets"][0]["path"] == str(made / "pairs" / "train.parquet")
+@pytest.mark.parametrize("prompts", [True, False], ids=["with prompts", "responses from elsewhere"])
+def test_the_pairs_take_the_place_of_the_prompts(made: Path, prompts: bool) -> None:
+    cfg = recipe_of(made)
+    if not prompts:
+        del cfg["datasets"]
+    remember(cfg)
+    entry = {"path": str(made / "pairs" / "train.parquet"), **ENTRY}
+    assert cfg["datasets"] == [entry]
+    again = dict(cfg)
+    remember(again)
+    assert again == cfg
+    with trained_sources(cfg, parse_ual(cfg["ual"]), "recipe.yaml"):
+        assert cfg["datasets"] == [entry]
 
 
 @pytest.mark.parametrize(
@@ -133,9 +127,3 @@ def test_operational_settings_may_change(made: Path) -> None:
     recipe["ual"]["pairs"]["nli"]["batch_tokens"] = 99
     recipe["ual"]["pairs"]["cache"] = "other"
     assert locate(recipe, parse_ual(recipe["ual"]), "recipe.yaml").entries
-
-
-def test_other_training_takes_no_pairs(made: Path) -> None:
-    recipe = {**recipe_of(made), "rl": "orpo"}
-    with pytest.raises(AnnotationError, match="rl: orpo: is not trained on the pairs"):
-        locate(recipe, parse_ual(recipe["ual"]), "recipe.yaml")

@@ -415,7 +415,7 @@ def make_trainer(bench: Bench, row: dict[str, Any], **arguments: Any) -> Any:
     ],
     ids=["scalar smoothing", "replicas", "no column"],
 )
-def test_what_a_trainer_is_not_made_with(
+def test_what_a_trainer_does_not_train_with(
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
     num_gpus: int,
@@ -427,7 +427,7 @@ def test_what_a_trainer_is_not_made_with(
 
     monkeypatch.setattr(TrainingArguments, "n_gpu", num_gpus)
     with pytest.raises(type(expected)) as caught:
-        make_trainer(bench, row, **arguments)
+        make_trainer(bench, row, **arguments).train()
     assert (caught.value.problem, caught.value.fix) == (expected.problem, expected.fix)
 
 

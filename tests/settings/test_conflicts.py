@@ -8,9 +8,7 @@ from typing import Any
 
 import pytest
 
-from axolotl_ual.settings.curriculum_rules import needed_column
 from axolotl_ual.settings.refusals import unsupported
-from axolotl_ual.settings.ual import parse_ual
 
 PHASED = {"curriculum": {"mode": "phased"}}
 SCALED = {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}}
@@ -132,6 +130,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "take `annotate:` out, and name the pairs under `datasets:`",
     ),
     (
+        {"rl": "orpo", "ual": {**PHASED, "pairs": {"output": "x", "value": {"method": "none"}}}},
+        "ual.pairs: `rl: orpo` is not trained on a dialogue with two answers",
+        "set `rl:` to one of dpo, ipo, simpo, or take `pairs:` out",
+    ),
+    (
         {"rl": "orpo"},
         "rl: orpo: no pair is smoothed",
         "set `ual.curriculum.mode`, or take the plugin out",
@@ -179,11 +182,3 @@ def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
 )
 def test_what_can_be_trained_is_not_refused(keys: dict[str, Any]) -> None:
     assert unsupported(keys) == []
-
-
-def test_the_column_that_a_recipe_needs() -> None:
-    staged, plain = parse_ual(PHASED), parse_ual({"preference": {"smoothing": False}})
-    assert needed_column({}, staged) == "ual_smoothing"
-    assert needed_column({"rl": "dpo"}, staged) == "ual_smoothing"
-    assert needed_column({"rl": "orpo"}, staged) == "ual_stage"
-    assert needed_column({"rl": "dpo"}, plain) == "ual_stage"
