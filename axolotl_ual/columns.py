@@ -36,6 +36,9 @@ REFERENCE_IDS: Final = "ual_reference_ids"
 REFERENCE_LOGPROBS: Final = "ual_reference_logprobs"
 """Prepared data only: int32 and float32 lists, K for each trained token of the row, in order."""
 
+CONTENT: Final = "ual_content"
+"""string: digest of a row's own columns, where annotations are published without the rows."""
+
 PREFIX: Final = "ual_"
 """Every column of ours starts with this; source columns that do are refused."""
 
@@ -99,7 +102,9 @@ class Manifest(_Record):
     """`manifest.json`, written last: a folder with a manifest is complete."""
 
     manifest_version: Literal[1] = MANIFEST_VERSION
-    kind: Literal["annotations", "pairs"] = "annotations"
+    kind: Literal["annotations", "pairs", "hashes"] = Field(
+        "annotations", description="hashes: annotations with digests in the place of the rows."
+    )
     package_version: str
     versions: dict[str, str] = Field(description="Python and the libraries that shaped the result.")
     created: str = Field(description="UTC, ISO 8601.")

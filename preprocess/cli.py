@@ -440,6 +440,53 @@ def from_card(model: str, output: Path | None) -> None:
 
 
 @main.command()
+@click.argument(
+    "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER"
+)
+@click.option("--repo", required=True, metavar="NAME", help="Dataset on the Hub: owner/name.")
+@click.option(
+    "--annotations-only",
+    is_flag=True,
+    help="Digests of rows and their columns, no text: `ual.annotations` joins them elsewhere.",
+)
+@click.option("--public", is_flag=True, help="For all to see; default: private.")
+@click.option(
+    "--recipe",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="RECIPE.yaml",
+    help="What made the folder, to be published as one that needs no judge.",
+)
+@click.option(
+    "--license",
+    "licence",
+    metavar="ID",
+    help="Of what is published, as the Hub spells it (mit, cc-by-4.0, other); asked for.",
+)
+@click.option(
+    "--judge-terms",
+    metavar="TEXT",
+    help="What the judge's terms say of sharing its answers; asked for where a server was asked.",
+)
+def publish(folder: Path, licence: str | None, judge_terms: str | None, **given: Any) -> None:
+    """Publish what `annotate` or `pairs` wrote on the Hugging Face Hub, private unless told.
+
+    Rows or digests of them, recipe, manifest, report and a card with licence and terms. Needs a
+    token that may write (`hf auth login`, or HF_TOKEN).
+    """
+    from .commands.publish import PublishOptions, asked_judges, published_manifest
+    from .commands.publish import publish as run
+
+    judges = asked_judges(published_manifest(folder))
+    if licence is None:
+        licence = click.prompt("Licence of what is published (mit, cc-by-4.0, other, ...)")
+    if judge_terms is None and judges is not None:
+        names = ", ".join(judges) or "the judge"
+        judge_terms = click.prompt(f"What the terms of {names} say of sharing its answers")
+    options = PublishOptions(licence=str(licence), judge_terms=judge_terms, **given)
+    run(folder, options, _console())
+
+
+@main.command()
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),

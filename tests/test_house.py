@@ -60,6 +60,7 @@ SHARED_MODULES = {
     "axolotl_ual.data.dialogue",
     "axolotl_ual.data.files",
     "axolotl_ual.data.fingerprint",
+    "axolotl_ual.data.shared",
 }
 """Read by both halves: where an annotated copy lies and whether it is of these data; how a prompt
 is rendered.

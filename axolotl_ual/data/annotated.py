@@ -6,6 +6,7 @@ Imports neither torch nor axolotl, so that `axolotl-ual check` can ask as well a
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from typing import Any
 
 from axolotl_ual.columns import SMOOTHING, Manifest, ManifestFile, ManifestSource
 from axolotl_ual.data.fingerprint import file_digest, fingerprint, plain
+from axolotl_ual.data.shared import folder_of
 from axolotl_ual.errors import AnnotationError
+from axolotl_ual.settings.annotations import AnnotationsConfig
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.preference import SMOOTHED, kind_of_rl
+from axolotl_ual.settings.server import shaping
 from axolotl_ual.settings.ual import UALConfig
 
 _READ_FROM_SOURCE = ("name", "data_files", "revision", "shards", "shards_idx", "trust_remote_code")
@@ -62,6 +66,8 @@ def locate(
     entries = list(expanded(recipe.get("datasets") or []))
     if ual.pairs is not None and recipe.get("rl"):
         return _locate_pairs(recipe, ual.pairs, entries, recipe_name, digests)
+    if ual.annotations is not None:
+        return _locate_shared(recipe, ual, ual.annotations, entries, digests)
     if ual.annotate is None:
         for entry in entries:
             _need_column(entry, needed_column(recipe, ual))
@@ -108,6 +114,43 @@ def _locate_pairs(
     _check_file(file, folder, again, digests)
     path = folder / file.path
     return Located([pairs_entry(path)], (path,), content_digest(iter([file.sha256])))
+
+
+def _locate_shared(
+    recipe: Mapping[str, Any],
+    ual: UALConfig,
+    settings: AnnotationsConfig,
+    entries: list[dict[str, Any]],
+    digests: bool,
+) -> Located:
+    """Find annotations of others; they are joined to the entries when these are read."""
+    name = f"ual.annotations: {settings.name}"
+    if recipe.get("rl"):
+        raise AnnotationError(
+            f"rl: {recipe['rl']}: is trained on pairs, and `{name}` is about samples",
+            "name published pairs under `datasets:`",
+        )
+    again = "take `ual.smoothing` and `ual.stages` from the recipe that was published with it"
+    folder = folder_of(settings)
+    manifest = _read_manifest(folder, "name a folder of `annotate`, or what `publish` wrote")
+    if manifest.kind != "hashes":
+        _check_kind(manifest, "annotations", folder, "name annotated samples")
+    wanted = {"smoothing": shaping(ual.smoothing), "stages": shaping(ual.stages)}
+    made = {key: value for key, value in manifest.settings.items() if key in wanted}
+    _check_settings("annotations", made, wanted, folder, again)
+    for source in manifest.sources:
+        _check_file(source.file, folder, "copy or download it again", digests)
+    return Located(
+        entries,
+        (),
+        content_digest(
+            itertools.chain(
+                (fingerprint(entry, recipe.get("seed")) for entry in entries),
+                (source.file.sha256 for source in manifest.sources),
+                (settings.on_missing,),
+            )
+        ),
+    )
 
 
 def pairs_entry(path: Path) -> dict[str, Any]:

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY
+from axolotl_ual.data.shared import SharedAnnotations
 from axolotl_ual.errors import AnnotationError, DataError
+from axolotl_ual.settings.ual import parse_ual
 
 CARRIED: tuple[str, ...] = (SMOOTHING, UNCERTAINTY, STAGE)
 """Columns that reach the tokenised training data: the first always, the others where they are."""
@@ -33,10 +35,17 @@ def load_datasets(cfg: Any, preprocess: bool, renamed: Mapping[str, str] | None 
     from axolotl.common import datasets
     from axolotl.utils.logging import get_logger
 
-    with carrying(renamed=renamed):
+    with carrying(renamed=renamed, shared=_shared(cfg)):
         loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
     get_logger(__name__).info(_summary(loaded.train_dataset))
     return loaded
+
+
+def _shared(cfg: Any) -> SharedAnnotations | None:
+    ual = parse_ual(cfg.ual)
+    if ual.annotations is None:
+        return None
+    return SharedAnnotations(ual.annotations, ual.smoothing.mean)
 
 
 def command_line(preprocess: bool) -> Any:
@@ -59,13 +68,16 @@ def _summary(dataset: Any) -> str:
 
 @contextmanager
 def carrying(
-    columns: Sequence[str] = CARRIED, renamed: Mapping[str, str] | None = None
+    columns: Sequence[str] = CARRIED,
+    renamed: Mapping[str, str] | None = None,
+    shared: SharedAnnotations | None = None,
 ) -> Iterator[None]:
     """Make Axolotl's data loading keep our columns while the block runs.
 
     Args:
         columns: those to keep where a dataset has them.
         renamed: source columns to keep as well, by the name they get.
+        shared: annotations of others, to be joined to the rows before they are tokenised.
 
     Raises, from within the loading:
         AnnotationError: an entry of `datasets:` has no `ual_smoothing`, or lost it.
@@ -83,6 +95,9 @@ def carrying(
         training.append(dataset_config)
         try:
             dataset, prompter = inner_load(dataset_config, *args, **kwargs)
+            if shared is not None and not dataset_config.get("type"):
+                # Rows that come tokenised are wrapped in nothing.
+                dataset = _joined(shared, dataset, dataset_config)
             return _checked(dataset, dataset_config, (*columns, *(renamed or ()))), prompter
         finally:
             training.pop()
@@ -90,6 +105,8 @@ def carrying(
     def wrap(strategy: Any, dataset: Any, **kwargs: Any) -> Any:
         if not training:
             return inner_wrap(strategy, dataset, **kwargs)
+        if shared is not None:
+            dataset = _joined(shared, dataset, training[-1])
         _check_values(dataset, training[-1])
         wanted = {**{name: name for name in columns}, **(renamed or {})}
         present = {
@@ -101,6 +118,23 @@ def carrying(
         stack.enter_context(_replaced(sft, "_load_and_process_single_dataset", load))
         stack.enter_context(_replaced(wrappers, "wrap_dataset_for_tokenized_prompt", wrap))
         yield
+
+
+def _joined(shared: SharedAnnotations, dataset: Any, config: Mapping[str, Any]) -> Any:
+    from axolotl.utils.logging import get_logger
+
+    joined = shared.join(dataset, str(config.get("path")))
+    log, without = get_logger(__name__), joined.rows - joined.matched
+    line = (
+        f"UAL: `{config.get('path')}`: {joined.matched} of {joined.rows} rows have annotations in "
+        f"{shared.settings.name}"
+    )
+    if without:
+        fate = "left out" if shared.settings.on_missing == "drop" else "smoothed by the mean"
+        log.warning(f"{line}; {without} without a match, {fate}")
+    else:
+        log.info(line)
+    return joined.dataset
 
 
 @contextmanager

@@ -10,10 +10,11 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.settings.annotations import AnnotationsConfig
 from axolotl_ual.settings.curriculum import CurriculumConfig
 from axolotl_ual.settings.custom import CustomConfig
 from axolotl_ual.settings.engine import EngineConfig
@@ -215,6 +216,11 @@ class UALConfig(Section):
     annotate: AnnotateConfig | None = Field(
         None, description="Not needed where the dataset already has the columns."
     )
+    annotations: AnnotationsConfig | None = Field(
+        None,
+        description="Annotations of others, by their folder or name on the Hub: joined to the "
+        "datasets by the content of their rows, in the place of `annotate`.",
+    )
     smoothing: SmoothingConfig = Field(default_factory=SmoothingConfig)
     stages: StagesConfig = Field(default_factory=StagesConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
@@ -224,6 +230,21 @@ class UALConfig(Section):
     evaluate: EvaluateConfig = Field(
         default_factory=EvaluateConfig, description="For `axolotl-ual evaluate` and `ablate`."
     )
+
+    @field_validator("annotations", mode="before")
+    @classmethod
+    def _a_name_is_enough(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _annotations_come_from_one_place(self) -> UALConfig:
+        for other in ("annotate", "pairs"):
+            if self.annotations is not None and getattr(self, other) is not None:
+                raise ValueError(
+                    f"`annotations: {self.annotations.name}` brings what `{other}:` would make; "
+                    "take one of them out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _betas_match_the_stages(self) -> UALConfig:

@@ -40,7 +40,7 @@ def render(manifest: Manifest, folder: Path, recipe: Mapping[str, Any]) -> str:
         "card.md.jinja",
         manifest,
         folder,
-        splits=_splits(manifest),
+        splits=splits_of(manifest),
         columns=manifest.sources[0].file.columns,
         recipe=_yaml({}, entries, recipe),
     )
@@ -96,7 +96,7 @@ def _fill(template: str, manifest: Manifest, folder: Path, **further: Any) -> st
     )
 
 
-def _splits(manifest: Manifest) -> list[str]:
+def splits_of(manifest: Manifest) -> list[str]:
     """Split names for the card: letters, digits and underscores, one for each file."""
     if len(manifest.sources) == 1:
         return ["train"]
