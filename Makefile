@@ -10,7 +10,7 @@ export AXOLOTL_DO_NOT_TRACK := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test test-fast test-hosts lint clean
+.PHONY: install demo docs test test-fast test-hosts lint clean
 
 install: $(INSTALLED)
 
@@ -33,6 +33,9 @@ test-fast: $(INSTALLED)
 
 test-hosts:
 	tests/hosts.sh $(HOSTS)
+
+docs: $(INSTALLED)
+	for page in settings commands; do $(BIN)/axolotl-ual agent-docs $$page > docs/$$page.md; done
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

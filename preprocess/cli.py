@@ -486,6 +486,18 @@ def publish(folder: Path, licence: str | None, judge_terms: str | None, **given:
     run(folder, options, _console())
 
 
+@main.command("agent-docs")
+@click.argument("topic", required=False)
+def agent_docs(topic: str | None) -> None:
+    """Print the documentation as Markdown: all topics, or one; for people and for coding agents.
+
+    `settings` and `commands` tell every key and every command of this version.
+    """
+    from .commands.documents import show_documents
+
+    show_documents(main, topic)
+
+
 @main.command()
 @click.option(
     "--output",

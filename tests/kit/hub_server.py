@@ -1,8 +1,8 @@
 """A stand-in of the Hugging Face Hub's file API: repositories in memory, real HTTP.
 
-It speaks what `huggingface_hub` sends for datasets: create, info, preupload, commit, revision,
-tree and resolve. Files go the regular way, inside the commit. Whoever reads or writes a private
-repository needs the token.
+It speaks what `huggingface_hub` sends for datasets: whoami, create, info, preupload, commit,
+revision, tree and resolve. Files go the regular way, inside the commit. Whoever reads or writes a
+private repository needs the token.
 """
 
 from __future__ import annotations
@@ -123,6 +123,10 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
+            if path == "/api/whoami-v2":
+                known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+                self._json({"name": "someone", "type": "user"}, 200 if known else 401)
+                return
             found = re.fullmatch(
                 r"(?:/api)?/datasets/([^/]+/[^/]+)(?:/(revision|tree|resolve)/([^/]+)/?(.*))?", path
             )
