@@ -95,7 +95,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--sharding", action="store_true")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    # Axolotl takes a model whose path holds "mpt" for an MPT, and "tmpt..." does.
+    with tempfile.TemporaryDirectory(prefix="recipes-") as folder:
         if given.sharding:
             well = compare_sharding(Path(folder))
         else:
