@@ -105,10 +105,12 @@ def _exactly_rendered(entry: Mapping[str, Any]) -> Any:
 
 
 def _prepared_path(cfg: Any, located: Located, ual: UALConfig) -> str:
-    """A column of the user's own is in the prepared data only where the curriculum is by it."""
-    column, content = ual.curriculum.column, located.content
-    if not column.startswith(PREFIX):
-        content = content_digest(iter((content, column)))
+    """Columns of the user's own are in the prepared data only where rows are taken by them."""
+    keep, content = ual.curriculum.keep, located.content
+    columns = {"by": ual.curriculum.column, "keep": PREFIX if keep is None else keep.column}
+    taken_by = [f"{key}: {name}" for key, name in columns.items() if not name.startswith(PREFIX)]
+    if taken_by:
+        content = content_digest(iter((content, *taken_by)))
     base = Path(cfg.get("dataset_prepared_path") or _AXOLOTL_DEFAULT)
     own = f"ual-{content}"
     return str(base if base.name == own else base / own)

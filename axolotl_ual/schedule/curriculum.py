@@ -10,6 +10,7 @@ from axolotl.utils.logging import get_logger
 
 from axolotl_ual.columns import PREFIX
 from axolotl_ual.data.carry import load_datasets
+from axolotl_ual.data.keep import keep_part, own_column
 from axolotl_ual.data.preference import load_pairs
 from axolotl_ual.data.sources import trained_sources
 from axolotl_ual.data.top_k import with_top_k
@@ -90,7 +91,9 @@ def load(cfg: Any, preprocess: bool, recipe_name: str) -> tuple[Any, Curriculum 
         else:
             column = ual.curriculum.column
             own = {} if column.startswith(PREFIX) else {BY: column}
-            loaded = load_datasets(cfg, preprocess, own)
+            loaded = load_datasets(cfg, preprocess, {**own, **own_column(ual.curriculum.keep)})
+    if ual.curriculum.keep is not None:
+        keep_part(cfg, ual.curriculum.keep, loaded)
     if ual.smoothing.reference_top_k is not None:
         loaded.train_dataset = with_top_k(cfg, ual.smoothing, loaded.train_dataset)
     if not ual.curriculum.active:

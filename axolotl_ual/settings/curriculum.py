@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from axolotl_ual.columns import GAP, STAGE, STAGES, UNCERTAINTY
+from axolotl_ual.settings.keep import KeepConfig
 
 Value = TypeVar("Value")
 
@@ -49,6 +50,9 @@ class CurriculumConfig(BaseModel):
         True,
         description="Shuffle inside a stage, by the run's seed and anew in each epoch. false: by "
         "the numbers of `by`, or as the dataset has them.",
+    )
+    keep: KeepConfig | None = Field(
+        None, description="Train on a part of the rows only; with `mode: none` as well."
     )
     evaluate_at_boundary: bool = Field(
         False,
@@ -117,7 +121,7 @@ class CurriculumConfig(BaseModel):
         others = [
             key
             for key, field in fields.items()
-            if getattr(self, key) != field.get_default(call_default_factory=True)
+            if key != "keep" and getattr(self, key) != field.get_default(call_default_factory=True)
         ]
         if not self.active and others:
             raise ValueError(

@@ -201,6 +201,20 @@ def test_a_prior_without_smoothing_changes_no_bit(bench: Bench) -> None:
 
 
 @pytest.mark.slow
+def test_rows_that_are_not_kept_might_as_well_not_be_there(bench: Bench) -> None:
+    """`level` is 0 to 4 from row to row: 24 of 40 rows are at most 2, and fill 12 steps."""
+    data = [{**row, "level": n % 5} for n, row in enumerate(rows())]
+    shared: dict[str, Any] = {"plugins": [PLUGIN], "max_steps": None, "num_epochs": 1}
+    keep = {"by": "level", "at_most": 0.5, "quantile": True}
+    kept = bench.train(data, ual={"curriculum": {"keep": keep}}, **shared)
+    without = bench.train([row for row in data if row["level"] <= 2], **shared)
+    assert "24 of 40 training rows stay, with `level` from -inf to 2" in kept.text
+    assert kept.values("loss") == without.values("loss")
+    assert len(kept.values("loss")) == 12
+    assert_same_weights(kept, without)
+
+
+@pytest.mark.slow
 def test_evaluation_is_plain(bench: Bench) -> None:
     shared: dict[str, Any] = {"val_set_size": 8, "eval_steps": 4, "learning_rate": 0.0}
     stock = bench.train(rows(), **shared)
