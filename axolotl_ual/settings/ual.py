@@ -112,6 +112,11 @@ class AnnotateConfig(Section):
                     f"`estimator: {name}` needs a `{name}:` {what}, "
                     f"for example {_NEEDS_SECTION[name]}"
                 )
+        if self.estimator == "distilled" and self.engine.kind == "ray":
+            raise ValueError(
+                "`estimator: distilled` chooses the rows that it judges among all of them, which a "
+                "worker on Ray does not see; set `engine.kind` to local, or take another estimator"
+            )
         return self
 
 

@@ -23,7 +23,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -55,7 +55,6 @@ class Distilled:
         config: the `distilled:` section.
     """
 
-    needs_all_rows: ClassVar[bool] = True
     judge: Estimator
     config: DistilledConfig
 

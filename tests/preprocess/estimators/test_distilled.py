@@ -149,6 +149,15 @@ def test_what_cannot_be_learned_stops(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_workers_that_see_a_part_of_the_rows_are_refused(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, "http://localhost:9/v1", SURE)
+    raw = yaml.safe_load(path.read_text())
+    raw["ual"]["annotate"]["engine"] = {"kind": "ray"}
+    path.write_text(yaml.safe_dump(raw))
+    done = command("annotate", path, "--dry-run")
+    assert done.exit_code == 1 and "set `engine.kind` to local" in " ".join(done.output.split())
+
+
 def test_a_line_is_learned() -> None:
     rng = np.random.default_rng(0)
     features = rng.random((200, 3))
