@@ -205,7 +205,7 @@ def spellings_add_up(asked: Asked) -> Answer:
 
 @behaviour("log-probabilities that are no numbers", score="expected", scored=0, fails=True)
 def logprobs_null(asked: Asked) -> Answer:
-    return good(asked, logprobs=_digits(asked, [(str(asked.digit), None)]))  # type: ignore[list-item]
+    return good(asked, logprobs=_digits(asked, [(str(asked.digit), None)]))
 
 
 @behaviour("lists that are empty", score="expected", requests=14, says="verbalized")

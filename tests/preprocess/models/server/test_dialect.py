@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
+from chat_stub import ChatStub, chat_stub, completion
 from judging_kit import command, write_recipe
 
 from axolotl_ual.preprocess.models.server import dialect
@@ -22,41 +19,21 @@ from axolotl_ual.settings.server import ServerConfig
 OBJECTION = "this deployment keeps nothing: `store` must be false"
 
 
-@pytest.fixture
-def server() -> Iterator[SimpleNamespace]:
+def picky(body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """Answers only where `store` is false."""
-    asked: list[dict[str, Any]] = []
+    if body.get("store") is False:
+        return completion('{"uncertainty": 40}')
+    return 400, {"error": {"message": OBJECTION, "param": "store"}}
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(body)
-            if body.get("store") is False:
-                message = {"role": "assistant", "content": '{"uncertainty": 40}'}
-                choice = {"index": 0, "message": message, "finish_reason": "stop"}
-                usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-                status, reply = 200, {"choices": [choice], "usage": usage}
-            else:
-                status, reply = 400, {"error": {"message": OBJECTION, "param": "store"}}
-            data = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{http.server_port}/v1"
-        yield SimpleNamespace(base_url=url, asked=asked)
-        http.shutdown()
+@pytest.fixture
+def server() -> Iterator[ChatStub]:
+    with chat_stub(picky) as running:
+        yield running
 
 
 def test_a_dialect_from_outside_is_one_row(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: ChatStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_recipe(tmp_path, server, rows=5)
     refused = command("annotate", path)
