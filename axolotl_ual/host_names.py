@@ -40,6 +40,7 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "axolotl.utils.samplers.multipack:pack_parallel(sequence_lengths, bin_capacity, "
         "group_size, bin_size, num_processes=, safe_mode=, mp_start_method=)",
         "axolotl.utils.samplers.utils:get_dataset_lengths(dataset, from_arrow=)",
+        "axolotl.utils.trainer:calculate_total_num_steps(cfg, train_dataset, update=)",
     ),
     "trainer": (
         "transformers.integrations.deepspeed:is_deepspeed_zero3_enabled()",
