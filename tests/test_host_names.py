@@ -163,7 +163,10 @@ def test_a_difference_stops_before_anything_is_loaded(
     monkeypatch.setattr(PluginManager, "_instance", None)
     known_module(monkeypatch, SOURCE)
     monkeypatch.setitem(host_names.NAMES, use, ("axolotl_stand_in:plain(a)",))
+    # From 0.21 on Axolotl has loaded the installed plugin by itself, and that one acts.
+    loaded = PluginManager.get_instance().plugins.values()
+    plugin = next((each for each in loaded if isinstance(each, UALPlugin)), None) or UALPlugin()
     with pytest.raises(UnsupportedError) as caught:
-        UALPlugin().load_datasets(DictDefault(recipe))
+        plugin.load_datasets(DictDefault(recipe))
     assert "axolotl_stand_in:plain: takes (a, b, *rest, c, d=, **more)" in caught.value.problem
     assert caught.value.fix.endswith("pip install 'axolotl-ual[train]'")
