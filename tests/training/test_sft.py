@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 from safetensors.torch import load_file
 
 import tiny
@@ -308,10 +310,14 @@ def test_fsdp2(bench: Bench, adapter: str | None) -> None:
         assert two.values(key) == pytest.approx(one.values(key), rel=1e-6, abs=1e-6), key
 
 
+HEADS = {"head of 32 bits": ["lm_head"]}
+if Version(version("transformers")) < Version("5.20"):
+    # With 5.20 bitsandbytes 0.50 stops on a CPU in the forward of a head of 4 bits itself.
+    HEADS["head of 4 bits"] = ["model.layers.0"]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "skipped", [["lm_head"], ["model.layers.0"]], ids=["head of 32 bits", "head of 4 bits"]
-)
+@pytest.mark.parametrize("skipped", HEADS.values(), ids=HEADS)
 def test_qlora(bench: Bench, skipped: list[str]) -> None:
     """The first step, against the full logits of a model quantised and adapted as the run's."""
     kwargs = {"llm_int8_skip_modules": skipped}
