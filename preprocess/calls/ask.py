@@ -20,13 +20,13 @@ from ..models.server.limiter import Limiter, limiter_of
 from ..progress import Progress
 from .batch import DISCOUNT, BatchRun
 from .budget import Budget, Meter
-from .cache import Answer, AnswerCache, Cache, Values
+from .cache import Answer, AnswerCache, Cache, Values, description
 from .exchange import Exchange
 from .outcomes import Outcome
 from .pending import OnKnown, Pending
 from .plan import Work, count_work
 from .stream import Stream
-from .task import NoLogprobs, Question, Questions
+from .task import NoLogprobs, Question, Questions, Task
 
 Result = TypeVar("Result")
 OnAnswer = Callable[[int, Answer], None]
@@ -212,12 +212,24 @@ class Asker:
         """What was sent otherwise than asked for and who answered, for the manifest."""
         return self._exchange.backend.facts
 
-    @property
-    def lacks_logprobs(self) -> bool:
-        """Whether this server is known to give no log-probabilities for this model."""
+    def lacks_logprobs(self, task: Task[Any]) -> bool:
+        """Whether this server is known to give no log-probabilities for this model.
+
+        Earlier versions remembered nothing of servers, and kept the answers that came without.
+
+        Args:
+            task: that needs them.
+        """
         if self.session.retry_failed:
             return False
-        return bool(self._manners.find([_NOBODY])[0] == {"logprobs": False})
+        if self._manners.find([_NOBODY])[0] == {"logprobs": False}:
+            return True
+        kept, about = self.session.cache.holds, description(task.identity)
+        return kept(about, Outcome.NO_LOGPROBS) and not kept(about, Outcome.SCORED)
+
+    def holds_scores(self, task: Task[Any]) -> bool:
+        """Whether the cache has an answer to this task, to any question, that gave a score."""
+        return self.session.cache.holds(description(task.identity), Outcome.SCORED)
 
     @property
     def _manners(self) -> Values:

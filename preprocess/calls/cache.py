@@ -130,6 +130,15 @@ class AnswerCache(Protocol):
         """Those of the questions that were answered before."""
         ...
 
+    def holds(self, about: str, outcome: Outcome) -> bool:
+        """Whether an answer is kept that ended so.
+
+        Args:
+            about: description of who was asked.
+            outcome: of the answer.
+        """
+        ...
+
     async def claim(self, keys: Mapping[bytes, bool]) -> Claimed:
         """Take questions to ask them, where several processes of one command share a cache.
 
@@ -254,6 +263,16 @@ class Cache:
                 ):
                     found[key] = _answer(values)
         return found
+
+    def holds(self, about: str, outcome: Outcome) -> bool:
+        """Whether an answer is kept that ended so. Goes through the file where there is none."""
+        with self._explained():
+            found = self._db.execute(
+                "SELECT 1 FROM answers WHERE outcome = ? AND "
+                "asker = (SELECT id FROM askers WHERE description = ?) LIMIT 1",
+                (outcome.value, about),
+            ).fetchone()
+        return found is not None
 
     async def claim(self, keys: Mapping[bytes, bool]) -> Claimed:
         """All of them: nobody else asks in this command."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ..calls.cache import Answer, Cache, Claimed, Entry
+from ..calls.outcomes import Outcome
 from ..models.server.limiter import Bucket
 from .leases import Lease, Treasury
 
@@ -97,6 +98,10 @@ class Coordinator:
     async def find(self, keys: list[bytes]) -> dict[bytes, Answer]:
         """Those of the questions that were answered before."""
         return self._cache.find(keys)
+
+    async def holds(self, about: str, outcome: Outcome) -> bool:
+        """Whether an answer is kept that ended so."""
+        return self._cache.holds(about, outcome)
 
     async def claim(self, worker: int, keys: Mapping[bytes, bool]) -> Claimed:
         """Let a worker ask questions, unless another does or they are answered.

@@ -20,6 +20,7 @@ from axolotl_ual.settings.server import ServerConfig
 
 from ..calls.ask import Session
 from ..calls.cache import Answer, Claimed, Entry, Values
+from ..calls.outcomes import Outcome
 from ..models.server.limiter import Limiter
 from ..models.server.pacing import Start
 from .leases import LeasedBudget
@@ -215,6 +216,10 @@ class SharedCache:
         wanted = list(keys)
         found: dict[bytes, Answer] = _get(self._coordinator.find.remote(wanted)) if wanted else {}
         return found
+
+    def holds(self, about: str, outcome: Outcome) -> bool:
+        """Whether an answer is kept that ended so."""
+        return bool(_get(self._coordinator.holds.remote(about, outcome)))
 
     async def claim(self, keys: Mapping[bytes, bool]) -> Claimed:
         """Take questions to ask them."""

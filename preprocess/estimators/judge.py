@@ -73,13 +73,42 @@ class Judge:
         wanted = len(samples) * self.repeats
         known = wanted - work.requests
         rest = f"; {known:,} of {wanted:,} are in the cache or equal to another" if known else ""
-        return work.plan(f"{self.name}: {work.requests:,} requests{rest}")
+        plan = work.plan(f"{self.name}: {work.requests:,} requests{rest}")
+        beside = self.asked_beside(samples)
+        return replace(plan, lines=[*plan.lines, *([f"  {beside}"] if beside else [])])
 
     def settled(self) -> Judge:
         """This judge, or with stated numbers where its server gives no log-probabilities."""
-        if not self.task.needs_logprobs or not self.asker.lacks_logprobs:
+        if not self.task.needs_logprobs or not self.asker.lacks_logprobs(self.task):
             return self
+        return self.verbalized
+
+    @property
+    def verbalized(self) -> Judge:
+        """This judge, asked for stated numbers."""
         return replace(self, task=replace(self.task, score="verbalized"))
+
+    def asked_beside(self, samples: Sequence[Sample]) -> str:
+        """What to say where stated numbers are kept and none by log-probabilities; or nothing.
+
+        They may be of a server that gives none, or of a run that asked for nothing else.
+        """
+        task, asker = self.task, self.asker
+        if (
+            not task.needs_logprobs
+            or asker.holds_scores(task)
+            or not asker.holds_scores(self.verbalized.task)
+        ):
+            return ""
+        wanted = len(samples) * self.repeats
+        known = wanted - asker.plan(self.verbalized.questions(samples)).requests
+        if not known:
+            return ""
+        return (
+            f"{self.name}: the cache holds {known:,} of {wanted:,} answers as stated numbers, and "
+            f"none by log-probabilities: `score: expected` asks {wanted:,} times for these, or, "
+            "where the server gives none, a few times; `score: verbalized` uses what is there"
+        )
 
     def notices(self) -> Notices:
         """A fresh look at its answers."""
@@ -165,7 +194,9 @@ class JudgeRun:
             self._settle(index, row, answer)
 
         if self.judges[index].settled() is not self.judges[index]:
-            self._fall_back(index)
+            self._fall_back(index, ", as the cache knows; --retry-failed asks it again")
+        elif beside := self.judges[index].asked_beside(self._samples):
+            self._progress.say(beside)
         while True:
             judge = self.judges[index]
             try:
@@ -175,16 +206,16 @@ class JudgeRun:
             else:
                 return
 
-    def _fall_back(self, index: int) -> None:
+    def _fall_back(self, index: int, how: str = "") -> None:
         """Go on with stated numbers: this server gives no log-probabilities."""
         judge = self.judges[index]
         self._progress.say(
             f"{judge.asker.endpoint.server.url} gives no log-probabilities for "
             f"{judge.task.config.model}: `score: expected` falls back to `score: verbalized` for "
-            "all rows"
+            f"all rows{how}"
         )
         self._left[self.tallies[index].complete] += 1
-        self.judges[index] = replace(judge, task=replace(judge.task, score="verbalized"))
+        self.judges[index] = judge.verbalized
         self.tallies[index] = Tally(len(self._samples), judge.repeats)
         self.notices[index] = self.judges[index].notices()
 

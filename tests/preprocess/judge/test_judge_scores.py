@@ -11,6 +11,7 @@ import yaml
 from judging_kit import (
     command,
     estimate,
+    plan,
     run,
     sample,
     samples,
@@ -22,7 +23,13 @@ from judging_kit import (
 
 import judge_server
 from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
+from axolotl_ual.preprocess.calls.cache import Answer, Cache, Entry, KeyMaker
+from axolotl_ual.preprocess.calls.outcomes import Outcome
+from axolotl_ual.preprocess.data.sample import Sample
 from axolotl_ual.preprocess.estimators.base import Estimation
+from axolotl_ual.preprocess.judge.rubric import load_rubric
+from axolotl_ual.preprocess.judge.uncertainty import Uncertainty
+from axolotl_ual.settings.estimators import JudgeConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
 
@@ -72,6 +79,71 @@ def test_without_log_probabilities_all_rows_are_verbalized(
     again, _ = estimate(server, tmp_path, asked, score="expected", max_concurrency=8)
     assert server.stats()["requests"] == sent
     assert again.facts["score"] == "verbalized"
+
+
+def tasks(server: judge_server.Running) -> tuple[Uncertainty, Uncertainty]:
+    """A question for a digit, and one for a number."""
+    config = JudgeConfig.model_validate(settings(server))
+    rubric = load_rubric("uncertainty-v1")
+    return Uncertainty(config, rubric, "expected"), Uncertainty(config, rubric, "verbalized")
+
+
+def kept(task: Uncertainty, asked: list[Sample], *answers: Answer) -> list[Entry]:
+    keys = KeyMaker(task.identity)
+    about = keys.description
+    return [(keys.key(s), about, answer) for s, answer in zip(asked, answers, strict=False)]
+
+
+def test_an_earlier_cache_without_log_probabilities_is_enough(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """It names no server, but keeps the digit that came without log-probabilities."""
+    asked, stated_ = samples(30), Answer(Outcome.SCORED, 0.5, text="{}")
+    expected, verbalized = tasks(server)
+    with Cache(tmp_path) as cache:
+        cache.add(kept(expected, asked, Answer(Outcome.NO_LOGPROBS, text="5")))
+        cache.add(kept(verbalized, asked, *[stated_] * 30))
+    annotate = {"output": "out", "judge": settings(server, score="expected")}
+    config = AnnotateConfig.model_validate({**annotate, "cache": str(tmp_path)})
+    assert plan(config, asked).requests == 0
+    result, progress = run(config, asked)
+    assert server.stats()["requests"] == 0
+    np.testing.assert_array_equal(result.uncertainty, np.float32(0.5))
+    (line,) = [line for line in progress.lines if "falls back" in line]
+    assert "as the cache knows; --retry-failed asks it again" in line
+    run(config, asked, retry_failed=True)
+    assert server.stats()["requests"] == 30
+
+
+def test_a_cache_with_log_probabilities_is_no_reason_to_fall_back(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """The same model once answered elsewhere without; here it gives them."""
+    asked = samples(3)
+    expected, verbalized = tasks(server)
+    with Cache(tmp_path) as cache:
+        answers = (Answer(Outcome.NO_LOGPROBS, text="5"), Answer(Outcome.SCORED, 0.25, 0.9))
+        cache.add(kept(expected, asked, *answers))
+        cache.add(kept(verbalized, asked, *[Answer(Outcome.SCORED, 0.5)] * 3))
+    result, progress = estimate(server, tmp_path, asked, score="expected")
+    assert result.facts["score"] == "expected"
+    assert server.stats()["requests"] == 2 and not progress.lines
+
+
+def test_stated_numbers_in_the_cache_are_told_before_others_are_asked_for(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """Of 10 rows 7 were asked for a number, perhaps because nobody wanted anything else."""
+    asked = samples(10)
+    estimate(server, tmp_path, asked[:7])
+    annotate = {"output": "out", "judge": settings(server, score="expected")}
+    config = AnnotateConfig.model_validate({**annotate, "cache": str(tmp_path)})
+    said = "holds 7 of 10 answers as stated numbers, and none by log-probabilities"
+    assert any(said in line for line in plan(config, asked).lines)
+    result, progress = run(config, asked)
+    assert said in progress.lines[0]
+    assert (result.facts["score"], server.stats()["requests"]) == ("expected", 7 + 10)
+    assert not run(config, asked)[1].lines
 
 
 def test_repeats_are_kept_apart(server: judge_server.Running, tmp_path: Path) -> None:
