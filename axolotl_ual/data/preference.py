@@ -8,10 +8,11 @@ import numpy as np
 from axolotl.common import datasets
 from axolotl.utils.logging import get_logger
 
-from axolotl_ual.columns import SMOOTHING
+from axolotl_ual.columns import MARGIN, SMOOTHING
 from axolotl_ual.data.carry import command_line, smoothing_values
-from axolotl_ual.errors import AnnotationError, DataError
-from axolotl_ual.settings.preference import SMOOTHED, kind_of_rl
+from axolotl_ual.errors import AnnotationError, ConfigError, DataError
+from axolotl_ual.losses.target_margin import target_margins
+from axolotl_ual.settings.preference import SMOOTHED, MarginConfig, kind_of_rl
 from axolotl_ual.settings.ual import UALConfig
 
 LOG = get_logger(__name__)
@@ -33,6 +34,49 @@ def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
     elif ual.preference.smoothing:
         LOG.info(_checked_pairs(loaded.train_dataset))
     return loaded
+
+
+def with_margins(dataset: Any, config: MarginConfig) -> Any:
+    """Training pairs with `ual_margin`, which is fixed on all of them.
+
+    Raises:
+        AnnotationError: the pairs have no such column.
+        DataError: a gap is null or no finite number.
+        ConfigError: all gaps are equal, so that no margin differs from the mean one.
+    """
+    where = f"ual.preference.margin.by: {config.by}"
+    if config.column not in dataset.column_names:
+        raise AnnotationError(
+            f"{where}: the training pairs have no column `{config.column}`",
+            "make pairs that have it, or name a column that every entry of `datasets:` has",
+        )
+    table = dataset.select_columns([config.column]).with_format("arrow")[:]
+    try:
+        gaps = np.asarray(table[config.column].to_pylist(), dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{where}: a value is not a number: {error}", "name a column of numbers"
+        ) from None
+    wrong = np.flatnonzero(~np.isfinite(gaps))
+    if wrong.size:
+        raise DataError(
+            f"{where}: pair {int(wrong[0])} has {gaps[wrong[0]]}, and a target margin needs a "
+            f"finite number ({wrong.size} such pairs)",
+            "repair the column, or name another",
+        )
+    margins = target_margins(gaps, config.mean, config.tau)
+    if not margins.any():
+        raise ConfigError(
+            f"{where}: every pair has {gaps[0]:g}, so that all target margins are equal and have "
+            "no effect",
+            "take `margin:` out, or name another column",
+        )
+    LOG.info(
+        f"ual: target margins of {len(margins)} training pairs are {config.mean:g} on average, "
+        f"from {config.mean + margins.min():.4f} to {config.mean + margins.max():.4f}"
+    )
+    kept = dataset.remove_columns([name for name in [MARGIN] if name in dataset.column_names])
+    return kept.add_column(MARGIN, margins.astype(np.float32))
 
 
 def _checked_pairs(dataset: Any) -> str:

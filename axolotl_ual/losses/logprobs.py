@@ -50,10 +50,30 @@ def token_logprobs(
         float32 (float64 for float64 logits) of shape (N,).
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    result: Tensor = _TokenLogprobs.apply(
-        hidden_NH, labels_N, _Head(head, transform), chunk, *trained
-    )
+    job = _Head(head, transform)
+    result: Tensor = _TokenLogprobs.apply(hidden_NH, labels_N, job, chunk, False, *trained)[0]
     return result
+
+
+def aligned_logprobs(
+    hidden_NH: Tensor,
+    labels_N: Tensor,
+    head: Callable[[Tensor], Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    transform: Transform = IDENTITY,
+    chunk: int = 256,
+) -> Tensor:
+    """Log-probability of each label, and of the same token drawn twice, from the same logits.
+
+    The arguments are those of `token_logprobs`.
+
+    Returns:
+        Shape (2, N): log p(y), with its gradient, and log sum_v p(v)^2, without any.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    job = _Head(head, transform)
+    return torch.stack(_TokenLogprobs.apply(hidden_NH, labels_N, job, chunk, True, *trained))
 
 
 def token_statistics(
@@ -84,10 +104,13 @@ class _Head:
     def logits(self, hidden_CH: Tensor) -> Tensor:
         return self.transform(self.head(hidden_CH))
 
-    def logprobs(self, hidden_CH: Tensor, labels_C: Tensor) -> Tensor:
+    def logprobs(self, hidden_CH: Tensor, labels_C: Tensor, aligned: bool) -> tuple[Tensor, Tensor]:
         logits_CV = self.logits(hidden_CH)
         picked_C = logits_CV.gather(1, labels_C[:, None])[:, 0]
-        return picked_C - torch.logsumexp(logits_CV, dim=1)
+        total_C = torch.logsumexp(logits_CV, dim=1)
+        if not aligned:
+            return picked_C - total_C, total_C[:0]
+        return picked_C - total_C, torch.logsumexp(2.0 * logits_CV, dim=1) - 2.0 * total_C
 
     def statistics(self, hidden_CH: Tensor, labels_C: Tensor) -> Tensor:
         logits_CV = self.logits(hidden_CH)
@@ -124,8 +147,14 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, labels_N: Tensor, head: _Head, chunk: int, *trained: Tensor
-    ) -> Tensor:
+        ctx: Any,
+        hidden_NH: Tensor,
+        labels_N: Tensor,
+        head: _Head,
+        chunk: int,
+        aligned: bool,
+        *trained: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden_NH, labels_N, *trained)
         ctx.head, ctx.chunk, ctx.randomness = head, chunk, _Randomness(hidden_NH)
         device = hidden_NH.device.type
@@ -135,12 +164,14 @@ class _TokenLogprobs(torch.autograd.Function):
             "dtype": torch.get_autocast_dtype(device),
         }
         parts = [
-            head.logprobs(hidden_CH, labels_C)
+            head.logprobs(hidden_CH, labels_C, aligned)
             for hidden_CH, labels_C in zip(
                 hidden_NH.split(chunk), labels_N.split(chunk), strict=True
             )
         ]
-        return torch.cat(parts)
+        logprobs_N, collisions_N = (torch.cat(values) for values in zip(*parts, strict=True))
+        ctx.mark_non_differentiable(collisions_N)
+        return logprobs_N, collisions_N
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -164,7 +195,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 ]
         dtypes = [parameter.dtype for parameter in trained]
         cast = (g if g is None else g.to(d) for g, d in zip(grad_trained, dtypes, strict=True))
-        return (grad_hidden_NH, None, None, None, *cast)
+        return (grad_hidden_NH, None, None, None, None, *cast)
 
 
 def _logits_gradient(logits_CV: Tensor, labels_C: Tensor, grad_C: Tensor) -> Tensor:

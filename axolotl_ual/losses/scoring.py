@@ -20,18 +20,20 @@ from axolotl_ual.errors import UnsupportedError
 
 from .encoding import IGNORE_INDEX
 from .heads import Tap, replaced_forward
-from .logprobs import token_logprobs, token_statistics
+from .logprobs import aligned_logprobs, token_logprobs, token_statistics
 from .transform import require_equal, transform_of
 
 
 class TokenScorer:
     """Binds token scores to one causal language model.
 
-    While it is installed the model's forward takes two more arguments:
+    While it is installed the model's forward takes three more arguments:
 
     - `ual_labels`, int64 of shape (B, T): the forward returns, as its `logits`, the
       log-probability of each label given what is before it, float32 of shape (B, T), 0 where the
       label is -100 and at the first position;
+    - `ual_aligned=True`: of shape (2, B, T) instead, that log-probability and the logarithm of the
+      sum of squared probabilities of the position, the latter without gradients;
     - `ual_statistics=True`: of shape (3, B, T) instead, without gradients: that
       log-probability, the largest one of the position, and 1 where the label has it.
 
@@ -60,6 +62,7 @@ class TokenScorer:
         self,
         *args: Any,
         ual_labels: Tensor | None = None,
+        ual_aligned: bool = False,
         ual_statistics: bool = False,
         **kwargs: Any,
     ) -> Any:
@@ -69,7 +72,7 @@ class TokenScorer:
             outputs, hidden_BTH = self._run(args, kwargs, ual_labels.shape)
         finally:
             self.head.take()
-        outputs["logits"] = self._scores(hidden_BTH, ual_labels, ual_statistics)
+        outputs["logits"] = self._scores(hidden_BTH, ual_labels, ual_statistics, ual_aligned)
         return outputs
 
     def _run(self, args: Any, kwargs: Any, shape: torch.Size) -> tuple[Any, Tensor]:
@@ -97,7 +100,9 @@ class TokenScorer:
             self._checked = True
         return outputs, hidden_BTH
 
-    def _scores(self, hidden_BTH: Tensor, labels_BT: Tensor, statistics: bool) -> Tensor:
+    def _scores(
+        self, hidden_BTH: Tensor, labels_BT: Tensor, statistics: bool, aligned: bool
+    ) -> Tensor:
         next_BT = labels_BT[:, 1:]
         asked_BT = next_BT != IGNORE_INDEX
         labels_N = next_BT[asked_BT]
@@ -106,7 +111,8 @@ class TokenScorer:
             job = partial(token_statistics, labels_N=labels_N, **how)
         else:
             parameters = list(self.head.module.parameters())
-            job = partial(token_logprobs, labels_N=labels_N, parameters=parameters, **how)
+            compute = aligned_logprobs if aligned else token_logprobs
+            job = partial(compute, labels_N=labels_N, parameters=parameters, **how)
         scores_XN = self.head.call(hidden_BTH[:, :-1][asked_BT], job)
         leading = scores_XN.shape[:-1]
         scores = scores_XN.new_zeros((*leading, *labels_BT.shape))

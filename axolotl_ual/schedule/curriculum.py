@@ -11,7 +11,7 @@ from axolotl.utils.logging import get_logger
 from axolotl_ual.columns import PREFIX
 from axolotl_ual.data.carry import load_datasets
 from axolotl_ual.data.keep import keep_part, own_column
-from axolotl_ual.data.preference import load_pairs
+from axolotl_ual.data.preference import load_pairs, with_margins
 from axolotl_ual.data.sources import trained_sources
 from axolotl_ual.data.top_k import with_top_k
 from axolotl_ual.errors import ConfigError, UnsupportedError
@@ -94,6 +94,8 @@ def load(cfg: Any, preprocess: bool, recipe_name: str) -> tuple[Any, Curriculum 
             loaded = load_datasets(cfg, preprocess, {**own, **own_column(ual.curriculum.keep)})
     if ual.curriculum.keep is not None:
         keep_part(cfg, ual.curriculum.keep, loaded)
+    if ual.preference.margin is not None:
+        loaded.train_dataset = with_margins(loaded.train_dataset, ual.preference.margin)
     if ual.smoothing.reference_top_k is not None:
         loaded.train_dataset = with_top_k(cfg, ual.smoothing, loaded.train_dataset)
     if not ual.curriculum.active:

@@ -104,7 +104,8 @@ _OTHER_LOSSES = {
     "dpo_label_smoothing": "is one smoothing for all pairs, and Axolotl's sigmoid loss does not "
     "even use it; each pair has its own `ual_smoothing`",
     "dpo_loss_weights": "weights several losses, and one is smoothed here",
-    "dpo_use_weighting": "weights pairs by log-probabilities over the whole vocabulary",
+    "dpo_use_weighting": "weights pairs by log-probabilities over the whole vocabulary; "
+    "`ual.preference.weighting: wpo` does so in chunks",
     "dpo_use_liger_kernel": "computes the loss in a kernel that knows no pair's smoothing; "
     "log-probabilities are taken in chunks without it",
     "dpo_padding_free": "is not what the trainer does; it pads",
@@ -330,7 +331,7 @@ def _of_the_loss(recipe: Mapping[str, Any]) -> Iterator[UALError]:
 
 
 def _without_effect(rl: str, ual: UALConfig) -> Iterator[UALError]:
-    if rl not in SMOOTHED or not ual.preference.smoothing:
+    if ual.curriculum.keep is None and not (rl in SMOOTHED and ual.preference.changes_the_loss):
         yield ConfigError(
             f"rl: {rl}: no pair is smoothed ({' and '.join(SMOOTHED)} can, with "
             "`ual.preference.smoothing`), and `ual.curriculum.mode` is none: the plugin would "
@@ -340,10 +341,10 @@ def _without_effect(rl: str, ual: UALConfig) -> Iterator[UALError]:
 
 
 def _without_smoothing(rl: str, ual: UALConfig) -> Iterator[UALError]:
-    if ual.preference.beta is not None:
+    for key, value in ual.preference.of_dpo_only():
         yield ConfigError(
-            f"ual.preference.beta: {ual.preference.beta}: of `rl: dpo` and `rl: ipo` only, and "
-            f"this is `rl: {rl}`",
+            f"ual.preference.{key}: {value}: of `rl: dpo` and `rl: ipo` only, and this is "
+            f"`rl: {rl}`",
             "take it out",
         )
 

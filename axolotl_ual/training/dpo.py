@@ -1,4 +1,4 @@
-"""Axolotl's preference trainers, in the order of a curriculum and with smoothed pairs.
+"""Axolotl's preference trainers, in the order of a curriculum and with a loss of each pair's own.
 
 A step trains on K pairs in all of its micro-batches and processes. Trainer and engines average
 over micro-batches, so a micro-batch of a last step that K does not fill is weighted by its share:
@@ -24,15 +24,27 @@ from transformers.trainer_utils import seed_worker
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
+from axolotl_ual.columns import MARGIN, PREFIX, SMOOTHING, STAGE
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing, encode_smoothing
 from axolotl_ual.losses.heads import causal_lm
-from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
+from axolotl_ual.losses.preference import (
+    PreferenceKind,
+    flip_factor,
+    pair_margin,
+    policy_weight,
+    preference_loss,
+)
 from axolotl_ual.losses.scoring import TokenScorer
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.training.batches import PlanSampler
-from axolotl_ual.training.metrics import PREFERENCE_PART, SMOOTHING_PART, TOKENS, Means
+from axolotl_ual.training.metrics import (
+    POLICY_WEIGHT,
+    PREFERENCE_PART,
+    SMOOTHING_PART,
+    TOKENS,
+    Means,
+)
 from axolotl_ual.training.staged import StagedMixin
 from axolotl_ual.training.transitions import Scores
 
@@ -53,17 +65,17 @@ _WITHOUT_EFFECT: dict[str, Any] = {
 class PairCollator:
     """Wraps a collator of TRL, which knows nothing of our columns.
 
-    The batch gets `ual_smoothing`, int32 of shape (P,), the bits of the float32 smoothing of each
-    pair: training engines cast float inputs, not integers.
+    The batch gets columns of ours, int32 of shape (P,), the bits of the float32 of each pair:
+    training engines cast float inputs, not integers.
 
     Args:
         base: TRL's collator.
-        smoothing: whether pairs carry a smoothing.
+        columns: those of numbers that the loss reads.
     """
 
-    def __init__(self, base: Callable[..., Any], *, smoothing: bool) -> None:
+    def __init__(self, base: Callable[..., Any], columns: Sequence[str] = ()) -> None:
         self.base = base
-        self.smoothing = smoothing
+        self.columns = columns
 
     def __call__(self, features: Sequence[Mapping[str, Any]]) -> Any:
         """Collate rows of a preference dataset."""
@@ -72,9 +84,9 @@ class PairCollator:
             for row in features
         ]
         batch = self.base(_rotate_mismatched(rows))
-        if self.smoothing:
-            values = [row[SMOOTHING] for row in features]
-            batch[SMOOTHING] = encode_smoothing(torch.tensor(values, dtype=torch.float32))
+        for name in self.columns:
+            values = torch.tensor([row[name] for row in features], dtype=torch.float32)
+            batch[name] = encode_smoothing(values)
         return batch
 
 
@@ -90,7 +102,6 @@ def _rotate_mismatched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class StagedPairsMixin(StagedMixin):
     """The order of a curriculum for trainers of TRL that know nothing of plans."""
 
-    smooths_pairs = False
     scores_predictions = False
     _padding = False
 
@@ -100,14 +111,16 @@ class StagedPairsMixin(StagedMixin):
         return parse_ual(PluginManager.get_instance().cfg.ual)
 
     def get_train_dataloader(self) -> Any:
-        """The dataloader, whose batches carry smoothing and stage."""
+        """The dataloader, whose batches carry the stage and what the loss reads of each pair."""
         plain = self.data_collator
-        smoothing = self.smooths_pairs and self.ual.preference.smoothing
-        self.data_collator = PairCollator(plain, smoothing=smoothing)
+        self.data_collator = PairCollator(plain, self._columns())
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = plain
+
+    def _columns(self) -> list[str]:
+        return []
 
     def _get_dataloader(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """The trainer's own, or one over a plan: transformers takes no sampler of batches."""
@@ -148,8 +161,7 @@ class StagedPairsMixin(StagedMixin):
         return (result[0] * share, result[1]) if return_outputs else result * share
 
     def _pairs_loss(self, model: Any, inputs: dict[str, Any], outputs: bool, items: Any) -> Any:
-        for name in (SMOOTHING, STAGE):
-            inputs.pop(name, None)
+        inputs.pop(STAGE, None)
         return super().compute_loss(model, inputs, outputs, items)
 
 
@@ -172,7 +184,6 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
     loss, so that its figures compare with ordinary DPO.
     """
 
-    smooths_pairs = True
     scores_predictions = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -213,13 +224,21 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
         self._installed.enter_context(scorer.installed())
         self._scorers[id(inner)] = scorer
 
+    def _columns(self) -> list[str]:
+        preference = self.ual.preference
+        used = {SMOOTHING: preference.smoothing, MARGIN: preference.margin is not None}
+        return [name for name, is_used in used.items() if is_used]
+
     @property
     def kind(self) -> PreferenceKind:
         """The loss of a pair."""
         return "ipo" if list(self.loss_types) == ["ipo"] else "sigmoid"
 
     def _sums(self, model: Any, inputs: Mapping[str, Any], **further: Any) -> tuple[Tensor, Any]:
-        """Log-probability of each completion, shape (2P,), chosen first; and the outputs."""
+        """Log-probability of each completion, shape (2P,), chosen first; and the outputs.
+
+        With `ual_aligned=True` the outputs' logits hold what `policy_weight` takes.
+        """
         self._install(model)
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORE_INDEX)
         given = {
@@ -228,7 +247,8 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
             if key not in ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
         }
         outputs = model(**given, **further, ual_labels=labels, use_cache=False)
-        return outputs.logits.sum(dim=-1), outputs
+        logprobs_ST = outputs.logits[0] if further.get("ual_aligned") else outputs.logits
+        return logprobs_ST.sum(dim=-1), outputs
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Log-probabilities under the reference: another model, or this one without its adapter."""
@@ -252,20 +272,38 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
 
     def _pairs_loss(self, model: Any, inputs: dict[str, Any], outputs: bool, items: Any) -> Any:
         bits_P, stage_P = inputs.pop(SMOOTHING, None), inputs.pop(STAGE, None)
-        router = {"output_router_logits": True} if self.aux_loss_enabled else {}
-        sums_S, model_outputs = self._sums(model, inputs, **router)
+        target_P = inputs.pop(MARGIN, None)
+        weighted = self.model.training and self.ual.preference.weighting == "wpo"
+        further = {"ual_aligned": True} if weighted else {}
+        if self.aux_loss_enabled:
+            further["output_router_logits"] = True
+        sums_S, model_outputs = self._sums(model, inputs, **further)
         ratio_S = sums_S - self._reference(inputs)
         lengths_S = inputs["completion_mask"].sum(dim=1)
         margin_P = pair_margin(ratio_S, lengths_S, self.kind)
         beta_P = self._beta(margin_P, stage_P)
-        smoothing_P = torch.zeros_like(margin_P) if bits_P is None else decode_smoothing(bits_P)
-        base_P, penalty_P = preference_loss(margin_P, smoothing_P, beta_P, self.kind)
+        if target_P is not None:
+            margin_P = margin_P - decode_smoothing(target_P) / beta_P
+        smoothing_P = torch.zeros_like(margin_P)
+        if bits_P is not None:
+            smoothing_P = decode_smoothing(bits_P).to(margin_P.dtype)
+        factor_P = flip_factor(smoothing_P, self.ual.preference.flips)
+        base_P, penalty_P = preference_loss(margin_P, factor_P, beta_P, self.kind)
+        if weighted:
+            logprobs_ST, collisions_ST = model_outputs.logits
+            weight_P = policy_weight(logprobs_ST, collisions_ST, lengths_S)
+            base_P, penalty_P = base_P * weight_P, penalty_P * weight_P
+            self._means["train"].add(POLICY_WEIGHT, weight_P, self._counted(weight_P))
         loss = (base_P + penalty_P).mean()
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * model_outputs.aux_loss
         with torch.no_grad():
             self._record(base_P, penalty_P, beta_P, sums_S, ratio_S, stage_P, inputs)
         return (loss, model_outputs) if outputs else loss
+
+    def _counted(self, values_P: Tensor) -> Tensor:
+        """1 for each pair; 0 in padding."""
+        return torch.full_like(values_P, 0.0 if self._padding else 1.0)
 
     def scores(self, inputs: dict[str, Any]) -> Scores:
         """Preferences of a validation batch, with the recipe's beta and no smoothing."""
@@ -297,7 +335,7 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
         chosen_P, rejected_P = (ratio_S * beta_P.repeat(2)).chunk(2)
         won_P, margin_P = (chosen_P > rejected_P).to(base_P.dtype), chosen_P - rejected_P
         chosen_logps_P, rejected_logps_P = sums_S.chunk(2)
-        count_P = torch.full_like(base_P, 0.0 if self._padding else 1.0)
+        count_P = self._counted(base_P)
         for name, values_P in (
             (PREFERENCE_PART, base_P),
             (SMOOTHING_PART, penalty_P),

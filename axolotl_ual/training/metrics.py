@@ -10,6 +10,8 @@ from torch import Tensor
 
 NLL: Final = "loss/nll"
 SMOOTHING_PART: Final = "loss/smoothing"
+POLICY_WEIGHT: Final = "ual/policy_weight"
+"""Mean weight of a pair by WPO."""
 PREFERENCE_PART: Final = "loss/preference"
 KL: Final = "ual/reference_kl"
 """KL divergence of the model's prediction from the reference's, in nats a smoothed token."""

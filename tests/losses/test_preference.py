@@ -9,23 +9,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from axolotl_ual.losses.logprobs import token_logprobs, token_statistics
-from axolotl_ual.losses.preference import PreferenceKind, pair_margin, preference_loss
+from axolotl_ual.losses.logprobs import aligned_logprobs, token_logprobs, token_statistics
+from axolotl_ual.losses.preference import (
+    Flips,
+    PreferenceKind,
+    flip_factor,
+    pair_margin,
+    policy_weight,
+    preference_loss,
+)
+from axolotl_ual.losses.target_margin import target_margins
 from axolotl_ual.losses.transform import Transform
-from reference.preference import ipo_pair, log_prob, sigmoid_pair
+from reference.preference import (
+    collision,
+    ipo_pair,
+    log_prob,
+    robust_ipo_pair,
+    robust_pair,
+    sigmoid_pair,
+    target_margin_descent,
+)
 
-KINDS: dict[PreferenceKind, Any] = {"sigmoid": sigmoid_pair, "ipo": ipo_pair}
+SLOW: dict[tuple[PreferenceKind, Flips], Any] = {
+    ("sigmoid", "conservative"): sigmoid_pair,
+    ("sigmoid", "robust"): robust_pair,
+    ("ipo", "conservative"): ipo_pair,
+    ("ipo", "robust"): robust_ipo_pair,
+}
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
-def test_pairs_equal_the_formula(kind: PreferenceKind) -> None:
+@pytest.mark.parametrize(("kind", "flips"), list(SLOW))
+def test_pairs_equal_the_formula(kind: PreferenceKind, flips: Flips) -> None:
     generator = torch.Generator().manual_seed(0)
     margin = (4 * torch.randn(50, generator=generator, dtype=torch.float64)).requires_grad_()
     eps = 0.49 * torch.rand(50, generator=generator, dtype=torch.float64)
     beta = 0.05 + torch.rand(50, generator=generator, dtype=torch.float64)
-    base, penalty = preference_loss(margin, eps, beta, kind)
+    base, penalty = preference_loss(margin, flip_factor(eps, flips), beta, kind)
+    slow = SLOW[kind, flips]
     expected = torch.stack(
-        [KINDS[kind](m, float(e), float(b)) for m, e, b in zip(margin, eps, beta, strict=True)]
+        [slow(m, float(e), float(b)) for m, e, b in zip(margin, eps, beta, strict=True)]
     )
     torch.testing.assert_close(base + penalty, expected, rtol=1e-12, atol=1e-13)
     (ours,) = torch.autograd.grad((base + penalty).sum(), margin)
@@ -45,6 +67,53 @@ def test_one_pair_by_hand() -> None:
         torch.tensor([2.0]), torch.tensor([0.25]), torch.tensor([0.5]), "ipo"
     )
     assert (base.item(), penalty.item()) == (1.0, 2.0)
+
+
+def test_the_robust_loss_is_right_on_average_over_flips() -> None:
+    # A share of 0.2 of the labels flipped: 0.8 of the pairs have margin h and 0.2 have -h, and the
+    # mean of their robust losses is the plain loss of h.
+    margin, eps, beta = torch.tensor([1.5, -1.5]), torch.tensor([0.2, 0.2]), torch.ones(2)
+    base, penalty = preference_loss(margin, flip_factor(eps, "robust"), beta, "sigmoid")
+    right, wrong = (base + penalty).tolist()
+    assert 0.8 * right + 0.2 * wrong == pytest.approx(base[0].item(), abs=1e-6)
+
+
+def test_nothing_to_weigh_leaves_the_bits() -> None:
+    margin, none, beta = torch.randn(9), torch.zeros(9), torch.full((9,), 0.1)
+    base, penalty = preference_loss(margin - none / beta, none, beta, "sigmoid")
+    assert flip_factor(none, "robust").abs().equal(none)
+    assert (base + penalty).equal(-F.logsigmoid(beta * margin))
+
+
+def test_the_weight_of_a_pair_by_hand() -> None:
+    # Chosen: two tokens, log-ratios to the aligning sum -1 and -3, mean -2. Rejected: one of -0.5.
+    logprobs = torch.tensor([[-2.0, -4.0, 0.0], [0.0, -1.5, 0.0]], requires_grad=True)
+    collisions = torch.tensor([[-1.0, -1.0, 0.0], [0.0, -1.0, 0.0]])
+    weight = policy_weight(logprobs, collisions, torch.tensor([2, 1]))
+    assert weight.tolist() == pytest.approx([torch.tensor(-2.5).exp().item()])
+    assert not weight.requires_grad
+    # Without tokens the mean of none is 0: the weight is 1.
+    assert policy_weight(logprobs[:, :0], collisions[:, :0], torch.zeros(2)).tolist() == [1.0]
+
+
+GAPS = [0.9, 0.1, 0.5, 0.5, 2.0, -1.0]
+
+
+@pytest.mark.parametrize(("mean", "tau"), [(0.5, 0.1), (2.0, 0.5), (0.4, 10.0)])
+def test_target_margins_minimise_the_objective(mean: float, tau: float) -> None:
+    found = target_margins(GAPS, mean, tau)
+    assert found.tolist() == pytest.approx(target_margin_descent(GAPS, mean, tau), abs=1e-9)
+    assert found.mean() == pytest.approx(0.0, abs=1e-12)
+    assert found.min() > -mean
+    ascending = found[[5, 1, 2, 0, 4]]
+    assert (ascending[1:] > ascending[:-1]).all() and found[2] == found[3]
+
+
+def test_equal_gaps_shift_nothing_and_steep_ones_stay_finite() -> None:
+    assert target_margins([0.3] * 4, 0.5, 0.1).tolist() == [0.0] * 4
+    steep = target_margins([0.0, 0.0, 0.0, 5.0], 1.0, 0.01)
+    # Nearly all of the margin is the wide pair's: 4 times the mean, less the mean.
+    assert steep == pytest.approx([-1.0, -1.0, -1.0, 3.0], abs=0.2)
 
 
 def test_large_margins_stay_finite() -> None:
@@ -88,6 +157,23 @@ def test_logprobs_and_gradients_equal_the_reference(
     slow = torch.autograd.grad((expected * weights).sum(), wanted)
     for one, other in zip(grads, slow, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("chunk", [4, 100])
+def test_aligned_logprobs_have_one_gradient(chunk: int) -> None:
+    hidden, labels, head = case(torch.float64, True)
+    parameters = list(head.parameters())
+    logprobs, collisions = aligned_logprobs(hidden, labels, head, parameters, chunk=chunk)
+    plain = token_logprobs(hidden, labels, head, parameters, chunk=chunk)
+    assert logprobs.equal(plain)
+    torch.testing.assert_close(collisions, torch.stack([collision(x) for x in head(hidden)]))
+    wanted = [hidden, *parameters]
+    for one, other in zip(
+        torch.autograd.grad((logprobs + collisions).sum(), wanted),
+        torch.autograd.grad(plain.sum(), wanted),
+        strict=True,
+    ):
+        assert one.equal(other)
 
 
 @pytest.mark.parametrize("chunk", [4, 100])

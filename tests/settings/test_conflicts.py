@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.refusals import unsupported
+from axolotl_ual.settings.ual import parse_ual
 
 PHASED = {"curriculum": {"mode": "phased"}}
 SCALED = {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}}
@@ -101,7 +103,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         {"rl": "dpo", "dpo_use_weighting": True},
-        "dpo_use_weighting: true: weights pairs by log-probabilities",
+        "dpo_use_weighting: true: weights pairs by log-probabilities over the whole vocabulary; "
+        "`ual.preference.weighting: wpo` does so in chunks",
         "take `dpo_use_weighting` out",
     ),
     (
@@ -145,6 +148,21 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "set `ual.curriculum.mode`, or take the plugin out",
     ),
     (
+        {"rl": "orpo", "ual": {**PHASED, "preference": {"flips": "robust"}}},
+        "ual.preference.flips: robust: of `rl: dpo` and `rl: ipo` only, and this is `rl: orpo`",
+        "take it out",
+    ),
+    (
+        {"rl": "simpo", "ual": {**PHASED, "preference": {"margin": {"mean": 1, "tau": 1}}}},
+        "ual.preference.margin: {'mean': 1.0, 'tau': 1.0, 'by': 'gap'}: of `rl: dpo`",
+        "take it out",
+    ),
+    (
+        {"rl": "kto", "ual": {**PHASED, "preference": {"weighting": "wpo"}}},
+        "ual.preference.weighting: wpo: of `rl: dpo`",
+        "take it out",
+    ),
+    (
         {"rl": "kto", "ual": {**PHASED, "preference": {"beta": [1, 2, 3]}}},
         "ual.preference.beta: [1.0, 2.0, 3.0]: of `rl: dpo` and `rl: ipo` only",
         "take it out",
@@ -173,6 +191,8 @@ def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
     [
         {"ual": PHASED},
         {"rl": "dpo"},
+        {"rl": "dpo", "ual": {"preference": {"smoothing": False, "weighting": "wpo"}}},
+        {"rl": "orpo", "ual": {"curriculum": {"keep": {"by": "gap", "at_least": 0.1}}}},
         {"rl": "ipo", "dpo_loss_type": ["ipo"], "ual": PHASED},
         {"rl": "orpo", "orpo_alpha": 0.1, "ual": PHASED},
         {"ual": {"curriculum": {"mode": "phased", "epochs": 1}}, "num_epochs": 2.5},
@@ -182,3 +202,20 @@ def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
 )
 def test_what_can_be_trained_is_not_refused(keys: dict[str, Any]) -> None:
     assert unsupported(keys) == []
+
+
+@pytest.mark.parametrize(
+    ("preference", "said"),
+    [
+        ({"flips": "robust", "smoothing": False}, "`flips: robust` has no effect"),
+        ({"flips": "other"}, "ual.preference.flips: Input should be 'conservative' or 'robust'"),
+        ({"margin": {"mean": 1.0, "tau": 0.005}}, "`tau: 0.005` is below a hundredth of `mean: 1`"),
+        ({"margin": {"mean": 0.0, "tau": 1.0}}, "ual.preference.margin.mean: Input should be gre"),
+    ],
+)
+def test_preference_settings_without_sense_are_refused(
+    preference: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_ual({"preference": preference})
+    assert said in str(caught.value)

@@ -187,6 +187,9 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(work: Path, kind
     # 27 rows: the last step has 3 of 8 rows, so one process has one and is idle for a turn.
     make = sft if kind == "sft" else preference
     common: dict[str, Any] = {"lora_dropout": 0.0, "micro_batch_size": 1}
+    if kind == "dpo":
+        of_pairs = {"flips": "robust", "margin": {"mean": 0.5, "tau": 0.1}, "weighting": "wpo"}
+        common["ual"] = {"curriculum": {"mode": "phased"}, "preference": of_pairs}
     one = tiny.axolotl(
         make(work, f"one-{kind}", gradient_accumulation_steps=8, **common), work / f"one-{kind}"
     )
@@ -201,6 +204,11 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(work: Path, kind
     assert two.values("grad_norm") == pytest.approx(one.values("grad_norm"), rel=1e-5)
     assert two.values("ual/tokens") == one.values("ual/tokens")
     assert two.values("ual/stage") == one.values("ual/stage")
+    if kind == "dpo":
+        assert "target margins of 27 training pairs are 0.5 on average" in one.text
+        weights = one.values("ual/policy_weight")
+        assert len(weights) == 4 and min(weights) > 0
+        assert two.values("ual/policy_weight") == pytest.approx(weights, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])

@@ -11,12 +11,20 @@ import torch
 from torch import Tensor
 
 import tiny
-from axolotl_ual.columns import SMOOTHING, STAGE
+from axolotl_ual.columns import MARGIN, SMOOTHING, STAGE
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.schedule.staging import Staging
-from reference.preference import ipo_pair, log_prob, sigmoid_pair
+from reference.preference import (
+    collision,
+    ipo_pair,
+    log_prob,
+    robust_ipo_pair,
+    robust_pair,
+    sigmoid_pair,
+)
 
 EPS = [0.0, 0.1, 0.45, 0.2]
+MARGINS = [0.3, -0.2, 0.0, 0.1]
 STAGES = ["conservative", "moderate", "conservative", "exploratory"]
 
 
@@ -47,8 +55,8 @@ def pairs() -> Any:
         {"prompt": "Why is that so, then?", "chosen": "because", "rejected": "because"},
         {"prompt": "Say more", "chosen": "one two three", "rejected": "four five"},
     ]
-    for row, eps, stage in zip(rows, EPS, STAGES, strict=True):
-        row[SMOOTHING], row[STAGE] = eps, stage
+    for row, eps, margin, stage in zip(rows, EPS, MARGINS, STAGES, strict=True):
+        row[SMOOTHING], row[MARGIN], row[STAGE] = eps, margin, stage
     return Dataset.from_list(rows)
 
 
@@ -118,6 +126,15 @@ def slow_loss(
     """The mean over pairs, each completion run by itself without padding."""
     reference = trainer.ref_model
 
+    def weight(index: int) -> Tensor:
+        kept = batch["attention_mask"][index].bool()
+        ids, completion = batch["input_ids"][index][kept], batch["completion_mask"][index][kept]
+        with torch.no_grad():
+            logits = trainer.model(input_ids=ids[None]).logits[0]
+        positions = [t for t in range(1, len(ids)) if completion[t]]
+        terms = [log_prob(logits[t - 1], int(ids[t])) - collision(logits[t - 1]) for t in positions]
+        return torch.stack(terms).mean().exp()
+
     def score(index: int, with_reference: bool) -> Tensor:
         kept = batch["attention_mask"][index].bool()
         ids, completion = batch["input_ids"][index][kept], batch["completion_mask"][index][kept]
@@ -138,8 +155,13 @@ def slow_loss(
         with torch.no_grad():
             there = score(pair, True) - score(pair + count, True)
         margin = score(pair, False) - score(pair + count, False) - there
+        if MARGIN in batch:
+            margin = margin - float(batch[MARGIN][pair].view(torch.float32)) / beta[pair]
         eps = float(batch[SMOOTHING][pair].view(torch.float32))
-        losses.append(formula(margin, eps, beta[pair]))
+        loss = formula(margin, eps, beta[pair])
+        if trainer.ual.preference.weighting:
+            loss = loss * weight(pair) * weight(pair + count)
+        losses.append(loss)
     return torch.stack(losses).mean()
 
 
@@ -174,6 +196,67 @@ def test_loss_and_gradients_equal_the_formula(
     assert any("lm_head" in name for name in found)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
+@pytest.mark.parametrize("weighting", [None, "wpo"])
+def test_robust_pairs_with_margins_and_weights_equal_the_formula(
+    kind: str, weighting: str | None, base: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe["preference"].update(
+        {"flips": "robust", "margin": {"mean": 0.5, "tau": 0.1}, "weighting": weighting}
+    )
+    trainer = make_trainer(
+        trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64, loss_type=[kind]
+    )
+    batch = batch_of(trainer)
+    assert sorted(batch[MARGIN].view(torch.float32).tolist()) == pytest.approx(sorted(MARGINS))
+    formula = robust_pair if kind == "sigmoid" else robust_ipo_pair
+    ours = trainer.compute_loss(trainer.model, dict(batch))
+    slow = slow_loss(trainer, batch, [0.5] * 4, formula)
+    torch.testing.assert_close(ours, slow, rtol=1e-9, atol=1e-12)
+    expected, found = gradients(trainer, slow), gradients(trainer, ours)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-12)
+    logged = trainer._means["train"].report(lambda sums: sums)
+    assert ("ual/policy_weight" in logged) == (weighting is not None)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"flips": "robust"}, {"loss_type": ["robust"], "label_smoothing": 0.25}),
+        ({"smoothing": False, "weighting": "wpo"}, {"use_weighting": True}),
+        (
+            {"smoothing": False, "weighting": "wpo"},
+            {"use_weighting": True, "loss_type": ["ipo"]},
+        ),
+    ],
+)
+def test_robust_and_weighted_losses_are_those_of_trl(
+    ours: dict[str, Any],
+    theirs: dict[str, Any],
+    base: Path,
+    recipe: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With one flip probability for all pairs, and by the policy's own log-probabilities."""
+    from axolotl.core.trainers.dpo.trainer import AxolotlDPOTrainer
+
+    monkeypatch.setattr(f"{__name__}.EPS", [0.25] * 4)
+    recipe["preference"].update(ours)
+    results = []
+    kind = {"loss_type": ["ipo"]} if theirs.get("loss_type") == ["ipo"] else {}
+    for cls, args in ((trainer_class(), kind), (AxolotlDPOTrainer, theirs)):
+        trainer = make_trainer(cls, base, tmp_path, adapter=True, dtype=torch.float64, **args)
+        loss = trainer.compute_loss(trainer.model, batch_of(trainer))
+        results.append((loss, gradients(trainer, loss)))
+    (loss, found), (wanted, expected) = results
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-7)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-7)
 
 
 def test_each_stage_has_its_beta(base: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -413,7 +496,7 @@ def test_kto_compares_with_completions_of_its_own_batch() -> None:
     from axolotl_ual.training.dpo import PairCollator
 
     seen: list[Any] = []
-    pairs = PairCollator(lambda rows: seen.extend(rows) or {}, smoothing=False)
+    pairs = PairCollator(lambda rows: seen.extend(rows) or {})
     batch = StageCollator(pairs, Staging(("easy", "hard")), STAGE)(
         [
             {"completion_ids": [1], "KL_completion_ids": [9], STAGE: "hard"},
