@@ -13,6 +13,7 @@ from axolotl_ual.settings.engine import EngineConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, ServerConfig, shaping
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Policy = Literal["worst", "second", "median", "random"]
 
 DIMENSIONS = ("semantic", "factual", "value")
 """Those of ours, in the order of columns."""
@@ -249,8 +250,10 @@ class PairsConfig(Section):
         description="What becomes of a row without a prompt: the run stops and names it, or it is "
         "left out.",
     )
-    policy: Literal["worst", "second", "median", "random"] = Field(
-        "worst", description="Which suboptimal response is rejected."
+    policy: Policy | list[Policy] = Field(
+        "worst",
+        description="Which suboptimal response is rejected; several give a prompt several pairs, "
+        "equal ones once.",
     )
     min_gap: float = Field(0.0, ge=0, le=1, description="Pairs with a smaller gap are not made.")
     thresholds: tuple[float, float] | None = Field(
@@ -269,6 +272,15 @@ class PairsConfig(Section):
         description="Folder of the durable cache; null is the user's cache directory.",
         json_schema_extra=OPERATIONAL,
     )
+
+    @field_validator("policy")
+    @classmethod
+    def _policies_differ(cls, policy: Policy | list[Policy]) -> Policy | list[Policy]:
+        if isinstance(policy, list):
+            if len(set(policy)) != len(policy) or not policy:
+                raise ValueError(f"`policy: {policy}` must name at least one policy, none twice")
+            return policy if len(policy) > 1 else policy[0]
+        return policy
 
     @field_validator("weights")
     @classmethod
@@ -314,6 +326,11 @@ class PairsConfig(Section):
         """Method of each dimension of ours that is on."""
         found = {name: str(getattr(self, name).method) for name in DIMENSIONS}
         return {name: method for name, method in found.items() if method != "none"}
+
+    @property
+    def policies(self) -> list[Policy]:
+        """Of each of a prompt's pairs, which response is rejected."""
+        return self.policy if isinstance(self.policy, list) else [self.policy]
 
     @property
     def dimensions(self) -> list[str]:

@@ -40,7 +40,7 @@ from ..labels.pairs import (
 from ..output.annotated import UNSCORED_FILE
 from ..output.folder import check_target
 from ..output.pairing import Paired, Pairing
-from ..output.pairs import Made, Origin, write_pairs
+from ..output.pairs import BY_POLICY, FOUND_AGAIN, Made, Origin, write_pairs
 from ..progress import show_progress
 from ..sampling.base import Sampled, Sampler, Unsampled
 from ..sampling.build import build_sampler
@@ -316,7 +316,7 @@ def pair_up(settings: PairsConfig, data: ResponseSet, scores: Scores) -> Paired:
         text=digests([response.text for response in data.flat()], settings.seed),
         prompt_key=digests([prompt.digest() for prompt in data.prompts]),
     )
-    selection = select_pairs(scored, settings.policy, settings.min_gap, settings.seed)
+    selection = select_pairs(scored, settings.policies, settings.min_gap, settings.seed)
     if not len(selection.chosen):
         reasons = ", ".join(f"{name}: {n:,}" for name, n in selection.counts().items())
         failed = ", ".join(f"{name}: {n:,}" for name, n in scores.failures.items())
@@ -354,6 +354,12 @@ def _print_result(manifest: Manifest, output: Path, path: Path, console: Console
     )
     for reason, number in manifest.failures.items():
         console.print(f"  {reason}: {number:,}", highlight=False)
+    by_policy = ", ".join(
+        f"{number:,} {name}" for name, number in counts.items() if name.startswith(BY_POLICY)
+    )
+    if by_policy:
+        again = f"{counts[FOUND_AGAIN]:,} {FOUND_AGAIN}"
+        console.print(f"{by_policy}; {again}", highlight=False)
     if (output / UNSCORED_FILE).exists():
         console.print(f"what was answered without a score is in {output / UNSCORED_FILE}")
     smoothed = f"{counts['pairs']:,} pairs: flip probability"

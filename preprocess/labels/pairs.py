@@ -1,13 +1,15 @@
 """Preference pairs from scored responses: pure, vectorised selection.
 
-A prompt gives at most one pair. Chosen is its most reliable response (least u); rejected is one of
-its suboptimal responses (u above that of the chosen one, and another text), by policy:
+A prompt gives at most one pair by each policy. Chosen is its most reliable response (least u);
+rejected is one of its suboptimal responses (u above that of the chosen one, and another text):
 
     worst      the largest u
     second     the smallest u
     median     the lower median of u
     random     one of them, by the seed and the prompt's content
     gap        u(rejected) - u(chosen)
+
+Where several policies find the same two texts, the pair is there once.
 
 Uncertainties are compared to `RESOLUTION`, so that rounding noise of a model is neither a
 preference nor a boundary between stages. Nothing depends on the order of responses or prompts:
@@ -17,14 +19,14 @@ among equal uncertainties a digest of the text decides.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.settings.pairs import Policy
 
 from .smoothing import SmoothingMap, solve_smoothing
 from .stages import StageCodes, assign_stages
@@ -33,8 +35,6 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 Digests = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
-
-Policy = Literal["worst", "second", "median", "random"]
 
 DECIMALS = 6
 RESOLUTION = 10.0**-DECIMALS
@@ -86,12 +86,15 @@ class Selection:
         rejected: places of the rejected responses, shape (M,).
         gap: float32 of shape (M,), above 0.
         outcome: code of each prompt in `OUTCOMES`, int8 of shape (P,).
+        found: by policy, how many pairs it found; those that an earlier one found too are in M
+            once.
     """
 
     chosen: IntArray
     rejected: IntArray
     gap: npt.NDArray[np.float32]
     outcome: npt.NDArray[np.int8]
+    found: Mapping[str, int]
 
     def counts(self) -> dict[str, int]:
         """Number of prompts by outcome, for those that happened."""
@@ -122,12 +125,14 @@ def rounded(uncertainty: npt.ArrayLike) -> FloatArray:
     return values.round(DECIMALS)
 
 
-def select_pairs(scored: Scored, policy: Policy, min_gap: float = 0.0, seed: int = 0) -> Selection:
-    """Select the pair of each prompt.
+def select_pairs(
+    scored: Scored, policies: Sequence[Policy], min_gap: float = 0.0, seed: int = 0
+) -> Selection:
+    """Select the pairs of each prompt.
 
     Args:
         scored: the responses.
-        policy: which suboptimal response is rejected.
+        policies: which suboptimal responses are rejected; a prompt's pairs are in this order.
         min_gap: pairs with a smaller gap are not made.
         seed: of the policy `random`.
     """
@@ -149,14 +154,33 @@ def select_pairs(scored: Scored, policy: Policy, min_gap: float = 0.0, seed: int
     start = np.concatenate(([0], np.cumsum(num_rivals)))[:-1]
 
     paired = np.flatnonzero(num_rivals)
-    place = _place(policy, num_rivals[paired], scored.prompt_key[paired], seed)
-    rejected = rivals[start[paired] + place]
-    gap = np.round(values[rejected] - values[best[paired]], DECIMALS).astype(np.float32)
+    key = scored.prompt_key[paired]
+    places = [_place(policy, num_rivals[paired], key, seed) for policy in policies]
+    # Row by prompt, column by policy.
+    rejected = rivals[start[paired][:, None] + np.stack(places, axis=1)]
+    gap = np.round(values[rejected] - values[best[paired]][:, None], DECIMALS).astype(np.float32)
     wide = gap >= np.float32(min_gap)
+    first_of_its_kind = wide & ~_repeats(scored.text[rejected], wide)
 
     outcome = _outcomes(scored, num_known, prompt, other_text, num_rivals)
-    outcome[paired[~wide]] = OUTCOMES.index(GAP_BELOW_MIN)
-    return Selection(best[paired][wide], rejected[wide], gap[wide], outcome)
+    outcome[paired[~wide.any(axis=1)]] = OUTCOMES.index(GAP_BELOW_MIN)
+    row, column = np.nonzero(first_of_its_kind)
+    return Selection(
+        best[paired][row],
+        rejected[row, column],
+        gap[row, column],
+        outcome,
+        {policy: int(n) for policy, n in zip(policies, wide.sum(axis=0), strict=True)},
+    )
+
+
+def _repeats(text: Digests, counted: Mask) -> Mask:
+    """Where a counted text stands in an earlier counted column of its row; shape of `text`."""
+    result = np.zeros(text.shape, dtype=np.bool_)
+    for later in range(1, text.shape[1]):
+        same = (text[:, :later] == text[:, later, None]) & counted[:, :later]
+        result[:, later] = same.any(axis=1)
+    return result
 
 
 def stage_pairs(gap: npt.NDArray[np.float32], thresholds: tuple[float, float] | None) -> StageCodes:

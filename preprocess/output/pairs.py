@@ -14,7 +14,7 @@ from axolotl_ual.columns import PAIRS_FILE, Manifest, ManifestSource, ManifestUs
 from axolotl_ual.data.fingerprint import plain
 
 from ..data.recipe import Recipe
-from ..labels.pairs import OUTCOMES, PAIRED
+from ..labels.pairs import OUTCOMES, PAIRED, Selection
 from ..labels.stages import stage_counts
 from . import card
 from .annotated import UNSCORED_FILE
@@ -25,6 +25,12 @@ from .tables import PAIRS, fill, scored
 
 TRAIN_FILE: Final = PAIRS_FILE
 RESPONSES_FILE: Final = "responses.parquet"
+
+BY_POLICY: Final = "pairs by "
+FOUND_AGAIN: Final = "pairs found again"
+"""Counts where several policies were asked for: of what each found, and of what an earlier one
+found too.
+"""
 
 Origin = tuple[Mapping[str, Any], str, int]
 """Of the prompts of one dataset: its entry, its fingerprint, its rows."""
@@ -86,6 +92,7 @@ def write_pairs(output: Path, recipe: Recipe, pairing: Pairing, made: Made) -> M
             counts={
                 **pairing.data.counts(),
                 "pairs": len(pairing.chosen),
+                **_by_policy(pairing.paired.selection),
                 **({"unreadable": made.unreadable} if made.unreadable else {}),
             },
             failures=_failures(pairing, made.failures),
@@ -101,6 +108,13 @@ def write_pairs(output: Path, recipe: Recipe, pairing: Pairing, made: Made) -> M
         )
         write_manifest(folder, manifest)
     return manifest
+
+
+def _by_policy(selection: Selection) -> dict[str, int]:
+    if len(selection.found) < 2:
+        return {}
+    again = sum(selection.found.values()) - len(selection.chosen)
+    return {**{f"{BY_POLICY}{n}": k for n, k in selection.found.items()}, FOUND_AGAIN: again}
 
 
 def _failures(pairing: Pairing, failures: Mapping[str, int]) -> dict[str, int]:

@@ -131,6 +131,31 @@ def test_constructed_responses_score_as_derived_by_hand(tmp_path, rule):
     assert "no pair: no_usable_response: 1" in output
 
 
+
+def test_several_policies_are_counted_in_summary_manifest_and_card(tmp_path, rule):
+    responses = write_rows(tmp_path / "responses.jsonl", CONSTRUCTED)
+    recipe = write_recipe(tmp_path, rule, policy=["worst", "second", "median"])
+    output = run(recipe, "--from-responses", responses)
+    # Two rivals to one chosen text: the lower median is the second best, so found again.
+    pairs = rows_of(tmp_path, "train")
+    assert [pair["rejected"]["content"] for pair in pairs] == ["no", "m2"]
+    assert len({pair["chosen"]["content"] for pair in pairs}) == 1
+    assert pairs[0]["ual_gap"] > pairs[1]["ual_gap"] > 0
+    by_policy = "1 pairs by worst, 1 pairs by second, 1 pairs by median; 1 pairs found again"
+    assert by_policy in output.replace("\n", " ")
+    counts = Manifest.read(tmp_path / "out").counts
+    assert counts["pairs"] == 2 and counts["pairs found again"] == 1
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "in a pair of its own for each,\n`worst`, `second`, `median`;" in card
+    assert "| pairs found again | 1 |" in card
+    one = write_recipe(tmp_path, rule, policy=["worst"])
+    run(one, "--from-responses", responses)
+    assert "pairs by worst" not in Manifest.read(tmp_path / "out").counts
+    assert "the rejected one is `worst`." in (tmp_path / "out" / "README.md").read_text()
+    for wrong in ([], ["worst", "worst"], ["best"]):
+        assert "ual.pairs.policy" in run(write_recipe(tmp_path, rule, policy=wrong), status=1)
+
+
 def constructed(number, seed=0):
     rng = random.Random(seed)
     words = [*tiny_nli.MEANINGS[:3], "it", "is", "no", "the"]

@@ -36,7 +36,9 @@ def scored(prompts):
 def pick(prompts, **options):
     """(chosen text, rejected text, gap) of each pair, and the outcome of each prompt."""
     texts = [response[0] for responses in prompts for response in responses]
-    found = select_pairs(scored(prompts), **{"policy": "worst", **options})
+    policy = options.pop("policy", "worst")
+    options["policies"] = policy if isinstance(policy, list) else [policy]
+    found = select_pairs(scored(prompts), **options)
     pairs = [
         (texts[c], texts[r], pytest.approx(float(g)))
         for c, r, g in zip(found.chosen, found.rejected, found.gap, strict=True)
@@ -52,6 +54,45 @@ def test_policies():
     assert pick([FIVE], policy="worst")[0] == [("b", "c", 0.8)]
     assert pick([FIVE], policy="second")[0] == [("b", "d", 0.2)]
     assert pick([FIVE], policy="median")[0] == [("b", "a", 0.4)]
+
+
+def test_several_policies_give_the_union_of_their_pairs():
+    # FIVE has three rivals to part; of TWO all policies find the one rival; of SAME the second and
+    # the worst have one text, in two responses.
+    two, same = [("x", 0.1), ("y", 0.3)], [("p", 0.1), ("q", 0.3), ("q", 0.6)]
+    policies = ["worst", "median", "second"]
+    pairs, outcomes = pick([FIVE, two, same], policy=policies)
+    assert pairs == [
+        ("b", "c", 0.8),
+        ("b", "a", 0.4),
+        ("b", "d", 0.2),
+        ("x", "y", 0.2),
+        ("p", "q", 0.5),
+    ]
+    assert outcomes == ["paired"] * 3
+    found = select_pairs(scored([FIVE, two, same]), policies, min_gap=0.3)
+    # Gaps of 0.2 are below: second keeps none, median that of FIVE, worst those of FIVE and SAME.
+    assert found.found == {"worst": 2, "median": 1, "second": 0}
+    assert [OUTCOMES[code] for code in found.outcome] == ["paired", "gap_below_min", "paired"]
+    assert found.gap.tolist() == pytest.approx([0.8, 0.4, 0.5])
+
+
+@given(st.lists(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 4))), max_size=4))
+def test_one_policy_after_the_other_finds_the_same(prompts):
+    data = scored([[(text, u / 4) for text, u in responses] for responses in prompts])
+    policies = ["second", "random", "worst"]
+
+    def pairs_of(chosen):
+        found = select_pairs(data, chosen, min_gap=0.5, seed=2)
+        return [
+            (int(data.prompt[c]), int(data.text[c]), int(data.text[r]))
+            for c, r in zip(found.chosen, found.rejected, strict=True)
+        ]
+
+    together, apart = pairs_of(policies), [pair for name in policies for pair in pairs_of([name])]
+    assert sorted(together) == sorted(set(apart))
+    found = select_pairs(data, policies, min_gap=0.5, seed=2).found
+    assert list(found.values()) == [len(pairs_of([name])) for name in policies]
 
 
 def test_random_policy_is_seeded_uniform_and_about_the_prompt():
@@ -87,7 +128,7 @@ def test_outcomes_of_prompts_without_a_pair():
         "no_usable_response",
     ]
     assert pairs == [("a", "b", 0.1)]
-    counts = select_pairs(scored(prompts), "worst", min_gap=0.05).counts()
+    counts = select_pairs(scored(prompts), ["worst"], min_gap=0.05).counts()
     assert counts["no_usable_response"] == 2 and sum(counts.values()) == len(prompts)
 
 
@@ -99,7 +140,9 @@ def test_a_gap_of_exactly_min_gap_is_a_pair():
 def test_rounding_noise_is_no_preference():
     assert pick([[("a", 0.5), ("b", 0.5 + 2e-7)]])[1] == ["tie"]
     noisy = 0.1 + 0.2  # 0.30000000000000004
-    gaps = select_pairs(scored([[("a", 0.0), ("b", noisy)], [("a", 0.2), ("b", 0.5)]]), "worst").gap
+    gaps = select_pairs(
+        scored([[("a", 0.0), ("b", noisy)], [("a", 0.2), ("b", 0.5)]]), ["worst"]
+    ).gap
     assert gaps[0] == gaps[1]
 
 
@@ -143,7 +186,7 @@ def reference(responses, policy, min_gap):
 @settings(max_examples=300)
 def test_selection_equals_the_reference(prompts, policy, min_gap):
     data = scored(prompts)
-    found = select_pairs(data, policy, min_gap)
+    found = select_pairs(data, [policy], min_gap)
     by_prompt = {
         int(data.prompt[c]): (data.uncertainty[c], data.uncertainty[r], g)
         for c, r, g in zip(found.chosen, found.rejected, found.gap, strict=True)
@@ -188,8 +231,8 @@ def test_pairs_do_not_depend_on_the_order(prompts, policy, random):
             for c, r, g in zip(found.chosen, found.rejected, found.gap, strict=True)
         }
 
-    before = content(select_pairs(data, policy, seed=3), data, data.prompt_key)
-    after = content(select_pairs(moved, policy, seed=3), moved, moved.prompt_key)
+    before = content(select_pairs(data, [policy], seed=3), data, data.prompt_key)
+    after = content(select_pairs(moved, [policy], seed=3), moved, moved.prompt_key)
     assert before == after
 
 

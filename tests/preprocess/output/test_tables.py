@@ -51,7 +51,7 @@ def pairing() -> Pairing:
         },
     )
     none = np.zeros(0, dtype=np.int64)
-    selection = Selection(np.array([0]), np.array([1]), np.array([0.5]), none)
+    selection = Selection(np.array([0]), np.array([1]), np.array([0.5]), none, {})
     paired = Paired(
         selection, half, np.array([0.1], dtype=np.float32), np.array([1], dtype=np.int8)
     )
