@@ -10,7 +10,7 @@ export AXOLOTL_DO_NOT_TRACK := 1
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo docs test test-fast test-hosts lint clean
+.PHONY: install demo docs site test test-fast test-hosts lint clean
 
 install: $(INSTALLED)
 
@@ -18,7 +18,7 @@ install: $(INSTALLED)
 $(INSTALLED): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --upgrade pip
-	$(BIN)/python -m pip install -e '.[train,local,evaluate,dev]'
+	$(BIN)/python -m pip install -e '.[train,local,evaluate,dev,docs]'
 	touch $@
 
 demo: $(INSTALLED)
@@ -34,10 +34,15 @@ test-fast: $(INSTALLED)
 test-hosts:
 	tests/hosts.sh $(HOSTS)
 
+# Pages that the settings, the commands and the rules tell.
 docs: $(INSTALLED)
-	for page in settings commands; do $(BIN)/axolotl-ual agent-docs $$page > docs/$$page.md; done
+	for page in settings commands support; do $(BIN)/axolotl-ual agent-docs $$page > docs/$$page.md; done
 
-lint: $(INSTALLED)
+# build/site: HTML, the Markdown of each page beside it, and llms.txt.
+site: $(INSTALLED)
+	site/build.sh $(BIN)/
+
+lint: $(INSTALLED) site
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy axolotl_ual preprocess examples/demo

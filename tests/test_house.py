@@ -16,6 +16,7 @@ PACKAGES = {
     "axolotl_ual": ROOT / "axolotl_ual",
     "axolotl_ual.preprocess": ROOT / "preprocess",
     "axolotl_ual.demo": ROOT / "examples" / "demo",
+    "axolotl_ual.docs": ROOT / "docs",
     "axolotl_ual.recipes": ROOT / "examples" / "recipes",
 }
 FLOORS = {
@@ -138,6 +139,7 @@ HOUSED = sorted(
     and name
     not in (
         "axolotl_ual",
+        "axolotl_ual.docs",
         "axolotl_ual.preprocess",
         "axolotl_ual.preprocess.models",
         "axolotl_ual.recipes",
@@ -250,13 +252,16 @@ def test_version_is_one() -> None:
     assert version("axolotl-ual") == axolotl_ual.__version__
 
 
-def test_yaml_blocks_of_the_readme_are_valid() -> None:
+def test_yaml_blocks_of_the_documents_are_valid() -> None:
     from axolotl_ual.settings.ual import parse_ual
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.S)]
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    blocks = [
+        yaml.safe_load(b) for text in texts for b in re.findall(r"```yaml\n(.*?)```", text, re.S)
+    ]
     with_ual = [block for block in blocks if isinstance(block, dict) and "ual" in block]
-    assert with_ual
+    assert len(with_ual) > 5
     for block in with_ual:
         parse_ual(block["ual"])
 

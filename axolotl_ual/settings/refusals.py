@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
-from axolotl_ual.host import host
+from axolotl_ual.host import Host, host
 from axolotl_ual.settings.preference import (
     PREFERENCE_TRAINERS,
     SMOOTHED,
@@ -112,36 +112,38 @@ _OTHER_LOSSES = {
 }
 
 
-def unsupported(recipe: Mapping[str, Any]) -> list[UALError]:
+def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALError]:
     """Settings of a recipe that must stop a run before the model is loaded.
 
     Args:
         recipe: the YAML as a mapping.
+        on: the Axolotl to train with; None: the one of this environment.
 
     Returns:
         An error for each such setting, in a fixed order; empty where the plugin can train.
     """
+    on = on or host()
     errors: list[UALError] = [
         UnsupportedError(f"{rule.key}: {_shown(recipe[rule.key])}: {rule.why}", rule.fix)
         for rule in _RULES
         if rule.key in recipe and rule.wrong(recipe[rule.key])
         if not (rule.key == "orpo_alpha" and recipe.get("rl"))
     ]
-    errors.extend(_unknown_to_the_host(recipe))
+    errors.extend(_unknown_to_the_host(recipe, on))
     errors.extend(_conflicts(recipe))
-    errors.extend(_first_generation_fsdp(recipe))
+    errors.extend(_first_generation_fsdp(recipe, on))
     errors.extend(_with_an_adapter_on_the_head(recipe))
     errors.extend(_with_a_reference(recipe))
     return errors
 
 
-def _unknown_to_the_host(recipe: Mapping[str, Any]) -> Iterator[UALError]:
-    """Settings that the installed Axolotl would drop without a word."""
+def _unknown_to_the_host(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
+    """Settings that an Axolotl would drop without a word."""
     for key, by_itself in _HOSTS_DO.items():
         value = recipe.get(key)
-        if key in host().lacks and value is not None and bool(value) != by_itself:
+        if key in on.lacks and value is not None and bool(value) != by_itself:
             yield UnsupportedError(
-                f"{key}: {_shown(value)}: Axolotl {host().version} does not have this setting and "
+                f"{key}: {_shown(value)}: Axolotl {on.version} does not have this setting and "
                 "would train without it",
                 f"take `{key}` out, or train with a newer Axolotl",
             )
@@ -171,12 +173,12 @@ def _with_a_reference(recipe: Mapping[str, Any]) -> Iterator[UALError]:
         )
 
 
-def _first_generation_fsdp(recipe: Mapping[str, Any]) -> list[UALError]:
+def _first_generation_fsdp(recipe: Mapping[str, Any], on: Host) -> list[UALError]:
     config = recipe.get("fsdp_config") or {}
     if not (recipe.get("fsdp") or config):
         return []
     named = [recipe.get("fsdp_version"), config.get("fsdp_version"), config.get("version")]
-    version = next((value for value in named if value is not None), host().fsdp_generation)
+    version = next((value for value in named if value is not None), on.fsdp_generation)
     if str(version) == "2":
         return []
     return [

@@ -1,7 +1,7 @@
-"""`agent-docs`: the documentation as Markdown, section by section.
+"""`agent-docs`: the documentation as Markdown, page by page.
 
-Every key and every command are told by the settings and by the command line themselves. All else is
-the README, which an installed package carries in its metadata.
+Every key, command, rule and error is told by the package itself. All else is written in `docs/`,
+which an installed package carries as `axolotl_ual.docs`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from importlib.metadata import metadata
+from importlib.resources import files
 from inspect import cleandoc
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, Literal, Union, get_args, get_origin
 
@@ -21,30 +22,20 @@ from pydantic.fields import FieldInfo
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.ual import UALConfig
 
-_HEADING: Final = re.compile(r"^(#{1,3}) (.+)$")
+from .messages import errors_page
+from .support import support_page
+
+PACKAGE: Final = "axolotl_ual.docs"
+INDEX: Final = "index"
+_LINK: Final = re.compile(r"\]\(([\w-]+)\.md\)")
 
 
-def readme_sections(text: str) -> dict[str, str]:
-    """Sections of a README by topic; text above the first heading below the title is `overview`.
-
-    Args:
-        text: Markdown. Headings in fenced blocks are none.
-    """
-    sections, topic, fenced = {"overview": ""}, "overview", False
-    for line in text.splitlines(keepends=True):
-        fenced = fenced != line.startswith("```")
-        heading = None if fenced else _HEADING.match(line.rstrip("\n"))
-        if heading is not None and len(heading[1]) > 1:
-            topic = _topic(heading[2])
-            while topic in sections:
-                topic += "-more"
-            sections[topic] = ""
-        sections[topic] += line
-    return sections
-
-
-def _topic(heading: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", heading.lower()).strip("-")
+def written_pages() -> dict[str, str]:
+    """Pages of the package by topic, the index first and the others in its order."""
+    folder = Path(str(files(PACKAGE)))
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.md"))}
+    order = dict.fromkeys([INDEX, *_LINK.findall(texts[INDEX]), *texts])
+    return {name: texts[name] for name in order if name in texts}
 
 
 def commands_page(main: click.Group) -> str:
@@ -157,18 +148,19 @@ def _default(field: FieldInfo) -> str:
     return f"`{value}`"
 
 
-def documents(main: click.Group) -> dict[str, str]:
-    """Pages by topic: generated ones, and the sections of the README."""
-    readme = metadata("axolotl-ual").json["description"]
+def generated_pages(main: click.Group) -> dict[str, str]:
+    """Pages that this version tells by itself."""
     return {
         "settings": settings_page(),
         "commands": commands_page(main),
-        **{
-            topic: text
-            for topic, text in readme_sections(str(readme)).items()
-            if topic not in ("settings", "commands")
-        },
+        "support": support_page(),
+        "errors": errors_page(),
     }
+
+
+def documents(main: click.Group) -> dict[str, str]:
+    """All pages by topic."""
+    return {**written_pages(), **generated_pages(main)}
 
 
 def show_documents(main: click.Group, topic: str | None) -> None:

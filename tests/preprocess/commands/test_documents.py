@@ -1,20 +1,23 @@
-"""`axolotl-ual agent-docs`: pages that settings and commands tell, and sections of the README."""
+"""`axolotl-ual agent-docs`: pages that the package tells by itself, and those of `docs/`."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from axolotl_ual.host import describe
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.commands.documents import (
     commands_page,
     documents,
-    readme_sections,
+    generated_pages,
     settings_page,
 )
+from axolotl_ual.preprocess.commands.messages import errors_page
+from axolotl_ual.preprocess.commands.support import KINDS, SETTINGS, problems, support_page, verdict
+from axolotl_ual.settings import refusals
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,37 +51,62 @@ def test_commands_tell_every_command_and_its_options() -> None:
     assert "| `--repo` | NAME | Dataset on the Hub: owner/name. Needed. |" in page
 
 
-@pytest.mark.parametrize("name", ["settings", "commands"])
+@pytest.mark.parametrize("name", ["settings", "commands", "support"])
 def test_generated_pages_are_up_to_date(name: str) -> None:
     """`make docs` writes them."""
-    pages = {"settings": settings_page(), "commands": commands_page(main)}
-    assert (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") == pages[name]
-
-
-def test_sections_are_cut_at_headings_outside_of_code() -> None:
-    text = "# Title\nabove\n## First part\n```bash\n# no heading\n```\n### Below it\nend\n"
-    assert readme_sections(text) == {
-        "overview": "# Title\nabove\n",
-        "first-part": "## First part\n```bash\n# no heading\n```\n",
-        "below-it": "### Below it\nend\n",
-    }
+    page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert page == generated_pages(main)[name]
 
 
 def test_topics_are_printed_whole() -> None:
     pages = documents(main)
-    assert {"overview", "quick-start", "limits", "settings", "commands"} <= pages.keys()
+    files = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages.keys() == files | {"errors"} and next(iter(pages)) == "index"
     run = CliRunner().invoke(main, ["agent-docs", "quick-start"])
-    assert run.output == pages["quick-start"] and "pip install" in run.output
+    assert run.output == (ROOT / "docs/quick-start.md").read_text(encoding="utf-8")
     listed = CliRunner().invoke(main, ["agent-docs"])
     assert [line.split()[0] for line in listed.output.splitlines()[:-1]] == list(pages)
     wrong = CliRunner().invoke(main, ["agent-docs", "setings"])
     assert wrong.exit_code == 1 and "did you mean `settings`?" in wrong.output
 
 
-@pytest.mark.parametrize("page", ["README.md", "llms.txt", "docs/README.md"])
-def test_no_link_to_a_file_is_broken(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    links = re.findall(r"\]\((?!https?://|#)([^)#\s]+)", text)
-    assert links
-    for link in links:
-        assert ((ROOT / page).parent / link).exists(), link
+def test_errors_tell_message_and_cure() -> None:
+    page = errors_page()
+    unsupported = page.partition("## UnsupportedError\n")[2]
+    # Of a text in parts, of one with values in it, and of one without a cure of its own.
+    assert (
+        "- deepspeed: ZeRO-3 with an adapter on the head: its shards cannot be gathered for chunks "
+        "of tokens. Fix: leave `lm_head` out of `lora_target_modules`, or use ZeRO-2.\n"
+    ) in unsupported
+    assert "- peft_use_dora: true: the margin of a head with an adapter is known for" in unsupported
+    assert "## LimitError\n\nA limit that the user set, such as --max-cost, was reached.\n" in page
+    assert page.count("\n- ") > 250
+
+
+def test_support_says_what_the_rules_say() -> None:
+    # The first generation of FSDP is refused, and it is what 0.19 means where none is named.
+    found = verdict({"fsdp_config": {"offload_params": False}})
+    assert {kind: len(hosts) for kind, hosts in found.accepted.items()} == dict.fromkeys(KINDS, 2)
+    (reason,) = found.reasons
+    assert reason.problem.startswith("fsdp_version: 1")
+    page = support_page()
+    row = "| `fsdp_config.offload_params: false` |" + " 0.20, 0.21 |" * len(KINDS)
+    assert row in page and "| FSDP where the recipe names no version | 1 | 2 | 2 |" in page
+    assert '| `dpo_loss_type: ["robust"]` | - | no | no | - | - | - |' in page
+    assert "| `ual.annotations: you/annotations` | yes | - | - | - | - | - |" in page
+
+
+def test_support_asks_about_every_rule() -> None:
+    """A rule without a line on the page could not be found by who looks it up."""
+    named = [rule.key for rule in refusals._RULES]
+    named += [*refusals._OWN_ORDER, *refusals._OTHER_LOSSES, *refusals._HOSTS_DO]
+    settings = [setting for group in SETTINGS.values() for setting in group]
+    for key in named:
+        asked = [verdict(setting) for setting in settings if key in setting]
+        said = [error.problem for found in asked for error in found.reasons]
+        assert any(problem.startswith(f"{key}: ") for problem in said), key
+
+
+def test_a_plain_recipe_is_accepted() -> None:
+    for host in map(describe, ("0.19.0", "0.21.0")):
+        assert problems({"base_model": "model", "adapter": "lora"}, host) == []

@@ -1,0 +1,1 @@
+"""The documentation as package data: what `axolotl-ual agent-docs` prints."""
