@@ -131,7 +131,6 @@ def test_constructed_responses_score_as_derived_by_hand(tmp_path, rule):
     assert "no pair: no_usable_response: 1" in output
 
 
-
 def test_several_policies_are_counted_in_summary_manifest_and_card(tmp_path, rule):
     responses = write_rows(tmp_path / "responses.jsonl", CONSTRUCTED)
     recipe = write_recipe(tmp_path, rule, policy=["worst", "second", "median"])
