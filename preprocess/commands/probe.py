@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import orjson
 from rich.console import Console
 from rich.table import Table
 
@@ -32,9 +31,9 @@ from ..judge.rubric import load_rubric
 from ..judge.uncertainty import Uncertainty
 from ..models.server.client import ChatBackend, NoCompletion
 from ..models.server.completions import Completion
+from ..models.server.context import ask_context
 from ..models.server.dialect import Chat
 from ..models.server.endpoint import Endpoint, find_endpoint
-from ..models.server.transport import ConnectionFailed, Reply, Transport
 
 _SAMPLE: Final = Sample(
     (
@@ -45,7 +44,6 @@ _SAMPLE: Final = Sample(
 _PATIENCE: Final = 30.0
 _SHOWN: Final = 160
 _MOST_NAMES: Final = 5
-_CONTEXT_KEYS: Final = ("max_model_len", "context_length", "context_window", "n_ctx", "n_ctx_train")
 _ROWS: Final = (
     "reachable", "model that answers", "answer by schema", "log-probabilities", "thinking",
     "limits it names", "context length", "price", "one sample", "changed requests",
@@ -141,15 +139,20 @@ async def _ask(endpoint: Endpoint, probed: Probed, say: Callable[[str], None]) -
     found["price"] = "not known"
     if price is not None:
         found["price"] = f"{price.input * 1e6:g} and {price.output * 1e6:g} USD for 1M tokens"
-    listed = await _models(endpoint, probed)
-    found["context length"] = _context(listed, config.model) or "not told"
+    told = await ask_context(endpoint.server, config.model)
+    probed.replied = told.replied
     async with ChatBackend(config, endpoint.server, say) as backend:
         question = _question(config)
         completion = await _completion(backend, question.chat, found)
+        # Some servers know it when the model is loaded.
+        context = backend.context or told.context
+        found["context length"] = f"{context:,} tokens" if context else "not told"
         if completion is None:
             return
         found["reachable"] = f"yes, {endpoint.server.url}"
-        found["model that answers"] = (completion.model or "not told") + _offered(listed, config)
+        found["model that answers"] = (completion.model or "not told") + _offered(
+            told.models, config
+        )
         found["thinking"] = _thinking(completion)
         probed.works, found["one sample"] = _worth(question, completion)
         changed = backend.facts.get("changed_requests", [])
@@ -238,29 +241,3 @@ def _offered(listed: list[Any], config: ServerConfig) -> str:
         return ""
     more = ", ..." if len(names) > _MOST_NAMES else ""
     return f"; the server lists {', '.join(names[:_MOST_NAMES])}{more} and not {config.model}"
-
-
-async def _models(endpoint: Endpoint, probed: Probed) -> list[Any]:
-    """The list of models; empty where there is none."""
-    server, config = endpoint.server, endpoint.config
-    transport = Transport(
-        server.at("/models"), server.all_headers, config.timeout, 1, server.section, server.ca_file
-    )
-    try:
-        async with transport:
-            reply: Reply = await transport.get()
-        probed.replied = True
-        listed = orjson.loads(reply.body)["data"]
-    except (ConnectionFailed, orjson.JSONDecodeError, KeyError, TypeError):
-        return []
-    return listed if isinstance(listed, list) else []
-
-
-def _context(listed: list[Any], model: str) -> str:
-    for entry in listed:
-        if isinstance(entry, dict) and (entry.get("id") == model or len(listed) == 1):
-            for part in (entry, entry.get("meta"), entry.get("top_provider")):
-                for key in _CONTEXT_KEYS:
-                    if isinstance(part, dict) and isinstance(part.get(key), int):
-                        return f"{part[key]:,} tokens"
-    return ""

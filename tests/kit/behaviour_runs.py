@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 from behaviour_server import stats
-from behaviours import BEHAVIOURS, Behaviour, score_of
+from behaviours import BEHAVIOURS, Behaviour, score_of, text_of
 from rich.console import Console
 
 from axolotl_ual.columns import UNCERTAINTY
@@ -82,9 +82,12 @@ class Lines(io.StringIO):
 
 def write_recipe(folder: Path, root: str, name: str, tried: Behaviour) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    filler = "".join(f" word{i}" for i in range(tried.size // 7))
     rows = [
-        {"instruction": f"Row {i}: what is it?{filler}", "input": "", "output": f"It is {i}."}
+        {
+            "instruction": f"Row {i}: what is it?{text_of(tried, i)}",
+            "input": "",
+            "output": f"It is {i}.",
+        }
         for i in range(tried.rows)
     ]
     (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

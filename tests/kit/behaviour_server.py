@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from behaviours import BEHAVIOURS, HANG, Asked, row_of
+from behaviours import BEHAVIOURS, HANG, Asked, Behaviour, row_of
 
 _SILENT = 3600.0
 
@@ -57,7 +57,9 @@ class Table:
             report = {"requests": seen.requests, "charged": seen.charged, "most_completions": again}
             return 200, {**report, "completed": sorted(seen.completions)}, {}
         if rest.startswith("v1/models"):
-            return 200, {"object": "list", "data": [{"id": "m", "max_model_len": 8192}]}, {}
+            return 200, {"object": "list", "data": [_model(BEHAVIOURS[name])]}, {}
+        if name in BEHAVIOURS and f"/{rest}" in BEHAVIOURS[name].others:
+            return 200, BEHAVIOURS[name].others[f"/{rest}"], {}
         if "chat/completions" not in rest:
             return 404, {"error": {"message": f"{path} is not here"}}, {}
         body = json.loads(data)
@@ -103,6 +105,11 @@ class Table:
                 writer.write(top.encode("latin-1") + content)
                 await writer.drain()
         writer.transport.abort()
+
+
+def _model(tried: Behaviour) -> dict[str, Any]:
+    told = {} if tried.context is None else {"max_model_len": tried.context}
+    return {"id": "m", "meta": {"n_ctx_train": 131_072}, **told}
 
 
 def _in_chunks(content: bytes, size: int = 7) -> bytes:

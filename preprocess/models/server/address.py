@@ -141,7 +141,7 @@ def check_key(server: Server) -> None:
         ConfigError: the server is not a local one and there is no key.
     """
     sent = {name.lower() for name in server.headers} & {"authorization", "api-key", "x-api-key"}
-    if server.key is None and not sent and not _is_local(server.base_url):
+    if server.key is None and not sent and not is_local(server.base_url):
         raise ConfigError(
             f"{server.section}.api_key_env: the environment variable {server.key_env} is not "
             f"set, and {server.url} wants a key",
@@ -156,7 +156,8 @@ def check_key(server: Server) -> None:
         )
 
 
-def _is_local(base_url: str) -> bool:
+def is_local(base_url: str) -> bool:
+    """Whether a server is of this machine or the network around it."""
     host = urlsplit(base_url).hostname or ""
     if host == "localhost" or host.endswith((".local", ".internal", ".localhost")):
         return True

@@ -22,7 +22,8 @@ from axolotl_ual.settings.server import ServerConfig
 from . import endings
 from .address import Server
 from .completions import Completion
-from .cut_prompts import is_cut
+from .context import ask_context
+from .cut_prompts import SMALLEST_CONTEXT, CutPrompts
 from .dialect import Chat, Dialect
 from .gate import Gate
 from .limiter import Limiter, limiter_of
@@ -149,8 +150,11 @@ class ChatBackend:
         self._watch: asyncio.Task[None] | None = None
         self._dialect = Dialect(config, tell)
         self._gate = Gate()
-        self._refusals = self._faults = self._cut_prompts = self._forbidden = 0
+        self._refusals = self._faults = self._forbidden = 0
         self._has_completed = False
+        self._prompts = CutPrompts()
+        self._has_asked_context = self._has_told_of_cuts = False
+        self._asking_context = asyncio.Lock()
         self._ended: BackendError | None = None
         self._models: dict[str, None] = {}
         self._fingerprints: dict[str, None] = {}
@@ -226,7 +230,7 @@ class ChatBackend:
             dialect = self._dialect.version
             verdict = await self._send(chat)
             if verdict.completion is not None:
-                return self._completed(chat, verdict.completion)
+                return await self._completed(chat, verdict.completion)
             if verdict.kind is Kind.BAD_REQUEST and (
                 self._dialect.version > dialect
                 or self._dialect.adapt(chat, verdict.message, verdict.param)
@@ -299,7 +303,7 @@ class ChatBackend:
             pacing.succeeded(start, now - start.at)
             self._patience.succeeded()
 
-    def _completed(self, chat: Chat, completion: Completion) -> Completion:
+    async def _completed(self, chat: Chat, completion: Completion) -> Completion:
         self._has_completed = True
         self._forbidden = 0
         self._gate.widen(_FEW)
@@ -312,9 +316,11 @@ class ChatBackend:
             self._note_model(completion.model)
         if completion.fingerprint is not None and len(self._fingerprints) < 8:
             self._fingerprints.setdefault(completion.fingerprint)
-        if not is_cut(chat.messages, completion.prompt_tokens):
+        if completion.prompt_tokens >= SMALLEST_CONTEXT:
+            await self._ask_context()
+        if not self._prompts.is_cut(chat.messages, completion.prompt_tokens, chat.max_tokens):
             return completion
-        if not self._cut_prompts:
+        if not self._has_told_of_cuts:
             size = sum(len(message.get("content") or "") for message in chat.messages)
             self._say(
                 f"{self._server.url} read {completion.prompt_tokens:,} tokens of a prompt of "
@@ -322,8 +328,21 @@ class ChatBackend:
                 "answers are not used. Give it a larger context (Ollama: num_ctx), or lower "
                 "max_sample_tokens"
             )
-        self._cut_prompts += 1
+        self._has_told_of_cuts = True
         return replace(completion, prompt_cut=True)
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the server says it takes, as far as it was asked."""
+        return self._prompts.context
+
+    async def _ask_context(self) -> None:
+        """Ask once how much the server takes: behind an answer, when its model is loaded."""
+        async with self._asking_context:
+            if not self._has_asked_context:
+                self._has_asked_context = True
+                told = await ask_context(self._server, self._config.model)
+                self._prompts.context = told.context
 
     def _note_model(self, name: str) -> None:
         asked, served = _plain_name(self._config.model), _plain_name(name)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from . import answers, dialects, errors, forms, gateways, limits, logprobs, streaks, thinking
-from .kit import BEHAVIOURS, DROP, HANG, Asked, Behaviour, row_of, score_of
+from . import (
+    answers,
+    contexts,
+    dialects,
+    errors,
+    forms,
+    gateways,
+    limits,
+    logprobs,
+    streaks,
+    thinking,
+)
+from .kit import BEHAVIOURS, DROP, HANG, Asked, Behaviour, row_of, score_of, text_of
 
 __all__ = [
     "BEHAVIOURS",
@@ -12,6 +23,7 @@ __all__ = [
     "Asked",
     "Behaviour",
     "answers",
+    "contexts",
     "dialects",
     "errors",
     "forms",
@@ -21,5 +33,6 @@ __all__ = [
     "row_of",
     "score_of",
     "streaks",
+    "text_of",
     "thinking",
 ]

@@ -79,7 +79,10 @@ class Behaviour:
         fails: whether the run ends with an error.
         requests: the most that may be sent.
         rows: of the data.
-        size: characters of a sample, about.
+        size: characters of a sample, about; of row after row, where there are several.
+        filler: what samples are filled with.
+        context: of the list of models.
+        others: what is at other paths of the server, such as `/props`.
         judge: settings of the judge's section.
         environment: variables that are set.
     """
@@ -91,7 +94,10 @@ class Behaviour:
     fails: bool = False
     requests: int | None = None
     rows: int = 4
-    size: int = 0
+    size: int | tuple[int, ...] = 0
+    filler: tuple[str, ...] = (" word{}",)
+    context: int | None = 8192
+    others: dict[str, Any] = field(default_factory=dict)
     judge: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -112,6 +118,18 @@ def behaviour(
         return answer
 
     return add
+
+
+def text_of(tried: Behaviour, row: int) -> str:
+    """What the sample of a row is filled with."""
+    sizes = (tried.size,) if isinstance(tried.size, int) else tried.size
+    filler, size = tried.filler[row % len(tried.filler)], sizes[row % len(sizes)]
+    return "".join(filler.format(i) for i in range(size // len(filler.format(10))))
+
+
+def tokens_of(text: str) -> int:
+    """What a tokenizer counts: six letters, a digit, a sign or a character beyond ASCII each."""
+    return len(re.findall(r"[A-Za-z]{1,6}|\d|[^\sA-Za-z\d]", text))
 
 
 def row_of(text: str) -> int:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from axolotl_ual.errors import BackendError
 from axolotl_ual.preprocess.models.server.address import find_server
-from axolotl_ual.preprocess.models.server.cut_prompts import is_cut
 from axolotl_ual.preprocess.models.server.replies import read_reply
 from axolotl_ual.preprocess.models.server.retry_times import named_retry_time
 from axolotl_ual.preprocess.models.server.thinking import split_thinking
@@ -57,24 +56,6 @@ def test_an_answer_may_speak_of_the_tags() -> None:
 )
 def test_times_in_words(said: str, seconds: float | None) -> None:
     assert named_retry_time({}, {}, said) == (seconds and pytest.approx(seconds))
-
-
-@pytest.mark.parametrize(
-    ("text", "tokens", "cut"),
-    [
-        ("word " * 4000, 4000, False),  # 20,000 bytes, 5 for a token
-        ("word " * 4000, 2048, True),  # 9.8 for a token
-        ("word " * 2400, 2048, True),  # 5.9 for a token, and a round number
-        ("word " * 2400, 2100, False),  # 5.7 for a token, and not a round one
-        ("word " * 100, 100, False),
-        ("word " * 4000, 0, False),  # not counted
-        ("word " * 4000, 12, False),  # no context is so small: the server counts otherwise
-        ("a" + " " * 100_000 + "b", 300, False),  # a run is a few tokens
-        ("字" * 4000, 3000, False),  # 12,000 bytes; 1.3 characters for a token
-    ],
-)
-def test_prompts_that_were_cut(text: str, tokens: int, cut: bool) -> None:
-    assert is_cut([{"role": "user", "content": text}], tokens) is cut
 
 
 def test_a_reply_may_hold_numbers_that_json_has_not() -> None:
