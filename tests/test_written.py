@@ -12,6 +12,7 @@ import pytest
 
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.commands.messages import trees, words
+from axolotl_ual.preprocess.models.server.dialect import _FORMATS, FALLBACKS
 
 ROOT = Path(__file__).resolve().parents[1]
 REPOSITORY = "https://github.com/axolotl-ual/axolotl-ual"
@@ -106,6 +107,22 @@ def spoken() -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, (ast.Constant, ast.JoinedStr)) and words(node) != "..."
     ]
+
+
+def test_every_dialect_is_told() -> None:
+    page = text_of("docs/servers.md")
+    for line in [*_FORMATS, *(fallback.line for fallback in FALLBACKS)]:
+        assert f"| {line} |" in page
+
+
+def test_every_metric_of_training_is_told() -> None:
+    page = text_of("docs/training.md")
+    source = ast.parse(text_of("axolotl_ual/training/metrics.py"))
+    told = [node.value for node in source.body if isinstance(node, ast.AnnAssign)]
+    names = [value.value for value in told if isinstance(value, ast.Constant)]
+    assert "loss/nll" in names and len(names) > 6
+    for name in names:
+        assert f"| `{name}` |" in page
 
 
 def test_the_repository_has_one_address() -> None:
