@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 
-from axolotl_ual.errors import DataError
+from axolotl_ual.errors import DataError, UALError
 from axolotl_ual.settings.server import ServerConfig
 
 from ..data.sample import Sample
@@ -315,6 +315,14 @@ class Asker:
                 exchange.backend.end,
             )
             await stream.run(questions)
+
+    async def end(self, error: UALError) -> None:
+        """Send nothing more, and wait a while for what is in flight.
+
+        Args:
+            error: what every further question ends with.
+        """
+        await self._exchange.backend.end(error)
 
     async def bring_batches(self, questions: Questions, meter: Meter) -> None:
         """In `mode: batch`, bring most answers into the cache, for `run` to find them there.

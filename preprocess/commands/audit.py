@@ -17,7 +17,9 @@ from axolotl_ual.errors import BackendError, ConfigError
 
 from ..data.sample import Sample
 from ..estimators.base import Estimator
-from ..estimators.judge import Judge, JudgeEstimator, JudgeRun
+from ..estimators.judge import JudgeEstimator
+from ..judge.member import Judge
+from ..judge.run import JudgeRun
 from ..labels.repeats import Repeats, repeats_agree
 from ..progress import Progress
 

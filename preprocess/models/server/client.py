@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Protocol
 
-from axolotl_ual.errors import BackendError
+from axolotl_ual.errors import UALError
 from axolotl_ual.settings.server import ServerConfig
 
 from . import endings
@@ -155,7 +155,7 @@ class ChatBackend:
         self._prompts = CutPrompts()
         self._has_asked_context = self._has_told_of_cuts = False
         self._asking_context = asyncio.Lock()
-        self._ended: BackendError | None = None
+        self._ended: UALError | None = None
         self._models: dict[str, None] = {}
         self._fingerprints: dict[str, None] = {}
         self.limits: dict[str, str] = {}
@@ -247,7 +247,7 @@ class ChatBackend:
             if account is not None:
                 await account.again()
 
-    async def end(self, error: BackendError) -> None:
+    async def end(self, error: UALError) -> None:
         """Send nothing more, and wait a while for what is in flight: it is paid for.
 
         Args:

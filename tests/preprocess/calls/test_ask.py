@@ -18,7 +18,7 @@ from axolotl_ual.preprocess.calls.ask import Session
 from axolotl_ual.preprocess.calls.task import Question, Questions
 from axolotl_ual.preprocess.data.sample import Sample
 from axolotl_ual.preprocess.estimators import self_consistency
-from axolotl_ual.preprocess.estimators.judge import make_judge
+from axolotl_ual.preprocess.judge.member import make_judge
 from axolotl_ual.preprocess.progress import SilentProgress
 from axolotl_ual.settings.estimators import JudgeConfig
 from axolotl_ual.settings.ual import AnnotateConfig

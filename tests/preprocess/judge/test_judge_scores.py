@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from judging_kit import (
 
 import judge_server
 from axolotl_ual.columns import DISAGREEMENT, MASS, SPREAD
+from axolotl_ual.errors import BackendError
 from axolotl_ual.preprocess.calls.cache import Answer, Cache, Entry, KeyMaker
 from axolotl_ual.preprocess.calls.outcomes import Outcome
 from axolotl_ual.preprocess.data.sample import Sample
@@ -167,9 +169,15 @@ def test_mean_and_spread_of_differing_repeats(server: judge_server.Running, tmp_
 
 
 def panel(
-    servers: list[judge_server.Running], folder: Path, asked: list[Any], combine: str = "mean"
+    servers: list[judge_server.Running],
+    folder: Path,
+    asked: list[Any],
+    combine: str = "mean",
+    **judge: Any,
 ) -> tuple[Estimation, Any]:
-    judges = [settings(s, model=f"judge-{i}", max_retries=0) for i, s in enumerate(servers)]
+    judges = [
+        settings(s, model=f"judge-{i}", max_retries=0, **judge) for i, s in enumerate(servers)
+    ]
     annotate = {
         "output": "out",
         "estimator": "panel",
@@ -210,3 +218,21 @@ def test_a_judge_that_fails_leaves_the_others(server: judge_server.Running, tmp_
     assert result.uncertainty[1] == pytest.approx(stated(asked[1]))
     assert np.isnan(result.columns[DISAGREEMENT]).tolist() == [False, True]
     assert result.facts["judges"][1]["failures"] == {"unparsable": 1}
+
+
+def test_a_judge_that_ends_a_run_loses_nothing_of_the_others(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """A key expires while another judge has answers in flight, which are paid for and kept."""
+    server.set(latency=1.0)
+    with judge_server.running(latency=0.3) as other:
+        expiry = threading.Timer(1.5, lambda: other.set(latency=0.3, key="another"))
+        expiry.start()
+        with pytest.raises(BackendError, match="does not accept"):
+            panel([server, other], tmp_path, samples(40), max_concurrency=4)
+        assert server.stats()["answered"] < 40
+        server.set(latency=0.0)
+        other.set(latency=0.0, key="")
+        panel([server, other], tmp_path, samples(40), max_concurrency=4)
+        # Each judge answers each row once.
+        assert [one.stats()["answered"] for one in (server, other)] == [40, 40]
