@@ -32,6 +32,8 @@ from .pairs import PairsOptions, make_pairs
 
 _DATA: Final = "data"
 _RUNS: Final = "runs"
+_BRINGS_COLUMNS: Final = ("annotate", "annotations", "pairs")
+"""Sections of `ual:` that the rows of a control, which have their columns, go without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,7 @@ class _Builder:
         )
         folder = self._options.output / _DATA / f"{point.name}-{seed}"
         entries = write_control(str(point.control), trained, folder, seed)
-        ual = {k: v for k, v in (raw.get("ual") or {}).items() if k not in ("annotate", "pairs")}
+        ual = {k: v for k, v in (raw.get("ual") or {}).items() if k not in _BRINGS_COLUMNS}
         return {**raw, "datasets": entries, "ual": ual}
 
 

@@ -144,7 +144,11 @@ def _data(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> Iterator[str
         yield ConfigError(f"{path}: datasets: this key is needed", "name the data to train on")
         return
     for entry in locate(recipe, ual, str(path)).entries:
-        yield _describe(Path(str(entry["path"])), str(entry["path"]))
+        name = str(entry["path"])
+        if ual.annotations is not None:
+            yield f"{name}: joined by content to `ual.annotations: {ual.annotations.name}`"
+        else:
+            yield _describe(Path(name), name)
 
 
 def _describe(file: Path, name: str) -> str:

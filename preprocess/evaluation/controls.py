@@ -21,11 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from axolotl_ual.columns import GAP, PREFIX, SMOOTHING, STAGE, STAGES, UNCERTAINTY
-from axolotl_ual.data.annotated import locate
+from axolotl_ual.data.annotated import rewritten
 from axolotl_ual.errors import DataError
 
-from ..data.load import load_entry
-from ..data.recipe import Entry, Recipe, read_entries
+from ..data.annotated_tables import annotated_tables
+from ..data.recipe import Entry, Recipe
 from ..data.rows import read_samples
 from ..labels.ranks import rank
 from ..labels.smoothing import solve_smoothing
@@ -56,9 +56,7 @@ def write_control(control: str, recipe: Recipe, folder: Path, seed: int) -> list
         AnnotationError: the recipe's rows are not annotated.
         DataError: a column that the control needs is missing.
     """
-    located = locate(recipe.raw, recipe.ual, str(recipe.path)).entries
-    entries = read_entries({**recipe.raw, "datasets": located}, recipe.path)
-    tables = [(entry, load_entry(entry, seed=recipe.seed)) for entry in entries]
+    tables = annotated_tables(recipe)
     columns = _columns(control, recipe, tables, seed)
     folder.mkdir(parents=True, exist_ok=True)
     written, start = [], 0
@@ -68,8 +66,7 @@ def write_control(control: str, recipe: Recipe, folder: Path, seed: int) -> list
         path = folder / f"{number}.parquet"
         rest = table.remove_columns([name for name in columns if name in table.column_names])
         write_parquet(path, rest, {name: array[rows] for name, array in columns.items()})
-        kept = {k: v for k, v in entry.raw.items() if k not in ("name", "data_files", "revision")}
-        written.append({**kept, "path": str(path), "ds_type": "parquet", "split": "train"})
+        written.append(rewritten(entry.raw, path))
     return written
 
 

@@ -7,7 +7,6 @@ on its shuffling, its dropping of long rows and its seed.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -23,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import PREFIX, STAGE, UNCERTAINTY
-from axolotl_ual.data.annotated import locate
 from axolotl_ual.errors import ConfigError, DataError, UALError
 from axolotl_ual.settings.evaluate import AnswersConfig
 
+from ..data.annotated_tables import annotated_tables
 from ..data.load import load_entry
 from ..data.prompt import Prompt
 from ..data.prompts import prompt_of_sample
@@ -199,28 +198,26 @@ def _held_out(recipe: Recipe, parts: Sequence[tuple[Entry, Dataset]], source: st
 
 def _validation_rows(recipe: Recipe) -> HeldOut:
     """The rows that Axolotl sets apart from the data that the recipe trains on."""
-    trained = recipe
-    if recipe.ual.annotate is not None:
-        located = locate(recipe.raw, recipe.ual, str(recipe.path))
-        raw = {**recipe.raw, "datasets": located.entries}
-        trained = dataclasses.replace(recipe, raw=raw, entries=read_entries(raw, recipe.path))
-    tables = [load_entry(entry, seed=recipe.seed) for entry in trained.entries]
-    chosen = _ask_axolotl(trained, tables)
+    if recipe.ual.annotate is None and recipe.ual.annotations is None:
+        loaded = [(entry, load_entry(entry, seed=recipe.seed)) for entry in recipe.entries]
+    else:
+        loaded = annotated_tables(recipe)
+    chosen = _ask_axolotl(recipe, loaded)
     parts, start = [], 0
-    for entry, table in zip(trained.entries, tables, strict=True):
+    for entry, table in loaded:
         inside = chosen[(chosen >= start) & (chosen < start + len(table))] - start
         start += len(table)
         if len(inside):
             parts.append((entry, table.select(inside)))
-    return _held_out(trained, parts, f"val_set_size: {recipe.raw['val_set_size']}")
+    return _held_out(recipe, parts, f"val_set_size: {recipe.raw['val_set_size']}")
 
 
-def _ask_axolotl(recipe: Recipe, tables: Sequence[Dataset]) -> npt.NDArray[np.int64]:
+def _ask_axolotl(recipe: Recipe, loaded: Sequence[tuple[Entry, Dataset]]) -> npt.NDArray[np.int64]:
     """Numbers of the rows that Axolotl sets apart, counted over all datasets."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         entries, start = [], 0
-        for number, (entry, table) in enumerate(zip(recipe.entries, tables, strict=True)):
+        for number, (entry, table) in enumerate(loaded):
             file = folder / f"{number}.parquet"
             ours = [name for name in table.column_names if name.startswith(PREFIX)]
             rows = list(range(start, start + len(table)))

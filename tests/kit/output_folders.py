@@ -30,6 +30,8 @@ from axolotl_ual.columns import (
 )
 from axolotl_ual.preprocess.labels.smoothing import solve_smoothing
 from axolotl_ual.preprocess.labels.stages import assign_stages
+from axolotl_ual.settings.server import shaping
+from axolotl_ual.settings.ual import parse_ual
 
 TEXT = """
 the answer depends on what you mean by a good result and how much time there is to check it first
@@ -59,6 +61,12 @@ def sentence(rng: np.random.Generator, words: int) -> str:
 
 def question(rng: np.random.Generator) -> str:
     return str(rng.choice(QUESTIONS)).format(rng.choice(TOPICS))
+
+
+def shared_settings() -> dict[str, Any]:
+    """What in a manifest is compared with the recipe that names the folder in `annotations:`."""
+    ual = parse_ual(None)
+    return {"smoothing": shaping(ual.smoothing), "stages": shaping(ual.stages)}
 
 
 def write_annotated(

@@ -77,9 +77,15 @@ class TorchSmoothing(BasePlugin):
 
 
 class DeepSpeedOnCPU(BasePlugin):
-    """Lets Accelerate find a backend for DeepSpeed where there is no accelerator."""
+    """Lets Accelerate find a backend for DeepSpeed where there is no accelerator.
+
+    Processes talk by gloo. DeepSpeed's own way through shared memory is C++ that it would compile.
+    """
 
     def register(self, cfg: Any) -> None:
+        from deepspeed.comm import torch as backend
+
+        backend.build_shm_op = lambda: None
         from accelerate.state import PartialState
         from accelerate.utils import DistributedType
 

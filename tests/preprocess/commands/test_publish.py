@@ -181,6 +181,51 @@ def test_rows_go_whole_and_can_be_taken_back(hub: hub_server.Hub, annotated: Pat
     assert "report.html" not in repository.files
 
 
+def pairs_recipe(model: Path, folder: Path, *, pairs: Path) -> dict[str, Any]:
+    """What made the pairs, as far as training reads it."""
+    prompts = {"path": str(folder / "prompts.jsonl"), "type": "chat_template.default"}
+    ual = {"pairs": {"output": str(pairs)}, "curriculum": {"mode": "phased"}}
+    return tiny.recipe(
+        model, folder, [prompts], rl="dpo", rl_beta=0.1, chat_template="tokenizer_default",
+        max_steps=None, sequence_len=2048, save_strategy="no", hub_model_id="mine", ual=ual,
+    )  # fmt: skip
+
+
+def publish_pairs(folder: Path, model: Path) -> Result:
+    """Publish pairs of 12 prompts, one of which gave no pair."""
+    pairs = output_folders.paired(folder / "pairs", prompts=12)
+    recipe = folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(pairs_recipe(model, folder, pairs=pairs)))
+    terms = ("--license", "mit", "--judge-terms", "research only")
+    return publish(pairs, *terms, "--recipe", str(recipe))
+
+
+def test_pairs_go_whole_and_never_without_their_texts(
+    hub: hub_server.Hub, model: Path, tmp_path: Path
+) -> None:
+    result = publish_pairs(tmp_path, model)
+    assert result.exit_code == 0, result.output
+    files = hub.repositories[REPO].files
+    assert set(files) == {
+        "README.md", "manifest.json", "recipe.yaml", "report.html", "responses.parquet",
+        "train.parquet",
+    }  # fmt: skip
+    for name in ("responses.parquet", "train.parquet"):
+        assert files[name] == (tmp_path / "pairs" / name).read_bytes()
+    assert Manifest.model_validate_json(files["manifest.json"]).kind == "pairs"
+    made = yaml.safe_load(files["recipe.yaml"])
+    assert made["datasets"] == [{"path": REPO, "split": "train", "type": "axolotl_ual.pairs"}]
+    assert (made["rl"], made["ual"]) == ("dpo", {"curriculum": {"mode": "phased"}})
+    assert "hub_model_id" not in made and "output_dir" not in made
+    card = files["README.md"].decode()
+    head = yaml.safe_load(card.split("---")[1])
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "train.parquet"}]
+    assert "gpt-4o, whose terms were stated as: research only" in card
+    terms = ("--license", "mit", "--judge-terms", "research only")
+    refused = publish(tmp_path / "pairs", "--annotations-only", *terms)
+    assert refused.exit_code == 1 and "holds pairs, which are their texts" in refused.output
+
+
 def test_a_repository_with_other_files_is_left_alone(hub: hub_server.Hub, annotated: Path) -> None:
     hub.repositories[REPO] = hub_server.Repository(True, {"weights.bin": b"1"})
     result = publish(annotated, "--license", "mit")
@@ -218,10 +263,10 @@ def test_without_a_token_the_hub_is_named(
 
 @pytest.mark.host
 @pytest.mark.slow
-def test_training_joins_them_without_a_judge(
+def test_published_recipes_train_without_a_judge(
     hub: hub_server.Hub, annotated: Path, model: Path, tmp_path: Path
 ) -> None:
-    """The published recipe, on shuffled rows of which one was never annotated."""
+    """Annotations, on shuffled rows of which one was never annotated; then pairs."""
     recipe = str(annotated.parent / "recipe.yaml")
     made = publish(annotated, "--annotations-only", "--license", "mit", "--recipe", recipe)
     assert made.exit_code == 0, made.output
@@ -231,8 +276,9 @@ def test_training_joins_them_without_a_judge(
     settings = tiny.recipe(
         model, tmp_path, entries, plugins=published["plugins"], ual=published["ual"], max_steps=2
     )
-    environment = {**hub.environment, "HF_HUB_CACHE": str(tmp_path / "hub")}
-    run = tiny.axolotl(settings, tmp_path / "run", launcher="python", environment=environment)
+    caches = {f"HF_{name}_CACHE": str(tmp_path / name) for name in ("HUB", "DATASETS")}
+    environment = {**hub.environment, **caches}
+    run = tiny.axolotl(settings, tmp_path / "run", imports=environment)
     assert f"40 of 41 rows have annotations in {REPO}; 1 without a match, smoothed by" in run.text
     assert len(run.values("loss")) == 2
     (prepared,) = (tmp_path / "prepared").glob("ual-*/*/dataset_info.json")
@@ -241,3 +287,11 @@ def test_training_joins_them_without_a_judge(
     expected = [*kept[SMOOTHING][:], float(np.float32(0.1))]
     assert sorted(rows[SMOOTHING][:]) == sorted(expected)
     assert json.dumps(settings["ual"]).count("judge") == 0
+    made = publish_pairs(tmp_path / "other", model)
+    assert made.exit_code == 0, made.output
+    pairs = yaml.safe_load(hub.repositories[REPO].files["recipe.yaml"])
+    pairs["output_dir"] = str(tmp_path / "dpo" / "out")
+    run = tiny.axolotl(pairs, tmp_path / "dpo", imports=environment)
+    # 11 pairs, two in a step.
+    stages = run.values("ual/stage")
+    assert len(stages) == 6 and stages == sorted(stages) and set(stages) == {1.0, 2.0, 3.0}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -21,6 +22,7 @@ from axolotl_ual.preprocess.commands.ablate import _fits
 from axolotl_ual.preprocess.data.recipe import load_recipe
 from axolotl_ual.preprocess.evaluation.grid import CONTROLS, make_points
 from axolotl_ual.preprocess.evaluation.training import command_line
+from output_folders import shared_settings, write_annotated
 from tiny import KIT, write_rows
 
 LAUNCHER = f"{sys.executable} {KIT / 'stand_in_trainer.py'}"
@@ -114,6 +116,36 @@ def test_a_grid_with_controls(here: Path) -> None:
     recipe, table = trained("length", 8)
     assert recipe["seed"] == 8 and recipe["auto_resume_from_checkpoints"]
     assert table.column_names[:3] == ["messages", "kind", "level"]
+
+
+@pytest.mark.slow
+def test_controls_of_rows_that_others_annotated(here: Path) -> None:
+    """Rows without our columns, of which the first was never annotated."""
+    write_rows(Path("plain.jsonl"), ROWS)
+    write_annotated(
+        here / "shared",
+        {"train": pa.Table.from_pylist(ROWS[:0:-1])},
+        {"train": UNCERTAINTY[:0:-1]},
+        settings=shared_settings(),
+    )
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    recipe["datasets"] = [{"path": "plain.jsonl", "type": "chat_template"}]
+    recipe["ual"]["annotations"] = "shared"
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    chosen = ("--control", "constant,length", "--seeds", "1", "--launcher", LAUNCHER)
+    result = ablate(*chosen)
+    assert result.exit_code == 0, result.output
+    own = yaml.safe_load(Path("ablation/runs/ual/seed-7/recipe.yaml").read_text())
+    assert own["datasets"] == recipe["datasets"] and own["ual"]["annotations"] == "shared"
+    for control in ("constant", "length"):
+        made, table = trained(control, 7)
+        assert "annotations" not in made["ual"]
+        found = table["ual_uncertainty"].to_pylist()
+        if control == "constant":
+            assert found == [None, *UNCERTAINTY[1:].astype(np.float32).tolist()]
+            assert table["ual_smoothing"].to_numpy() == pytest.approx([0.1] * 20, abs=1e-7)
+    document = json.loads(Path("ablation/evaluation/evaluation.json").read_text())
+    assert [run["arm"] for run in document["runs"]] == ["base", "ual", "constant", "length"]
 
 
 def test_a_grid_of_values(here: Path) -> None:
