@@ -109,8 +109,7 @@ def save_over_processes(
     """Save what `work(world)` gives on the first of so many processes, for all worlds together."""
     # Once for all the processes that are forked below. They talk by gloo: DeepSpeed's own way
     # through shared memory is C++ that it would compile.
-    from deepspeed.comm import torch as backend
-
+    backend: Any = importlib.import_module("deepspeed.comm.torch")
     backend.build_shm_op = lambda: None
     importlib.import_module("transformers.models.llama.modeling_llama")
     merged: dict[Any, Gradients] = {}

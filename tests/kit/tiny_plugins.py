@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import importlib.util
 import json
@@ -83,8 +84,7 @@ class DeepSpeedOnCPU(BasePlugin):
     """
 
     def register(self, cfg: Any) -> None:
-        from deepspeed.comm import torch as backend
-
+        backend: Any = importlib.import_module("deepspeed.comm.torch")
         backend.build_shm_op = lambda: None
         from accelerate.state import PartialState
         from accelerate.utils import DistributedType
