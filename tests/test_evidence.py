@@ -1,0 +1,187 @@
+"""The studies of `benchmarks/evidence/`: each runs at toy size, and the page is what it draws."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tiny import make_model
+
+ROOT = Path(__file__).resolve().parents[1]
+EVIDENCE = ROOT / "benchmarks" / "evidence"
+MODELS = ("one", "two", "three", "gpt4")
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "while",
+    "seven",
+    "wise",
+    "owls",
+    "read",
+    "old",
+    "books",
+]
+
+
+def command(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(EVIDENCE / f"{name}.py"), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def sentence(number: int, length: int = 6) -> str:
+    return " ".join(WORDS[(number * 5 + place * 3) % len(WORDS)] for place in range(length))
+
+
+def contents() -> dict[str, bytes]:
+    """Every file of the lock by name, with a few rows of its own format."""
+    sums = [
+        {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"}
+        for n in range(16)
+    ]
+    roles = [
+        {"instruction": f"Play {sentence(n)}", "input": "", "response": sentence(n + 3, 8)}
+        for n in range(16)
+    ]
+    pairs = [
+        {
+            "chosen": f"\n\nHuman: Ask {n}\n\nAssistant: {sentence(n)}",
+            "rejected": f"\n\nHuman: Ask {n}\n\nAssistant: {sentence(n + 7, 4)}",
+        }
+        for n in range(12)
+    ]
+    found = {
+        "gsm8k": "\n".join(map(json.dumps, sums)).encode(),
+        "roleplay": json.dumps(roles).encode(),
+        "harmless": gzip.compress("\n".join(map(json.dumps, pairs)).encode()),
+    }
+    for place, model in enumerate(MODELS):
+        answers = [
+            {"instruction": f"Tell {n}: {sentence(n)}", "output": sentence(n * (place + 1), 7)}
+            for n in range(8)
+        ]
+        found[f"alpaca_eval/{model}"] = json.dumps(answers).encode()
+    return found
+
+
+def write_data(folder: Path, files: Mapping[str, bytes]) -> Path:
+    """The files where `sources.py` looks for them, and their lock."""
+    locked = {}
+    for name, content in files.items():
+        entry = {"repository": "some/one", "commit": "0" * 40, "file": f"data/{name}.json"}
+        path = folder / "some+one" / entry["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        locked[name] = {**entry, "sha256": hashlib.sha256(content).hexdigest()}
+    lock = folder / "lock.json"
+    lock.write_text(json.dumps({"packages": {}, "files": locked}), encoding="utf-8")
+    return lock
+
+
+def toy_protocol() -> dict[str, Any]:
+    """The protocol with small numbers."""
+    fixed: dict[str, Any] = json.loads((EVIDENCE / "protocol.json").read_text(encoding="utf-8"))
+    small = {"lora_r": 2, "epochs": 1, "batch": 4, "most_tokens": 200, "seeds": [0]}
+    training, staged = fixed["training"], fixed["staged"]
+    training.update(small, train_rows=8, held_out_rows=8, neutral_rows=4)
+    training["estimators"]["self_consistency"].update(answers=2, max_tokens=4)
+    training["clustering"].update(tokens=4, states=60)
+    training["diversity"].update(rows=2, tokens=4)
+    staged.update(small, train_pairs=6, held_out_pairs=4)
+    fixed["estimators"].update(rows=6, resamples=20)
+    fixed["estimators"]["estimators"]["mc_dropout"].update(passes=2)
+    fixed["estimators"]["estimators"]["self_consistency"].update(answers=2, max_tokens=4)
+    return fixed
+
+
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Runs a study's command on toy data with a tiny model."""
+    folder = tmp_path_factory.mktemp("evidence")
+    model = make_model(folder / "model", texts=[" ".join(WORDS)])
+    lock = write_data(folder / "data", contents())
+    protocol = folder / "protocol.json"
+    protocol.write_text(json.dumps(toy_protocol()), encoding="utf-8")
+    given: Sequence[tuple[str, Path]] = (
+        ("--data", folder / "data"),
+        ("--work", folder / "work"),
+        ("--results", folder / "results"),
+        ("--page", folder / "evidence.md"),
+        ("--protocol", protocol),
+        ("--lock", lock),
+        ("--model", model),
+    )
+
+    def run(name: str, action: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+        words = [word for option, path in given for word in (option, str(path))]
+        return command(name, action, *words), folder
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("study", "results", "shown"),
+    [
+        ("estimators", ["judge", "self_consistency", "spread"], "| self_consistency | 6 |"),
+        ("training", ["base", "seed-0-sft", "seed-0-ual-reference"], "| ual-reference | 1 |"),
+        ("staged", ["pairs", "seed-0-clear", "seed-0-staged"], "| smoothed | 1 |"),
+    ],
+)
+def test_a_study_runs_from_data_to_page(
+    ask: Callable[..., Any], study: str, results: list[str], shown: str
+) -> None:
+    made, folder = ask(study, "run")
+    assert made.returncode == 0, made.stderr[-3000:]
+    written = {path.stem: path for path in (folder / "results" / study).glob("*.json")}
+    assert set(results) <= set(written)
+    kept = {name: path.stat().st_mtime_ns for name, path in written.items()}
+    last = written.pop(results[-1])
+    last.unlink()
+    again, _ = ask(study, "resume")
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert last.is_file()
+    assert all(path.stat().st_mtime_ns == kept[name] for name, path in written.items())
+    refused, _ = ask(study, "run")
+    assert refused.returncode == 1
+    assert "holds results" in refused.stderr
+    drawn, _ = ask(study, "render")
+    assert drawn.returncode == 0, drawn.stderr[-3000:]
+    assert shown in (folder / "evidence.md").read_text(encoding="utf-8")
+
+
+def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
+    lock = write_data(tmp_path, {"gsm8k": b"one"})
+    good = command("sources", "--data", str(tmp_path), "--lock", str(lock))
+    assert good.returncode == 0, good.stderr
+    (tmp_path / "some+one" / "data" / "gsm8k.json").write_bytes(b"other")
+    bad = command("sources", "--data", str(tmp_path), "--lock", str(lock))
+    assert bad.returncode == 1
+    assert "its SHA-256 is" in bad.stderr
+
+
+def test_the_page_is_what_the_results_draw(tmp_path: Path) -> None:
+    drawn = command("page", "--page", str(tmp_path / "evidence.md"))
+    assert drawn.returncode == 0, drawn.stderr
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    assert page == (tmp_path / "evidence.md").read_text(encoding="utf-8"), (
+        "run `python benchmarks/evidence/page.py`"
+    )
