@@ -7,7 +7,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,60 +112,56 @@ def toy_protocol() -> dict[str, Any]:
     return fixed
 
 
-@pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Runs a study's command on toy data with a tiny model."""
-    folder = tmp_path_factory.mktemp("evidence")
-    model = make_model(folder / "model", texts=[" ".join(WORDS)])
-    lock = write_data(folder / "data", contents())
-    protocol = folder / "protocol.json"
-    protocol.write_text(json.dumps(toy_protocol()), encoding="utf-8")
-    given: Sequence[tuple[str, Path]] = (
-        ("--data", folder / "data"),
-        ("--work", folder / "work"),
-        ("--results", folder / "results"),
-        ("--page", folder / "evidence.md"),
-        ("--protocol", protocol),
-        ("--lock", lock),
-        ("--model", model),
-    )
+class Toy:
+    """Runs the commands of studies on toy data with a tiny model."""
 
-    def run(name: str, action: str) -> tuple[subprocess.CompletedProcess[str], Path]:
-        words = [word for option, path in given for word in (option, str(path))]
-        return command(name, action, *words), folder
+    def __init__(self, folder: Path) -> None:
+        self.results, self.page = folder / "results", folder / "evidence.md"
+        protocol = folder / "protocol.json"
+        protocol.write_text(json.dumps(toy_protocol()), encoding="utf-8")
+        options = {
+            "--data": folder / "data",
+            "--work": folder / "work",
+            "--results": self.results,
+            "--page": self.page,
+            "--protocol": protocol,
+            "--lock": write_data(folder / "data", contents()),
+            "--model": make_model(folder / "model", texts=[" ".join(WORDS)]),
+        }
+        self._words = [word for option, path in options.items() for word in (option, str(path))]
 
-    return run
+    def ask(self, study: str, action: str) -> subprocess.CompletedProcess[str]:
+        return command(study, action, *self._words)
+
+    def written(self, study: str) -> dict[str, int]:
+        """When each result was written, by name."""
+        return {p.stem: p.stat().st_mtime_ns for p in (self.results / study).glob("*.json")}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("study", "results", "shown"),
-    [
-        ("estimators", ["judge", "self_consistency", "spread"], "| self_consistency | 6 |"),
-        ("training", ["base", "seed-0-sft", "seed-0-ual-reference"], "| ual-reference | 1 |"),
-        ("staged", ["pairs", "seed-0-clear", "seed-0-staged"], "| smoothed | 1 |"),
-    ],
-)
-def test_a_study_runs_from_data_to_page(
-    ask: Callable[..., Any], study: str, results: list[str], shown: str
-) -> None:
-    made, folder = ask(study, "run")
-    assert made.returncode == 0, made.stderr[-3000:]
-    written = {path.stem: path for path in (folder / "results" / study).glob("*.json")}
-    assert set(results) <= set(written)
-    kept = {name: path.stat().st_mtime_ns for name, path in written.items()}
-    last = written.pop(results[-1])
-    last.unlink()
-    again, _ = ask(study, "resume")
-    assert again.returncode == 0, again.stderr[-3000:]
-    assert last.is_file()
-    assert all(path.stat().st_mtime_ns == kept[name] for name, path in written.items())
-    refused, _ = ask(study, "run")
-    assert refused.returncode == 1
-    assert "holds results" in refused.stderr
-    drawn, _ = ask(study, "render")
+def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
+    toy = Toy(tmp_path)
+    for study in ("estimators", "training", "staged"):
+        made = toy.ask(study, "run")
+        assert made.returncode == 0, made.stderr[-3000:]
+    assert {"spread", "judge", "self_consistency"} <= set(toy.written("estimators"))
+    assert {"base", "seed-0-sft", "seed-0-ual-reference"} <= set(toy.written("training"))
+
+    before = toy.written("staged")
+    (toy.results / "staged" / "seed-0-clear.json").unlink()
+    resumed = toy.ask("staged", "resume")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    after = toy.written("staged")
+    assert {name for name in before if after[name] != before[name]} == {"seed-0-clear"}
+
+    refused = toy.ask("staged", "run")
+    assert (refused.returncode, "holds results" in refused.stderr) == (1, True)
+
+    drawn = toy.ask("staged", "render")
     assert drawn.returncode == 0, drawn.stderr[-3000:]
-    assert shown in (folder / "evidence.md").read_text(encoding="utf-8")
+    page = toy.page.read_text(encoding="utf-8")
+    for line in ("| self_consistency | 6 |", "| ual-reference | 1 |", "| smoothed | 1 |"):
+        assert line in page
 
 
 def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:

@@ -131,14 +131,14 @@ class Study:
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         weights = [weight for weight in self.tuned.model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=self.fixed["learning_rate"], weight_decay=0.0)
-        marks = [round(len(batches) * part / 3) for part in (1, 2, 3)]
+        marks = [max(1, round(len(batches) * part / 3)) for part in (1, 2, 3)]
         measured = []
         for number, batch in enumerate(batches, start=1):
             self.tuned.model.train()
             self._step(batch, eps, optimizer, weights)
             if number in marks:
                 self.tuned.model.eval()
-                measured.append(self._margins().tolist())
+                measured += [self._margins().tolist()] * marks.count(number)
         self.tuned.stop()
         return {
             "arm": arm,

@@ -10,6 +10,7 @@ from study import Results
 from verdicts import NOT_RUN, Claim, Difference, Section, higher, paired
 
 TITLE = "Study 4: preference pairs in stages"
+ARMS = ("staged", "shuffled", "clear", "smoothed")
 CLAIMS = {
     "Staged DPO prefers the chosen answer more often than DPO on shuffled pairs": "shuffled",
     "Staged DPO prefers the chosen answer more often than DPO on clear pairs alone": "clear",
@@ -62,7 +63,8 @@ def _difference(runs: Runs, arm: str, other: str) -> Difference | None:
 def _table(runs: Runs) -> str:
     head = ["arm", "seeds", *(f"accuracy after {n}/3" for n in (1, 2, 3)), "mean margin"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for arm, found in runs.items():
+    for arm in sorted(runs, key=ARMS.index):
+        found = runs[arm]
         cells = [arm, str(len(found))]
         for third in range(3):
             right = np.mean([_right(run, third) for run in found.values()])

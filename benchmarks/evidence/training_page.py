@@ -100,11 +100,11 @@ def _claims(runs: Runs | None, fixed: Mapping[str, Any]) -> list[Claim]:
     def claim(words: str, found: Difference | None, say: Verdict, unit: str) -> Claim:
         if found is None:
             return Claim(words, NOT_RUN, "")
-        return Claim(words, say(found, margin), f"{found} {unit}, {_seeds(found.seeds)}")
+        return Claim(words, say(found, margin), f"{found}{unit}, {_seeds(found.seeds)}")
 
     def nll(words: str, arm: str, reference: str, group: str, say: Verdict = lower) -> Claim:
         found = None if runs is None else runs.nll_difference(arm, reference, group)
-        return claim(words, found, say, "nats a token")
+        return claim(words, found, say, " nats a token")
 
     def one(words: str, number: Callable[[Run], float], unit: str, say: Verdict) -> Claim:
         found = None if runs is None else runs.difference("ual", "sft", number)
@@ -128,7 +128,7 @@ def _claims(runs: Runs | None, fixed: Mapping[str, Any]) -> list[Claim]:
         nll("UAL to the reference prior is better than to the uniform one (NLL)",
             "ual-reference", "ual", "all"),
         claim("UAL forgets less than SFT (KL to the base model on neutral text)", divergence,
-              lower, "nats a token"),
+              lower, " nats a token"),
         one("UAL is better calibrated than SFT (ECE, 15 bins of equal mass)",
             lambda run: float(run["ece"]["all"]), "", lower),
         one("Hidden states gather better by their next token than after SFT (Silhouette)",
