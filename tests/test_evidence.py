@@ -164,6 +164,7 @@ def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
         assert line in page
 
 
+@pytest.mark.slow
 def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     lock = write_data(tmp_path, {"gsm8k": b"one"})
     good = command("sources", "--data", str(tmp_path), "--lock", str(lock))
@@ -174,6 +175,7 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     assert "its SHA-256 is" in bad.stderr
 
 
+@pytest.mark.slow
 def test_the_page_is_what_the_results_draw(tmp_path: Path) -> None:
     drawn = command("page", "--page", str(tmp_path / "evidence.md"))
     assert drawn.returncode == 0, drawn.stderr
