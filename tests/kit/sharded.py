@@ -32,26 +32,27 @@ def global_batch() -> dict[str, Tensor]:
     return {"input_ids": ids, "labels": labels, "ual_smoothing": smoothing}
 
 
-def micro_batches(num_micro: int) -> Iterator[dict[str, Tensor]]:
-    """This process's part of the global batch."""
+def micro_batches(num_micro: int, **more: Tensor) -> Iterator[dict[str, Tensor]]:
+    """This process's part of the global batch, with `more` of each row."""
     from axolotl_ual.losses.encoding import encode_smoothing
 
     rank, world = dist.get_rank(), dist.get_world_size()
     size = ROWS // world // num_micro
     batch = global_batch()
     batch["ual_smoothing"] = encode_smoothing(batch["ual_smoothing"].contiguous())
+    batch.update(more)
     for index in range(num_micro):
         start = (index * world + rank) * size
         yield {key: value[start : start + size] for key, value in batch.items()}
 
 
-def losses(objective: Any, num_micro: int, model: Any) -> Iterator[Tensor]:
+def losses(objective: Any, num_micro: int, model: Any, **more: Tensor) -> Iterator[Tensor]:
     """The micro-batches' losses as the trainer hands them to backward."""
     from axolotl_ual.losses.objective import Weights
 
     total = (global_batch()["labels"][:, 1:] != -100).sum().float()
     shares = dist.get_world_size() * num_micro
-    for batch in micro_batches(num_micro):
+    for batch in micro_batches(num_micro, **more):
         tokens = (batch["labels"][:, 1:] != -100).sum().float()
         objective.weights = Weights(tokens / total * shares, shares / total, tokens)
         yield model(**batch).loss / num_micro

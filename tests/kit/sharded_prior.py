@@ -2,7 +2,8 @@
 
 `python sharded_prior.py OUTPUT` saves {case: {parameter: gradient}} with torch.save, where a case
 is (kernel, engine, processes, micro-batches, reference): `adapter` trains LoRA with a reference
-that is the model without it, `model` trains everything with a frozen model beside it.
+that is the model without it, `model` trains everything with a frozen model beside it, and `kept`
+trains LoRA with the KEPT most likely tokens of a reference that has run before.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from sharded import losses
+from sharded import global_batch, losses
 from torch import Tensor
 
 from engines import ENGINES, gradients, make_model, save_over_processes
 
-REFERENCES = ("adapter", "model")
+REFERENCES = ("adapter", "model", "kept")
+KEPT = 5
 CUTS = [(1, 1), (1, 4), (2, 2), (4, 1)]
 """(processes, micro-batches of each)"""
 
@@ -29,7 +31,7 @@ def make(reference: str) -> tuple[Any, Any]:
 
     before, model = make_model("trained"), make_model("trained")
     torch.manual_seed(2)
-    if reference == "adapter":
+    if reference != "model":
         config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "down_proj"])
         model = inject_adapter_in_model(config, model)
         trained = [name for name, _ in model.named_parameters() if "lora_" in name]
@@ -49,10 +51,34 @@ def bound(kernel: str, reference: str) -> tuple[Any, Any]:
     from axolotl_ual.losses.reference import AdapterOff, FrozenModel
 
     model, before = make(reference)
+    if reference == "kept":
+        return model, SmoothedObjective(model, kernel)
     if reference == "adapter":
         return model, SmoothedObjective(model, kernel, None, functools.partial(AdapterOff, model))
     frozen = functools.partial(FrozenModel, before, num_rows=None)
     return model, SmoothedObjective(model, kernel, None, frozen)
+
+
+@torch.no_grad()
+def kept_mass(before: Any) -> tuple[Tensor, Tensor]:
+    """The most likely tokens at each place of the global batch and their mass, (B, T, K)."""
+    logits = before(input_ids=global_batch()["input_ids"]).logits
+    # What is said of a place is predicted at the one before it.
+    top = logits.softmax(dim=-1).roll(1, dims=1).topk(KEPT, dim=-1)
+    return top.indices, top.values
+
+
+def kept(reference: str) -> dict[str, Tensor]:
+    """What a collator adds to a batch where the reference has run before."""
+    from axolotl_ual.losses.encoding import encode_smoothing
+
+    if reference != "kept":
+        return {}
+    ids, mass = kept_mass(make(reference)[1])
+    return {
+        "ual_reference_ids": ids.int(),
+        "ual_reference_logprobs": encode_smoothing(mass.log()),
+    }
 
 
 def cases() -> Iterator[tuple[str, str, int, int, str]]:
@@ -71,7 +97,7 @@ def work(world: int) -> dict[Any, dict[str, Tensor]]:
         if processes == world:
             model, objective = bound(kernel, reference)
             with objective.installed():
-                cut = functools.partial(losses, objective, num_micro)
+                cut = functools.partial(losses, objective, num_micro, **kept(reference))
                 found[case] = gradients(engine, model, cut, num_micro)
     return found
 

@@ -1,0 +1,197 @@
+"""Study 3, the synthetic world: where does smoothing by uncertainty help, and where not?
+
+    python benchmarks/evidence/world.py run       # goes on where it was stopped
+    python benchmarks/evidence/world.py table     # the tables of the results
+
+Protocol, written before the first run. What is trained and measured is said in
+`benchmarks/overfitting.py`; the base model is the demo's.
+
+Axes. Learning rate (RATES) and epochs (EPOCHS), from well fitted to overfitted; the rate stays
+after its warm-up, so that a short course is the beginning of a long one and one run gives all its
+epochs. Answer noise (NOISES): so large a share of the training rows has an answer that is wrong;
+held-out answers are not spoiled. Seeds of rows, adapter and order: SEEDS, or as many of them as the
+results hold, which the tables say.
+
+Arms. Plain SFT; the uniform and the reference prior at mean 0.1 (at most 0.5), by the rank of
+perplexity under the base model and constant.
+
+Order. Plain SFT without noise at RULE_SEEDS first, by which the demo's point is chosen; then seed
+by seed, and within a seed the points without noise first.
+
+Score of a run: the mean over the three groups of log NLL on held-out rows, so that each group
+counts alike. A difference of two arms is paired by seed; its interval is Student's at 95 % over
+seeds, not corrected for how many there are. "Better" and "worse" are said where it excludes 0, and
+"-" else. At each point it is said for UAL against SFT, for constant against SFT and for UAL
+against constant, with each prior. Both lose where UAL and constant are both worse than SFT.
+
+Rule of the demo's point, which looks at plain SFT alone, at RULE_SEEDS. SFT overfits at a point
+where its NLL on questions with several answers (`open`), mean over seeds, is at least 10 % above
+the least that it has at any point without noise, or before tuning, whichever is less. The demo
+shows the first such point without noise, learning rates in increasing order and epochs in
+increasing order within them; if there is none, the point where it is furthest above.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from overfitting import GROUPS, Arm, Course, Study, make_base
+
+from axolotl_ual.demo.base_model import BaseSize
+
+RESULTS = Path(__file__).parent / "results" / "world.json"
+RATES = (5e-4, 2e-3, 8e-3)
+EPOCHS = (3, 8, 20)
+NOISES = (0.0, 0.2)
+SEEDS = (0, 1, 2, 3, 4)
+RULE_SEEDS = (0, 1, 2)
+ARMS = (
+    Arm("SFT"),
+    Arm("uniform: UAL", "uniform", 0.1),
+    Arm("uniform: constant", "uniform", 0.1, control="constant"),
+    Arm("reference: UAL", "reference", 0.1),
+    Arm("reference: constant", "reference", 0.1, control="constant"),
+)
+PRIORS = ("uniform", "reference")
+TOO_MUCH = 1.10
+"""SFT's NLL on `open` over its least, from which on it overfits."""
+
+
+def key(noise: float, rate: float, epochs: int) -> str:
+    return f"noise {noise:g}, rate {rate:g}, {epochs} epochs"
+
+
+def order() -> Iterator[tuple[int, float, float, Arm]]:
+    """Every run: seed, noise, rate and arm."""
+    for seed, rate in itertools.product(RULE_SEEDS, RATES):
+        yield seed, 0.0, rate, ARMS[0]
+    for seed, noise, rate, arm in itertools.product(SEEDS, NOISES, RATES, ARMS):
+        yield seed, noise, rate, arm
+
+
+def run(results: Path, folder: Path) -> None:
+    """Every run that the results do not hold; they are written after each."""
+    document: dict[str, Any] = {"base": {}, "points": {}}
+    if results.is_file():
+        document = json.loads(results.read_text(encoding="utf-8"))
+    document["protocol"] = __doc__
+    base = make_base(folder, 0, BaseSize())
+    study_of = functools.cache(functools.partial(Study, base))
+    for seed, noise, rate, arm in order():
+        points = [document["points"].setdefault(key(noise, rate, last), {}) for last in EPOCHS]
+        if all(str(seed) in point.get(arm.name, {}) for point in points):
+            continue
+        study = study_of(seed, noise)
+        document["base"][str(seed)] = study.before
+        found = study.run(arm, Course(EPOCHS, rate, noise=noise))
+        for point, measures in zip(points, found, strict=True):
+            point.setdefault(arm.name, {})[str(seed)] = measures
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print(seed, noise, rate, arm.name, f"{found[-1]['seconds']:.1f} s", flush=True)
+
+
+def score(measures: dict[str, Any]) -> float:
+    return float(np.mean([math.log(measures[group]["nll"]) for group in GROUPS]))
+
+
+def differences(point: dict[str, Any], one: str, other: str) -> list[float]:
+    """Of scores, at the seeds that both arms have."""
+    these, those = point.get(one, {}), point.get(other, {})
+    return [score(these[seed]) - score(those[seed]) for seed in sorted(these.keys() & those.keys())]
+
+
+def verdict(values: list[float]) -> str:
+    """The difference in per cent of NLL, its interval, and what the protocol says of it."""
+    if len(values) < 2:
+        return " ".join(f"{100 * math.expm1(value):+.1f} %" for value in values) + " (one seed)"
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
+    mean = float(np.mean(values))
+    said = "-" if abs(mean) <= half else "better" if mean < 0 else "worse"
+    low, high = (100 * math.expm1(mean + side * half) for side in (-1, 1))
+    return f"{100 * math.expm1(mean):+.1f} % [{low:+.1f}, {high:+.1f}] {said}"
+
+
+def _by_the_rule(by_seed: dict[str, Any]) -> list[float]:
+    """What the rule looks at."""
+    return [by_seed[str(seed)]["open"]["nll"] for seed in RULE_SEEDS if str(seed) in by_seed]
+
+
+def demo_point(document: dict[str, Any]) -> tuple[str, float]:
+    """The point that the rule picks, and SFT's NLL on `open` there over its least."""
+    found = {}
+    for rate, epochs in itertools.product(RATES, EPOCHS):
+        point = document["points"].get(key(0.0, rate, epochs), {})
+        runs = _by_the_rule(point.get("SFT", {}))
+        if runs:
+            found[key(0.0, rate, epochs)] = float(np.mean(runs))
+    before = float(np.mean(_by_the_rule(document["base"])))
+    least = min(before, *found.values())
+    above = {name: nll / least for name, nll in found.items()}
+    first = (name for name, ratio in above.items() if ratio >= TOO_MUCH)
+    chosen = next(first, max(above, key=lambda name: above[name]))
+    return chosen, above[chosen]
+
+
+def tables(document: dict[str, Any]) -> str:
+    """The map and the means, in Markdown."""
+    asked = [
+        (f"{prior}: {one} to {other}", f"{prior}: {one}", name)
+        for prior in PRIORS
+        for one, other, name in (
+            ("UAL", "SFT", "SFT"),
+            ("constant", "SFT", "SFT"),
+            ("UAL", "constant", f"{prior}: constant"),
+        )
+    ]
+    lines = ["| point | seeds | " + " | ".join(title for title, *_ in asked) + " |"]
+    lines.append("|" + "---|" * (len(asked) + 2))
+    for name, point in document["points"].items():
+        cells = [verdict(differences(point, one, other)) for _, one, other in asked]
+        seeds = min((len(point.get(arm.name, {})) for arm in ARMS), default=0)
+        lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
+    lines += ["", "| point | arm | " + " | ".join(f"{one} NLL / ECE" for one in GROUPS) + " |"]
+    lines.append("|" + "---|" * (len(GROUPS) + 2))
+    for name, point in [("", {"before tuning": document["base"]}), *document["points"].items()]:
+        for arm, by_seed in point.items():
+            cells = [
+                " / ".join(
+                    f"{np.mean([run[group][one] for run in by_seed.values()]):.3f}"
+                    for one in ("nll", "ece_width_10")
+                )
+                for group in GROUPS
+            ]
+            lines.append(f"| {name} | {arm} | " + " | ".join(cells) + " |")
+    chosen, above = demo_point(document)
+    lines += ["", f"The demo's point: {chosen}; SFT's NLL on `open` is {above:.3f} of its least."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("do", choices=["run", "table"])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--base", type=Path, help="folder that keeps the base model")
+    args = parser.parse_args()
+    if args.do == "run":
+        with tempfile.TemporaryDirectory() as name:
+            run(args.results, args.base or Path(name))
+    print(tables(json.loads(args.results.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()
