@@ -33,6 +33,7 @@ from axolotl_ual.demo.world import (
     draw_rows,
     draw_statements,
     make_world,
+    untold,
 )
 from axolotl_ual.evaluation.predictions import MEASURES, Predictions, sum_by_row
 from axolotl_ual.losses.encoding import encode_smoothing
@@ -89,8 +90,7 @@ class Arm:
 def make_base(folder: Path, seed: int, size: BaseSize) -> Base:
     """The base model of a world; one that is in `folder` already is taken as it is."""
     world = make_world(seed, 32)
-    facts = [question.topic for question in world.questions if question.kind == "fact"]
-    new = frozenset(facts[::4])
+    new = untold(world)
     told = tuple(question for question in world.questions if question.topic not in new)
     console = Console(stderr=True)
     if not (folder / "tokenizer.json").is_file():

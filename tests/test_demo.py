@@ -163,7 +163,9 @@ def test_reduced_demo(tmp_path: Path) -> None:
     # What an earlier demo left is replaced.
     (folder / "world.json").write_text("{}")
     (folder / "demo.json").write_text("{}")
-    base = BaseSize(hidden_size=128, intermediate_size=512, steps=500, learning_rate=1.5e-3)
+    base = BaseSize(
+        hidden_size=128, intermediate_size=512, steps=500, batch=4, learning_rate=1.5e-3
+    )
     printed = StringIO()
     run.main(
         folder,

@@ -13,10 +13,13 @@ held-out answers are not spoiled. Seeds of rows, adapter and order: SEEDS, or as
 results hold, which the tables say.
 
 Arms. Plain SFT; the uniform and the reference prior at mean 0.1 (at most 0.5), by the rank of
-perplexity under the base model and constant.
+perplexity under the base model and constant. At the learning rate of the demo's point without noise
+also FURTHER: both priors shuffled, and the reference prior at mean 0.4 (at most 0.9), by perplexity
+and constant.
 
-Order. Plain SFT without noise at RULE_SEEDS first, by which the demo's point is chosen; then seed
-by seed, and within a seed the points without noise first.
+Order. Plain SFT without noise at RULE_SEEDS first, by which the demo's point is chosen, then the
+learning rate of that point at all SEEDS, first ARMS and then FURTHER, then what is left of the map,
+seed by seed and points without noise first.
 
 Score of a run: the mean over the three groups of log NLL on held-out rows, so that each group
 counts alike. A difference of two arms is paired by seed; its interval is Student's at 95 % over
@@ -66,6 +69,12 @@ ARMS = (
     Arm("reference: UAL", "reference", 0.1),
     Arm("reference: constant", "reference", 0.1, control="constant"),
 )
+FURTHER = (
+    Arm("uniform: shuffled", "uniform", 0.1, control="shuffled"),
+    Arm("reference: shuffled", "reference", 0.1, control="shuffled"),
+    Arm("reference, mean 0.4: UAL", "reference", 0.4, 0.9),
+    Arm("reference, mean 0.4: constant", "reference", 0.4, 0.9, control="constant"),
+)
 PRIORS = ("uniform", "reference")
 TOO_MUCH = 1.10
 """SFT's NLL on `open` over its least, from which on it overfits."""
@@ -75,34 +84,52 @@ def key(noise: float, rate: float, epochs: int) -> str:
     return f"noise {noise:g}, rate {rate:g}, {epochs} epochs"
 
 
-def order() -> Iterator[tuple[int, float, float, Arm]]:
-    """Every run: seed, noise, rate and arm."""
-    for seed, rate in itertools.product(RULE_SEEDS, RATES):
+Job = tuple[int, float, float, Arm]
+"""Seed, noise, rate and arm."""
+
+
+def by_the_rule() -> Iterator[Job]:
+    """What the demo's point is chosen by."""
+    for rate, seed in itertools.product(RATES, RULE_SEEDS):
         yield seed, 0.0, rate, ARMS[0]
-    for seed, noise, rate, arm in itertools.product(SEEDS, NOISES, RATES, ARMS):
-        yield seed, noise, rate, arm
 
 
-def run(results: Path, folder: Path) -> None:
-    """Every run that the results do not hold; they are written after each."""
-    document: dict[str, Any] = {"base": {}, "points": {}}
-    if results.is_file():
-        document = json.loads(results.read_text(encoding="utf-8"))
-    document["protocol"] = __doc__
-    base = make_base(folder, 0, BaseSize())
-    study_of = functools.cache(functools.partial(Study, base))
-    for seed, noise, rate, arm in order():
-        points = [document["points"].setdefault(key(noise, rate, last), {}) for last in EPOCHS]
-        if all(str(seed) in point.get(arm.name, {}) for point in points):
-            continue
-        study = study_of(seed, noise)
-        document["base"][str(seed)] = study.before
-        found = study.run(arm, Course(EPOCHS, rate, noise=noise))
-        for point, measures in zip(points, found, strict=True):
-            point.setdefault(arm.name, {})[str(seed)] = measures
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        print(seed, noise, rate, arm.name, f"{found[-1]['seconds']:.1f} s", flush=True)
+def after_the_rule(rate: float) -> Iterator[Job]:
+    """Every run, those at the rate of the demo's point first."""
+    for arms in (ARMS, FURTHER):
+        for seed, arm in itertools.product(SEEDS, arms):
+            yield seed, 0.0, rate, arm
+    yield from itertools.product(SEEDS, NOISES, RATES, ARMS)
+
+
+class Map:
+    """The results, and what makes more of them."""
+
+    def __init__(self, results: Path, folder: Path) -> None:
+        self.results = results
+        self.document: dict[str, Any] = {"base": {}, "points": {}}
+        if results.is_file():
+            self.document = json.loads(results.read_text(encoding="utf-8"))
+        self.document["protocol"] = __doc__
+        base = make_base(folder, 0, BaseSize())
+        self.study_of = functools.cache(functools.partial(Study, base))
+
+    def run(self, jobs: Iterator[Job]) -> None:
+        """Those that the results do not hold; they are written after each."""
+        for seed, noise, rate, arm in jobs:
+            names = [key(noise, rate, last) for last in EPOCHS]
+            points = [self.document["points"].setdefault(name, {}) for name in names]
+            if all(str(seed) in point.get(arm.name, {}) for point in points):
+                continue
+            study = self.study_of(seed, noise)
+            self.document["base"][str(seed)] = study.before
+            found = study.run(arm, Course(EPOCHS, rate, noise=noise))
+            for point, measures in zip(points, found, strict=True):
+                point.setdefault(arm.name, {})[str(seed)] = measures
+            self.results.parent.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(self.document, indent=1) + "\n"
+            self.results.write_text(text, encoding="utf-8")
+            print(seed, noise, rate, arm.name, f"{found[-1]['seconds']:.1f} s", flush=True)
 
 
 def score(measures: dict[str, Any]) -> float:
@@ -131,20 +158,20 @@ def _by_the_rule(by_seed: dict[str, Any]) -> list[float]:
     return [by_seed[str(seed)]["open"]["nll"] for seed in RULE_SEEDS if str(seed) in by_seed]
 
 
-def demo_point(document: dict[str, Any]) -> tuple[str, float]:
-    """The point that the rule picks, and SFT's NLL on `open` there over its least."""
+def demo_point(document: dict[str, Any]) -> tuple[float, int, float]:
+    """Rate and epochs that the rule picks, and SFT's NLL on `open` there over its least."""
     found = {}
     for rate, epochs in itertools.product(RATES, EPOCHS):
         point = document["points"].get(key(0.0, rate, epochs), {})
         runs = _by_the_rule(point.get("SFT", {}))
         if runs:
-            found[key(0.0, rate, epochs)] = float(np.mean(runs))
+            found[rate, epochs] = float(np.mean(runs))
     before = float(np.mean(_by_the_rule(document["base"])))
     least = min(before, *found.values())
-    above = {name: nll / least for name, nll in found.items()}
-    first = (name for name, ratio in above.items() if ratio >= TOO_MUCH)
-    chosen = next(first, max(above, key=lambda name: above[name]))
-    return chosen, above[chosen]
+    above = {point: nll / least for point, nll in found.items()}
+    first = (point for point, ratio in above.items() if ratio >= TOO_MUCH)
+    chosen = next(first, max(above, key=lambda point: above[point]))
+    return *chosen, above[chosen]
 
 
 def tables(document: dict[str, Any]) -> str:
@@ -176,8 +203,9 @@ def tables(document: dict[str, Any]) -> str:
                 for group in GROUPS
             ]
             lines.append(f"| {name} | {arm} | " + " | ".join(cells) + " |")
-    chosen, above = demo_point(document)
-    lines += ["", f"The demo's point: {chosen}; SFT's NLL on `open` is {above:.3f} of its least."]
+    rate, epochs, above = demo_point(document)
+    chosen = f"The demo's point: {key(0.0, rate, epochs)}"
+    lines += ["", f"{chosen}; SFT's NLL on `open` is {above:.3f} of its least."]
     return "\n".join(lines)
 
 
@@ -189,7 +217,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.do == "run":
         with tempfile.TemporaryDirectory() as name:
-            run(args.results, args.base or Path(name))
+            found = Map(args.results, args.base or Path(name))
+            found.run(by_the_rule())
+            found.run(after_the_rule(demo_point(found.document)[0]))
     print(tables(json.loads(args.results.read_text(encoding="utf-8"))))
 
 

@@ -36,15 +36,15 @@ class BaseSize:
         dialogues: share of dialogues in the corpus; the rest are statements.
     """
 
-    hidden_size: int = 256
-    intermediate_size: int = 1024
+    hidden_size: int = 128
+    intermediate_size: int = 512
     layers: int = 2
     heads: int = 4
     vocab_size: int = 1536
     steps: int = 900
-    batch: int = 4
+    batch: int = 8
     length: int = 128
-    learning_rate: float = 7e-4
+    learning_rate: float = 2e-3
     dialogues: float = 0.7
 
 

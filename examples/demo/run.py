@@ -49,7 +49,7 @@ from .steps import (
     run_side_by_side,
 )
 from .table import print_pairs, print_report
-from .world import HELD_OUT_WORDINGS, NUM_WORDINGS, draw_rows, make_world
+from .world import HELD_OUT_WORDINGS, NUM_WORDINGS, World, draw_rows, make_world, untold
 
 RECIPE: Final = "ual.yaml"
 CONTROLS: Final = ("sft", "constant", "shuffled")
@@ -85,7 +85,7 @@ class Sizes:
     """
 
     countries: int = 32
-    rows: int = 1000
+    rows: int = 300
     heldout: int = 2000
     prompts: int = 300
     base: BaseSize = field(default_factory=BaseSize)
@@ -210,8 +210,11 @@ def _make_data(output: Path, sizes: Sizes) -> None:
 
 def _make_base(output: Path, sizes: Sizes, console: Console) -> None:
     world = make_world(sizes.seed, sizes.countries)
+    left_out = untold(world)
+    told = tuple(question for question in world.questions if question.topic not in left_out)
+    corpus = World(told, world.askers)
     with show_progress(console, "      training", sizes.base.steps) as progress:
-        parameters = make_base_model(world, output / "base", sizes.base, sizes.seed + 3, progress)
+        parameters = make_base_model(corpus, output / "base", sizes.base, sizes.seed + 3, progress)
         progress.status(f"{parameters / 1e6:.1f} million parameters")
 
 

@@ -34,6 +34,8 @@ _PHRASE_WEIGHTS: Final = (0.5, 0.25, 0.125, 0.125)
 _POOL: Final = 32
 """Words that the choices of one kind are taken from."""
 _LARGEST_TERM: Final = 7
+_UNTOLD_STEP: Final = 4
+"""One of so many facts is left out of a corpus."""
 
 _WORDINGS: Final = {
     "sum": (
@@ -143,6 +145,12 @@ def make_world(seed: int, num_countries: int) -> World:
         answers = tuple(rng.sample(pools[kind], k))
         questions.append(Question("choice", f"{kind} of {country}", answers, (1 / k,) * k))
     return World(tuple(questions), tuple(names.take(40)))
+
+
+def untold(world: World) -> frozenset[str]:
+    """Topics of the facts that a corpus leaves out: only the rows of a dataset tell them."""
+    facts = [question.topic for question in world.questions if question.kind == "fact"]
+    return frozenset(facts[::_UNTOLD_STEP])
 
 
 def draw_rows(
