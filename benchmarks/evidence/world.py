@@ -1,7 +1,7 @@
 """Study 3, the synthetic world: where does smoothing by uncertainty help, and where not?
 
-    python benchmarks/evidence/world.py run       # goes on where it was stopped
-    python benchmarks/evidence/world.py table     # the tables of the results
+    python benchmarks/evidence/world.py           # goes on where it was stopped
+    python benchmarks/evidence/world_page.py      # docs/world.md, from the results
 
 Protocol, written before the first run. What is trained and measured is said in
 `benchmarks/overfitting.py`; the base model is the demo's.
@@ -17,7 +17,7 @@ perplexity under the base model and constant. At the learning rate of the demo's
 also FURTHER: both priors shuffled, and the reference prior at mean 0.4 (at most 0.9), by perplexity
 and constant.
 
-Order. Plain SFT without noise at RULE_SEEDS first, by which the demo's point is chosen, then the
+Order. Plain SFT without noise at RULE_SEEDS first, until the demo's point is found, then the
 learning rate of that point at all SEEDS, first ARMS and then FURTHER, then what is left of the map,
 seed by seed and points without noise first.
 
@@ -27,11 +27,11 @@ seeds, not corrected for how many there are. "Better" and "worse" are said where
 "-" else. At each point it is said for UAL against SFT, for constant against SFT and for UAL
 against constant, with each prior. Both lose where UAL and constant are both worse than SFT.
 
-Rule of the demo's point, which looks at plain SFT alone, at RULE_SEEDS. SFT overfits at a point
-where its NLL on questions with several answers (`open`), mean over seeds, is at least 10 % above
-the least that it has at any point without noise, or before tuning, whichever is less. The demo
-shows the first such point without noise, learning rates in increasing order and epochs in
-increasing order within them; if there is none, the point where it is furthest above.
+Rule of the demo's point, which looks at plain SFT alone, without noise, at RULE_SEEDS. Points are
+gone through from well fitted to overfitted, learning rates in increasing order and epochs in
+increasing order within them. The demo shows the first one at which the NLL on questions with
+several answers (`open`), mean over seeds, is at least 10 % above the least of those before it and
+of the model before tuning; if there is none, the last.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ import argparse
 import functools
 import itertools
 import json
-import math
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -48,11 +47,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from overfitting import GROUPS, Arm, Course, Study, make_base
+from overfitting import Arm, Course, Study, make_base
 
 from axolotl_ual.demo.base_model import BaseSize
 
@@ -88,9 +86,9 @@ Job = tuple[int, float, float, Arm]
 """Seed, noise, rate and arm."""
 
 
-def by_the_rule() -> Iterator[Job]:
-    """What the demo's point is chosen by."""
-    for rate, seed in itertools.product(RATES, RULE_SEEDS):
+def by_the_rule(rate: float) -> Iterator[Job]:
+    """What the demo's point is chosen by at a rate."""
+    for seed in RULE_SEEDS:
         yield seed, 0.0, rate, ARMS[0]
 
 
@@ -132,95 +130,40 @@ class Map:
             print(seed, noise, rate, arm.name, f"{found[-1]['seconds']:.1f} s", flush=True)
 
 
-def score(measures: dict[str, Any]) -> float:
-    return float(np.mean([math.log(measures[group]["nll"]) for group in GROUPS]))
+def demo_point(document: dict[str, Any]) -> tuple[float, int, float] | None:
+    """Rate and epochs that the rule picks, and SFT's NLL on `open` there over the least before it.
 
-
-def differences(point: dict[str, Any], one: str, other: str) -> list[float]:
-    """Of scores, at the seeds that both arms have."""
-    these, those = point.get(one, {}), point.get(other, {})
-    return [score(these[seed]) - score(those[seed]) for seed in sorted(these.keys() & those.keys())]
-
-
-def verdict(values: list[float]) -> str:
-    """The difference in per cent of NLL, its interval, and what the protocol says of it."""
-    if len(values) < 2:
-        return " ".join(f"{100 * math.expm1(value):+.1f} %" for value in values) + " (one seed)"
-    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values))
-    mean = float(np.mean(values))
-    said = "-" if abs(mean) <= half else "better" if mean < 0 else "worse"
-    low, high = (100 * math.expm1(mean + side * half) for side in (-1, 1))
-    return f"{100 * math.expm1(mean):+.1f} % [{low:+.1f}, {high:+.1f}] {said}"
-
-
-def _by_the_rule(by_seed: dict[str, Any]) -> list[float]:
-    """What the rule looks at."""
-    return [by_seed[str(seed)]["open"]["nll"] for seed in RULE_SEEDS if str(seed) in by_seed]
-
-
-def demo_point(document: dict[str, Any]) -> tuple[float, int, float]:
-    """Rate and epochs that the rule picks, and SFT's NLL on `open` there over its least."""
-    found = {}
+    None where the runs that there are do not tell.
+    """
+    least = _mean_open(document["base"])
     for rate, epochs in itertools.product(RATES, EPOCHS):
-        point = document["points"].get(key(0.0, rate, epochs), {})
-        runs = _by_the_rule(point.get("SFT", {}))
-        if runs:
-            found[rate, epochs] = float(np.mean(runs))
-    before = float(np.mean(_by_the_rule(document["base"])))
-    least = min(before, *found.values())
-    above = {point: nll / least for point, nll in found.items()}
-    first = (point for point, ratio in above.items() if ratio >= TOO_MUCH)
-    chosen = next(first, max(above, key=lambda point: above[point]))
-    return *chosen, above[chosen]
+        here = _mean_open(document["points"].get(key(0.0, rate, epochs), {}).get("SFT", {}))
+        if here is None or least is None:
+            return None
+        if here >= TOO_MUCH * least or (rate, epochs) == (RATES[-1], EPOCHS[-1]):
+            return rate, epochs, here / least
+        least = min(least, here)
+    return None
 
 
-def tables(document: dict[str, Any]) -> str:
-    """The map and the means, in Markdown."""
-    asked = [
-        (f"{prior}: {one} to {other}", f"{prior}: {one}", name)
-        for prior in PRIORS
-        for one, other, name in (
-            ("UAL", "SFT", "SFT"),
-            ("constant", "SFT", "SFT"),
-            ("UAL", "constant", f"{prior}: constant"),
-        )
-    ]
-    lines = ["| point | seeds | " + " | ".join(title for title, *_ in asked) + " |"]
-    lines.append("|" + "---|" * (len(asked) + 2))
-    for name, point in document["points"].items():
-        cells = [verdict(differences(point, one, other)) for _, one, other in asked]
-        seeds = min((len(point.get(arm.name, {})) for arm in ARMS), default=0)
-        lines.append(f"| {name} | {seeds} | " + " | ".join(cells) + " |")
-    lines += ["", "| point | arm | " + " | ".join(f"{one} NLL / ECE" for one in GROUPS) + " |"]
-    lines.append("|" + "---|" * (len(GROUPS) + 2))
-    for name, point in [("", {"before tuning": document["base"]}), *document["points"].items()]:
-        for arm, by_seed in point.items():
-            cells = [
-                " / ".join(
-                    f"{np.mean([run[group][one] for run in by_seed.values()]):.3f}"
-                    for one in ("nll", "ece_width_10")
-                )
-                for group in GROUPS
-            ]
-            lines.append(f"| {name} | {arm} | " + " | ".join(cells) + " |")
-    rate, epochs, above = demo_point(document)
-    chosen = f"The demo's point: {key(0.0, rate, epochs)}"
-    lines += ["", f"{chosen}; SFT's NLL on `open` is {above:.3f} of its least."]
-    return "\n".join(lines)
+def _mean_open(by_seed: dict[str, Any]) -> float | None:
+    """What the rule looks at."""
+    if any(str(seed) not in by_seed for seed in RULE_SEEDS):
+        return None
+    return float(np.mean([by_seed[str(seed)]["open"]["nll"] for seed in RULE_SEEDS]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("do", choices=["run", "table"])
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--base", type=Path, help="folder that keeps the base model")
     args = parser.parse_args()
-    if args.do == "run":
-        with tempfile.TemporaryDirectory() as name:
-            found = Map(args.results, args.base or Path(name))
-            found.run(by_the_rule())
-            found.run(after_the_rule(demo_point(found.document)[0]))
-    print(tables(json.loads(args.results.read_text(encoding="utf-8"))))
+    with tempfile.TemporaryDirectory() as name:
+        found = Map(args.results, args.base or Path(name))
+        rates = iter(RATES)
+        while (point := demo_point(found.document)) is None:
+            found.run(by_the_rule(next(rates)))
+        found.run(after_the_rule(point[0]))
 
 
 if __name__ == "__main__":

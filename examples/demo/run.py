@@ -86,7 +86,7 @@ class Sizes:
 
     countries: int = 32
     rows: int = 300
-    heldout: int = 2000
+    heldout: int = 1200
     prompts: int = 300
     base: BaseSize = field(default_factory=BaseSize)
     seeds: int = 3

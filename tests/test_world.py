@@ -1,0 +1,104 @@
+"""The map of the synthetic world: its rules by hand, and its page against its results."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from axolotl_ual.demo.world import draw_rows, make_world, untold
+
+EVIDENCE = Path(__file__).parents[1] / "benchmarks" / "evidence"
+
+
+@pytest.fixture(scope="module")
+def study() -> Iterator[SimpleNamespace]:
+    """The scripts as modules."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EVIDENCE)
+        names = ("world", "world_page", "overfitting")
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+
+
+def document(world: Any, **nll: list[float]) -> dict[str, Any]:
+    """Plain SFT's NLL on `open` after each number of epochs by rate, alike at each seed."""
+    seeds = [str(seed) for seed in world.RULE_SEEDS]
+    points = {
+        world.key(0.0, world.RATES[int(rate[1:])], epochs): {
+            "SFT": {seed: {"open": {"nll": value}} for seed in seeds}
+        }
+        for rate, values in nll.items()
+        for epochs, value in zip(world.EPOCHS, values, strict=True)
+    }
+    return {"base": {seed: {"open": {"nll": 1.0}} for seed in seeds}, "points": points}
+
+
+def test_the_demos_point_by_hand(study: SimpleNamespace) -> None:
+    world = study.world
+    first, second, third = world.RATES
+    # 0.9 is the least before the second rate; 1.1 times that is 0.99.
+    found = world.demo_point(document(world, r0=[0.95, 0.9, 0.98], r1=[0.98, 1.0, 2.0]))
+    assert found == (second, world.EPOCHS[1], pytest.approx(1.0 / 0.9))
+    assert world.demo_point(document(world, r0=[1.0, 1.2, 1.3])) == (first, world.EPOCHS[1], 1.2)
+    # Nowhere: the last. Not told: no point.
+    fine = [1.0, 1.0, 1.0]
+    assert world.demo_point(document(world, r0=fine, r1=fine, r2=fine)) == (
+        third,
+        world.EPOCHS[-1],
+        1.0,
+    )
+    assert world.demo_point(document(world, r0=fine, r1=fine)) is None
+    assert world.demo_point({"base": {}, "points": {}}) is None
+
+
+def test_intervals_by_hand(study: SimpleNamespace) -> None:
+    page = study.world_page
+    # 1, 2, 3: mean 2, standard deviation 1, t(0.975, 2) = 4.302653, over sqrt(3).
+    assert page.spread([1.0, 2.0, 3.0]) == pytest.approx((2.0, 4.302653 / 3**0.5))
+
+    def arm(*nll: float) -> dict[str, Any]:
+        groups = page.GROUPS
+        return {str(n): {group: {"nll": one} for group in groups} for n, one in enumerate(nll)}
+
+    # Halved and a tenth: the log differences are alike, or far apart.
+    point = {"a": arm(0.5, 0.5), "b": arm(1.0, 1.0), "c": arm(1.0, 0.1), "d": arm(1.1)}
+    assert page.verdict(point, "a", "b") == "**-50.0 % better**"
+    assert page.verdict(point, "b", "a") == "**+100.0 % worse**"
+    assert page.verdict(point, "c", "b").endswith("% -")
+    assert page.verdict(point, "d", "b") == "+10.0 %, one seed"
+    assert page.verdict(point, "a", "e") == "not run"
+
+
+def test_spoiled_answers_are_wrong(study: SimpleNamespace) -> None:
+    world = make_world(0, 16)
+    rows = draw_rows(world, 200, 1, range(5))
+    before = json.loads(json.dumps(rows))
+    assert study.overfitting.spoil(world, rows, 0.25, 3) == 50
+    by_topic = {question.topic: question for question in world.questions}
+    changed = [(old, new) for old, new in zip(before, rows, strict=True) if old != new]
+    assert len(changed) == 50
+    for old, new in changed:
+        asked, answer = (message["content"] for message in new["messages"])
+        assert old["messages"][0]["content"] == asked
+        (topic,) = {t for t in by_topic if asked.endswith((f" {t}.", f" {t}?"))}
+        assert answer not in by_topic[topic].answers
+        assert {q.kind for q in world.questions if answer in q.answers} >= {by_topic[topic].kind}
+
+
+def test_a_quarter_of_the_facts_is_left_out_of_a_corpus() -> None:
+    world = make_world(0, 16)
+    kinds = {question.topic: question.kind for question in world.questions}
+    assert [kinds[topic] for topic in untold(world)] == ["fact"] * 8
+
+
+def test_the_page_is_of_the_results(study: SimpleNamespace) -> None:
+    results = json.loads(study.world.RESULTS.read_text(encoding="utf-8"))
+    assert results["protocol"] == study.world.__doc__
+    assert study.world_page.PAGE.read_text(encoding="utf-8") == study.world_page.text(results), (
+        "run `python benchmarks/evidence/world_page.py`"
+    )
