@@ -169,7 +169,7 @@ def test_reduced_demo(tmp_path: Path) -> None:
     printed = StringIO()
     run.main(
         folder,
-        run.Sizes(countries=8, rows=320, heldout=400, prompts=80, base=base, seeds=1),
+        run.Sizes(countries=8, rows=200, heldout=400, prompts=80, base=base, seeds=1),
         Console(file=printed, width=120),
     )
     report = json.loads((folder / "demo.json").read_text())
