@@ -17,9 +17,9 @@ perplexity under the base model and constant. At the learning rate of the demo's
 also FURTHER: both priors shuffled, and the reference prior at mean 0.4 (at most 0.9), by perplexity
 and constant.
 
-Order. Plain SFT without noise at RULE_SEEDS first, until the demo's point is found, then the
-learning rate of that point at all SEEDS, first ARMS and then FURTHER, then what is left of the map,
-seed by seed and points without noise first.
+Order. Plain SFT without noise at RULE_SEEDS first, until the demo's point is found; then the
+learning rate of that point at all SEEDS: ARMS, FURTHER, and ARMS with noise; then what is left of
+the map, seed by seed and points without noise first.
 
 Score of a run: the mean over the three groups of log NLL on held-out rows, so that each group
 counts alike. A difference of two arms is paired by seed; its interval is Student's at 95 % over
@@ -94,9 +94,9 @@ def by_the_rule(rate: float) -> Iterator[Job]:
 
 def after_the_rule(rate: float) -> Iterator[Job]:
     """Every run, those at the rate of the demo's point first."""
-    for arms in (ARMS, FURTHER):
+    for noise, arms in ((0.0, ARMS), (0.0, FURTHER), *((noise, ARMS) for noise in NOISES[1:])):
         for seed, arm in itertools.product(SEEDS, arms):
-            yield seed, 0.0, rate, arm
+            yield seed, noise, rate, arm
     yield from itertools.product(SEEDS, NOISES, RATES, ARMS)
 
 
