@@ -69,9 +69,34 @@ def test_intervals_by_hand(study: SimpleNamespace) -> None:
     point = {"a": arm(0.5, 0.5), "b": arm(1.0, 1.0), "c": arm(1.0, 0.1), "d": arm(1.1)}
     assert page.verdict(point, "a", "b") == "**-50.0 % better**"
     assert page.verdict(point, "b", "a") == "**+100.0 % worse**"
-    assert page.verdict(point, "c", "b").endswith("% -")
+    # The mean of log 1 and log 0.1 is log sqrt(0.1), and sqrt(0.1) is 0.316.
+    assert page.verdict(point, "c", "b") == "-68.4 %"
     assert page.verdict(point, "d", "b") == "+10.0 %, one seed"
     assert page.verdict(point, "a", "e") == "not run"
+
+
+def test_points_are_counted(study: SimpleNamespace) -> None:
+    """At both points uniform UAL loses and its constant loses more; reference is SFT itself."""
+    nll = {"SFT": 1.0, "uniform: UAL": 2.0, "uniform: constant": 3.0}
+    nll |= {"reference: UAL": 1.0, "reference: constant": 1.0}
+    point = {
+        arm: {
+            str(n): {group: {"nll": one + n} for group in study.world_page.GROUPS} for n in (0, 1)
+        }
+        for arm, one in nll.items()
+    }
+    rate = study.world.RATES[0]
+    points = {study.world.key(0.0, rate, epochs): point for epochs in study.world.EPOCHS[:2]}
+    lines = study.world_page.counted(points)
+    # Logs differ by seed: log 2 and log 1.5 for UAL, log 3 and log 2 for constant, from SFT.
+    # With two seeds t is 12.7: 0.549 is within 12.7 * 0.144, and so is 0.896 within 12.7 * 0.203.
+    assert lines[2] == "| 0 | uniform | 2 | 0 / 0 | 0 / 0 | 0 / 0 | 0 |"
+    for arm in point.values():
+        arm["1"] = arm["0"]
+    lines = study.world_page.counted(points)
+    assert lines[2] == "| 0 | uniform | 2 | 0 / 2 | 0 / 2 | 2 / 0 | 2 |"
+    assert lines[3] == "| 0 | reference | 2 | 0 / 0 | 0 / 0 | 0 / 0 | 0 |"
+    assert lines[4] == "| 0.2 | uniform | 0 | 0 / 0 | 0 / 0 | 0 / 0 | 0 |"
 
 
 def test_spoiled_answers_are_wrong(study: SimpleNamespace) -> None:

@@ -31,7 +31,7 @@ answer that the base model knows (`known`), facts that only the training rows te
 questions with several answers (`open`). Uncertainty is the rank of perplexity under the base model,
 which is what costs nothing, and which takes what is new for uncertain. Learning rate and epochs go
 from well fitted to overfitted. The protocol, with every rule that is used here, stands at the head
-of `benchmarks/evidence/world.py`, and was written before the first run. This page is drawn from
+of `benchmarks/evidence/world.py`, which also says what was settled when. This page is drawn from
 `benchmarks/evidence/results/world.json` by `python benchmarks/evidence/world_page.py`; the grid
 goes on where it was stopped with `python benchmarks/evidence/world.py`, on one CPU core, some 15
 seconds a run.
@@ -72,18 +72,21 @@ def spread(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(half)
 
 
-def verdict(point: dict[str, Any], one: str, other: str) -> str:
-    """The difference of scores in per cent of NLL, and what the protocol says of it."""
+def compared(point: dict[str, Any], one: str, other: str) -> tuple[str, str]:
+    """The difference of scores in per cent of NLL, and better, worse or nothing."""
     values = [score(mine) - score(theirs) for mine, theirs in pairs(point, one, other)]
     if not values:
-        return "not run"
+        return "not run", ""
     percent = f"{100 * math.expm1(float(np.mean(values))):+.1f} %"
     if len(values) == 1:
-        return f"{percent}, one seed"
+        return f"{percent}, one seed", ""
     mean, half = spread(values)
-    if abs(mean) <= half:
-        return f"{percent} -"
-    return f"**{percent} {'better' if mean < 0 else 'worse'}**"
+    return percent, "" if abs(mean) <= half else "better" if mean < 0 else "worse"
+
+
+def verdict(point: dict[str, Any], one: str, other: str) -> str:
+    percent, said = compared(point, one, other)
+    return f"**{percent} {said}**" if said else percent
 
 
 def differences(point: dict[str, Any], one: str, other: str) -> list[str]:
@@ -120,6 +123,25 @@ def the_map(points: dict[str, Any]) -> list[str]:
         f"{one} to {other.removeprefix(one.split(':')[0] + ': ')}" for _, one, other in COMPARED
     ]
     return table(head, rows)
+
+
+def counted(points: dict[str, Any]) -> list[str]:
+    """At how many points an arm is better and worse than another."""
+    rows = []
+    for noise, prior in itertools.product(NOISES, PRIORS):
+        names = [key(noise, rate, epochs) for rate, epochs in itertools.product(RATES, EPOCHS)]
+        there = [points[name] for name in names if len(points.get(name, {})) >= len(ARMS)]
+        ual, constant = f"{prior}: UAL", f"{prior}: constant"
+        asked = [(ual, SFT), (constant, SFT), (ual, constant)]
+        said = [[compared(point, *one)[1] for one in asked] for point in there]
+        cells = [
+            f"{sum(one[n] == 'better' for one in said)} / {sum(one[n] == 'worse' for one in said)}"
+            for n in range(len(asked))
+        ]
+        lost = sum(one[0] == one[1] == "worse" for one in said)
+        rows.append([f"{noise:g}", prior, str(len(there)), *cells, str(lost)])
+    head = ["noise", "prior", "points", "UAL to SFT", "constant to SFT", "UAL to constant"]
+    return table([*head, "both lose to SFT"], rows)
 
 
 def all_sft(points: dict[str, Any], base: dict[str, Any]) -> list[str]:
@@ -172,17 +194,21 @@ def text(document: dict[str, Any]) -> str:
             "",
             *at_a_point(points[key(0.0, rate, epochs)], base),
         ]
-        last = key(0.0, rate, EPOCHS[-1])
-        if epochs != EPOCHS[-1]:
-            parts += [f"## Further on: {last}", "", *at_a_point(points[last], base)]
+        noisy = key(NOISES[-1], rate, epochs)
+        if noisy in points:
+            parts += [f"## The same with {noisy}", "", *at_a_point(points[noisy], base)]
     parts += [
         "## The map",
         "",
         "The mean over the three groups of log NLL, which each group counts in alike, as a "
         "difference in per cent of NLL; less is better. Bold: the 95 % interval over seeds is on "
-        "one side of 0. Points without all arms are left out.",
+        "one side of 0; none is corrected for how many there are. Points without all arms are left "
+        "out.",
         "",
         *the_map(points),
+        "At how many points better / worse:",
+        "",
+        *counted(points),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
