@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.host import installed
 
-Use = Literal["data", "trainer", "sft", "preference", "reference"]
+Use = Literal["data", "trainer", "sft", "preference", "prompts", "reference"]
 
 NAMES: Final[dict[Use, tuple[str, ...]]] = {
     "data": (
@@ -99,6 +99,17 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "trl.trainer.dpo_trainer:DPOTrainer.router_aux_loss_coef",
         "trl.trainer.kto_trainer:KTOTrainer._get_train_sampler(self, train_dataset=)",
         "trl.trainer.utils:use_adapter(model, adapter_name)",
+    ),
+    "prompts": (
+        "axolotl.core.trainers.grpo.trainer:AxolotlGRPOTrainer",
+        "trl.trainer.grpo_config:GRPOConfig.generation_batch_size",
+        "trl.trainer.grpo_trainer:GRPOTrainer._get_train_sampler(self, dataset=)",
+        "trl.trainer.grpo_trainer:GRPOTrainer._set_signature_columns_if_needed(self)",
+        "trl.trainer.grpo_trainer:GRPOTrainer.get_train_dataloader(self)",
+        "trl.trainer.grpo_trainer:GRPOTrainer.num_generations",
+        "trl.trainer.grpo_trainer:GRPOTrainer.num_iterations",
+        "trl.trainer.utils:RepeatSampler(data_source, mini_repeat_count, batch_size=, "
+        "repeat_count=, shuffle=, seed=)",
     ),
     "reference": (
         "peft.tuners.tuners_utils:BaseTunerLayer._disable_adapters",

@@ -57,10 +57,16 @@ class UALPlugin(BasePlugin):
             return None
         from axolotl_ual.host_names import check
         from axolotl_ual.schedule.curriculum import load
+        from axolotl_ual.settings.preference import ON_PROMPTS, kind_of_rl
         from axolotl_ual.settings.ual import parse_ual
 
         self._refuse_rivals(cfg)
-        check("data", "trainer", "preference" if cfg.rl else "sft")
+        rl = kind_of_rl(cfg)
+        check(
+            "data",
+            "trainer",
+            "prompts" if rl == ON_PROMPTS else "sft" if rl is None else "preference",
+        )
         if parse_ual(cfg.ual).smoothing.prior == "reference":
             check("reference")
         loaded, self._curriculum = load(cfg, preprocess, _recipe_name(cfg))

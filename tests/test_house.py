@@ -83,6 +83,8 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.schedule.layout",
     "axolotl_ual.schedule.plan",
     "axolotl_ual.training.dpo",
+    "axolotl_ual.training.grpo",
+    "axolotl_ual.training.refreshed",
     "axolotl_ual.training.sft",
 }
 

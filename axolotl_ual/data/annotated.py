@@ -158,12 +158,16 @@ def pairs_entry(path: Path) -> dict[str, Any]:
     return {"path": str(path), "ds_type": "parquet", "split": "train", "type": PAIRS_TYPE}
 
 
-def needed_column(recipe: Mapping[str, Any], ual: UALConfig) -> str:
-    """The column without which a recipe cannot be trained as it says."""
-    rl = kind_of_rl(recipe)
+def needed_column(recipe: Mapping[str, Any], ual: UALConfig) -> str | None:
+    """The first column without which a recipe cannot be trained as it says; None: there is none."""
+    rl, keep, margin = kind_of_rl(recipe), ual.curriculum.keep, ual.preference.margin
     if rl is None or (rl in SMOOTHED and ual.preference.smoothing):
         return SMOOTHING
-    return ual.curriculum.column
+    if ual.curriculum.active:
+        return ual.curriculum.column
+    if keep is not None:
+        return keep.column
+    return None if margin is None else margin.column
 
 
 def expanded(entries: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -284,8 +288,10 @@ def rewritten(entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {**kept, "path": str(path), "ds_type": "parquet", "split": "train"}
 
 
-def _need_column(entry: Mapping[str, Any], column: str) -> None:
+def _need_column(entry: Mapping[str, Any], column: str | None) -> None:
     """A single local file tells its columns at once; other data tell them when they are read."""
+    if column is None:
+        return
     path = Path(str(entry.get("path", "")))
     columns = _columns_of(path)
     if columns is not None and column not in columns:

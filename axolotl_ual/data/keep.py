@@ -50,6 +50,9 @@ def keep_part(cfg: Any, config: KeepConfig, meta: Any) -> None:
     column = next(iter(renamed), config.column)
     meta.train_dataset, line = keep_rows(meta.train_dataset, config, column)
     get_logger(__name__).info(line)
+    if meta.total_num_steps is None:
+        # Axolotl leaves it to a trainer that samples responses how many steps there are.
+        return
     if cfg.rl:
         steps = math.ceil(len(meta.train_dataset) * cfg.num_epochs / cfg.batch_size)
     else:

@@ -12,7 +12,7 @@ from axolotl_ual.columns import MARGIN, SMOOTHING
 from axolotl_ual.data.carry import command_line, smoothing_values
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError
 from axolotl_ual.losses.target_margin import target_margins
-from axolotl_ual.settings.preference import SMOOTHED, MarginConfig, kind_of_rl
+from axolotl_ual.settings.preference import ON_PROMPTS, SMOOTHED, MarginConfig, kind_of_rl
 from axolotl_ual.settings.ual import UALConfig
 
 LOG = get_logger(__name__)
@@ -27,6 +27,8 @@ def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
     """
     loaded = datasets.load_preference_datasets(cfg=cfg, cli_args=command_line(preprocess))
     rl = kind_of_rl(cfg)
+    if rl == ON_PROMPTS:
+        return loaded
     if rl not in SMOOTHED:
         LOG.warning(
             f"rl: {rl} has no smoothing of pairs: `{SMOOTHING}` is not used, order and stages are"

@@ -15,10 +15,11 @@ from axolotl_ual.data.preference import load_pairs, with_margins
 from axolotl_ual.data.sources import trained_sources
 from axolotl_ual.data.top_k import with_top_k
 from axolotl_ual.errors import ConfigError, UnsupportedError
-from axolotl_ual.schedule.layout import Layout, PackingArguments, Rows, lay_out
+from axolotl_ual.schedule.layout import Generation, Layout, PackingArguments, Rows, lay_out
 from axolotl_ual.schedule.plan import Phase, Plan, make_phases
 from axolotl_ual.schedule.staging import Staging, fit_staging, stage_values
 from axolotl_ual.settings.curriculum import CurriculumConfig
+from axolotl_ual.settings.preference import ON_PROMPTS, kind_of_rl
 from axolotl_ual.settings.ual import parse_ual
 
 LOG = get_logger(__name__)
@@ -63,6 +64,7 @@ class Curriculum:
         accumulation: int,
         micro_batch: int,
         packing: PackingArguments | None,
+        generation: Generation | None = None,
     ) -> None:
         """Stop where a trainer would train with something else than the plan was made for.
 
@@ -70,7 +72,10 @@ class Curriculum:
             ConfigError: naming all that differs.
         """
         rows = Rows.read(dataset, self.column, self.staging, packed=packing is not None)
-        self.layout.require(Layout(processes, accumulation, micro_batch, packing, rows.digest()))
+        digest = rows.digest()
+        self.layout.require(
+            Layout(processes, accumulation, micro_batch, packing, digest, generation)
+        )
 
 
 def load(cfg: Any, preprocess: bool, recipe_name: str) -> tuple[Any, Curriculum | None]:
@@ -140,7 +145,9 @@ def prepare(cfg: Any, config: CurriculumConfig, meta: Any) -> tuple[Curriculum, 
             "ual.curriculum: a streaming dataset has no order to follow",
             "set `streaming: false`, or `ual.curriculum.mode: none`",
         )
-    column = _column_of_training(config.column, meta)
+    prompts = kind_of_rl(cfg) == ON_PROMPTS
+    # Prompts keep their columns: rewards may read them.
+    column = config.column if prompts else _column_of_training(config.column, meta)
     staging = fit_staging(stage_values(meta.train_dataset, column), config)
     epochs = config.stage_epochs(_num_epochs(cfg))
     phases = make_phases(cast("Literal['phased', 'cumulative']", config.mode), config.order, epochs)
@@ -152,6 +159,7 @@ def prepare(cfg: Any, config: CurriculumConfig, meta: Any) -> tuple[Curriculum, 
         cfg.micro_batch_size,
         packing,
         rows.digest(),
+        _generation_of_recipe(cfg) if prompts else None,
     )
     plan = lay_out(
         rows,
@@ -185,7 +193,16 @@ def summary(curriculum: Curriculum) -> str:
         lines.append(f"  max_steps: {steps} ends the run in stage {last}")
     elif curriculum.max_steps and curriculum.max_steps > plan.num_steps:
         lines.append(f"  max_steps: {curriculum.max_steps} is beyond the last stage")
-    if plan.dropped:
+    generation = curriculum.layout.generation
+    if generation is not None:
+        lines[0] = (
+            f"curriculum: {curriculum.config.mode}, {plan.num_rows} prompts with "
+            f"{generation.num_generations} responses each, {generation.prompts} prompts at a time, "
+            f"in {plan.num_steps} steps"
+        )
+        if plan.dropped:
+            lines.append(f"  {plan.dropped} prompts do not fill the last of these times")
+    elif plan.dropped:
         lines.append(f"  dataloader_drop_last: {plan.dropped} samples do not fill the last step")
     return "\n".join(lines)
 
@@ -214,6 +231,20 @@ def _set_epochs(cfg: Any, passes: float) -> None:
     ):
         if cfg[per_epoch] and cfg[interval]:
             cfg[interval] = min(1.0 / (cfg[per_epoch] * passes), 1.0)
+
+
+def _generation_of_recipe(cfg: Any) -> Generation:
+    """How the trainer will sample, from what the recipe alone tells and TRL's defaults."""
+    from trl import GRPOConfig
+
+    said, defaults = cfg.trl or {}, GRPOConfig.__dataclass_fields__
+    per_step = cfg.gradient_accumulation_steps * cfg.micro_batch_size
+    per_step *= int(os.environ.get("WORLD_SIZE", "1"))
+    return Generation(
+        num_generations=said.get("num_generations") or defaults["num_generations"].default,
+        responses=said.get("generation_batch_size") or per_step,
+        iterations=said.get("num_iterations") or defaults["num_iterations"].default,
+    )
 
 
 def _packing_of_recipe(cfg: Any) -> PackingArguments | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from axolotl.utils.samplers.multipack import pack_parallel
 from axolotl.utils.samplers.utils import get_dataset_lengths
 
-from axolotl_ual.errors import ConfigError
+from axolotl_ual.errors import ConfigError, UnsupportedError
 from axolotl_ual.schedule.plan import Geometry, Packing, Phase, Plan, build_plan
 from axolotl_ual.schedule.staging import Staging, stage_values
 
@@ -37,6 +37,44 @@ class PackingArguments:
     bin_size: int | None
     num_processes: int | None
     start_method: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How TRL's GRPO samples responses to prompts and trains on them.
+
+    Attributes:
+        num_generations: responses to a prompt.
+        responses: sampled at a time, over all processes.
+        iterations: passes over what was sampled.
+    """
+
+    num_generations: int
+    responses: int
+    iterations: int
+
+    @property
+    def prompts(self) -> int:
+        """Prompts that are answered at a time."""
+        return self.responses // self.num_generations
+
+    def steps(self, layout: Layout) -> int:
+        """Optimizer steps that train on what was sampled at a time.
+
+        Raises:
+            UnsupportedError: it is no whole number of steps.
+        """
+        per_step = layout.processes * layout.accumulation * layout.micro_batch
+        steps, rest = divmod(self.responses * self.iterations, per_step)
+        if rest or not steps:
+            raise UnsupportedError(
+                f"trl.generation_batch_size: {self.responses} responses at a time, trained on "
+                f"{self.iterations} time(s), are no whole number of steps of {per_step} (processes "
+                "times gradient_accumulation_steps times micro_batch_size), so that a step would "
+                "mix what was sampled before and after an update",
+                "take `generation_batch_size` out, or make it a multiple of a step",
+            )
+        return steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +119,7 @@ class Layout:
         micro_batch: rows, or rows of `sequence_len` tokens when packed.
         packing: None trains each row by itself.
         rows: digest of the training set's rows.
+        generation: where rows are prompts; then a step takes responses, not rows.
     """
 
     processes: int
@@ -88,6 +127,7 @@ class Layout:
     micro_batch: int
     packing: PackingArguments | None
     rows: str
+    generation: Generation | None = None
 
     def require(self, found: Layout) -> None:
         """Stop where a trainer would train with something else than the plan was made for.
@@ -116,6 +156,7 @@ _NAMES = {
     "micro_batch": "micro_batch_size",
     "packing": "sample_packing",
     "rows": "rows of the training set (digest)",
+    "generation": "how responses are sampled (num_generations, generation_batch_size)",
 }
 
 
@@ -129,6 +170,8 @@ def lay_out(
     drop_last: bool,
 ) -> Plan:
     """The plan of a run, with Axolotl's own packing inside each epoch of a stage."""
+    if layout.generation is not None:
+        return _of_prompts(rows, layout, layout.generation, phases, seed=seed, shuffle=shuffle)
     geometry, packing = Geometry(layout.processes, layout.accumulation, layout.micro_batch), None
     if layout.packing is not None and rows.lengths_N is not None:
         real, length = layout.packing.real_batches, layout.packing.sequence_len
@@ -147,6 +190,36 @@ def lay_out(
         packing=packing,
         drop_last=drop_last,
     )
+
+
+def _of_prompts(
+    rows: Rows,
+    layout: Layout,
+    generation: Generation,
+    phases: Sequence[Phase],
+    *,
+    seed: int,
+    shuffle: bool,
+) -> Plan:
+    """A plan of prompts: what is sampled at a time is full, as TRL's sampler has it."""
+    repeats = generation.steps(layout)
+    plan = build_plan(
+        rows.stages_N,
+        phases,
+        Geometry(1, 1, generation.prompts),
+        seed=seed,
+        shuffle=shuffle,
+        values_N=rows.values_N,
+        drop_last=True,
+    )
+    if not plan.num_rows:
+        raise ConfigError(
+            f"trl: responses to {generation.prompts} prompts are sampled at a time, and the "
+            f"curriculum has {plan.dropped} in all",
+            "set a smaller `generation_batch_size`, or more `num_generations`",
+        )
+    starts = tuple(start * repeats for start in plan.phase_starts)
+    return replace(plan, repeats=repeats, phase_starts=starts)
 
 
 def _packing(

@@ -101,6 +101,7 @@ class Plan:
             fill a step of its own.
         geometry: what one step consists of.
         dropped: rows left out at the end by `drop_last`.
+        repeats: optimizer steps in a row that train on the rows of one step of the geometry.
     """
 
     rows_R: IntArray
@@ -109,6 +110,7 @@ class Plan:
     phase_starts: tuple[int, ...]
     geometry: Geometry
     dropped: int = 0
+    repeats: int = 1
 
     @property
     def num_rows(self) -> int:
@@ -124,7 +126,7 @@ class Plan:
     def num_steps(self) -> int:
         """Optimizer steps."""
         per_step = self.geometry.world_size * self.geometry.accumulation
-        return -(-self.num_batches // per_step)
+        return -(-self.num_batches // per_step) * self.repeats
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -138,7 +140,8 @@ class Plan:
 
     def rows_until(self, step: int) -> int:
         """Rows trained on in the first `step` steps."""
-        batch = step * self.geometry.world_size * self.geometry.accumulation
+        begun = -(-step // self.repeats)
+        batch = begun * self.geometry.world_size * self.geometry.accumulation
         if batch <= 0 or not self.num_batches:
             return 0
         unit = int(self.batch_ends_B[min(batch, self.num_batches) - 1])

@@ -54,6 +54,11 @@ class CurriculumConfig(BaseModel):
     keep: KeepConfig | None = Field(
         None, description="Train on a part of the rows only; with `mode: none` as well."
     )
+    refresh_reference: bool = Field(
+        False,
+        description="For `rl: dpo` and `rl: ipo` with an adapter: the reference of each stage but "
+        "the first is the model as the stage before it left it. Validation keeps the first one.",
+    )
     evaluate_at_boundary: bool = Field(
         False,
         description="Evaluate before the first stage and after each, and write the transitions.",

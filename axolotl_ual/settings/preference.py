@@ -16,11 +16,15 @@ PREFERENCE_TRAINERS: Final = {
     "orpo": "axolotl_ual.training.dpo.UALORPOTrainer",
     "simpo": "axolotl_ual.training.dpo.UALCPOTrainer",
     "kto": "axolotl_ual.training.dpo.UALKTOTrainer",
+    "grpo": "axolotl_ual.training.grpo.UALGRPOTrainer",
 }
 """The trainer of each `rl:` that this plugin trains with."""
 
 SMOOTHED: Final = ("dpo", "ipo")
 """Those whose loss smooths each pair."""
+
+ON_PROMPTS: Final = "grpo"
+"""The one that is trained on prompts, without given responses."""
 
 TRAINED_ON_PAIRS: Final = ("dpo", "ipo", "simpo")
 """Those that Axolotl trains on a dialogue with two answers, as `ual.pairs` makes them."""

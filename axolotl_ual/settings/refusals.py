@@ -14,11 +14,14 @@ from typing import Any
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.host import Host, host
 from axolotl_ual.settings.preference import (
+    ON_PROMPTS,
     PREFERENCE_TRAINERS,
     SMOOTHED,
     TRAINED_ON_PAIRS,
     kind_of_rl,
 )
+from axolotl_ual.settings.prompts_rules import of_prompts
+from axolotl_ual.settings.reference_rules import of_the_reference
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 TRAINER = "axolotl_ual.training.sft.UALTrainer"
@@ -154,7 +157,7 @@ def _with_a_reference(recipe: Mapping[str, Any]) -> Iterator[UALError]:
         smoothing = parse_ual(recipe.get("ual")).smoothing
     except ConfigError:
         return
-    if smoothing.prior == "uniform":
+    if smoothing.prior == "uniform" or kind_of_rl(recipe) == ON_PROMPTS:
         return
     if recipe.get("rl"):
         yield UnsupportedError(
@@ -230,11 +233,14 @@ def _conflicts(recipe: Mapping[str, Any]) -> list[UALError]:
     found: list[UALError] = []
     if ual.curriculum.active:
         found += _of_the_curriculum(recipe, ual)
+    if ual.curriculum.refresh_reference:
+        found += of_the_reference(recipe)
     if rl in PREFERENCE_TRAINERS and ual.annotate is not None:
+        what = "prompts" if rl == ON_PROMPTS else "pairs"
         found.append(
             ConfigError(
-                f"ual.annotate: scores samples, and `rl: {rl}` trains on pairs",
-                "take `annotate:` out, and name the pairs under `datasets:`",
+                f"ual.annotate: scores samples, and `rl: {rl}` trains on {what}",
+                f"take `annotate:` out, and name the {what} under `datasets:`",
             )
         )
     if rl in PREFERENCE_TRAINERS and rl not in TRAINED_ON_PAIRS and ual.pairs is not None:
@@ -244,6 +250,8 @@ def _conflicts(recipe: Mapping[str, Any]) -> list[UALError]:
                 f"set `rl:` to one of {', '.join(TRAINED_ON_PAIRS)}, or take `pairs:` out",
             )
         )
+    if rl == ON_PROMPTS:
+        return [*found, *of_prompts(recipe, ual)]
     if rl in PREFERENCE_TRAINERS and not ual.curriculum.active:
         found += _without_effect(str(rl), ual)
     if rl in SMOOTHED:

@@ -27,7 +27,9 @@ def order_digest(plan: Plan) -> str:
     return digest.hexdigest()
 
 
-def write_progress(folder: Path, plan: Plan, names: list[str], step: int) -> None:
+def write_progress(
+    folder: Path, plan: Plan, names: list[str], step: int, refreshes: bool = False
+) -> None:
     """Write down which stage a checkpoint was saved in.
 
     Args:
@@ -35,6 +37,7 @@ def write_progress(folder: Path, plan: Plan, names: list[str], step: int) -> Non
         plan: of the run.
         names: stage of each phase.
         step: optimizer steps done.
+        refreshes: whether each stage has a reference of its own.
     """
     phase = plan.phase_at(max(step - 1, 0))
     record = {
@@ -45,15 +48,21 @@ def write_progress(folder: Path, plan: Plan, names: list[str], step: int) -> Non
         "samples": plan.rows_until(step),
         "boundary": step in plan.boundaries,
         "order": order_digest(plan),
+        "refresh_reference": refreshes,
     }
     (folder / PROGRESS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def check_resume(folder: Path, plan: Plan) -> None:
+def check_resume(folder: Path, plan: Plan, refreshes: bool = False) -> None:
     """Stop where a checkpoint was trained in another order than the run that resumes from it.
 
+    Args:
+        folder: of the checkpoint.
+        plan: of the run.
+        refreshes: whether each stage has a reference of its own.
+
     Raises:
-        ConfigError: the order differs, or the checkpoint tells of none.
+        ConfigError: order or references differ, or the checkpoint tells of none.
     """
     path = folder / PROGRESS_FILE
     if not path.is_file():
@@ -62,7 +71,14 @@ def check_resume(folder: Path, plan: Plan) -> None:
             f"(it has no {PROGRESS_FILE})",
             "resume from a checkpoint of a run with a curriculum, or train anew",
         )
-    if json.loads(path.read_text(encoding="utf-8"))["order"] != order_digest(plan):
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record.get("refresh_reference", False) != refreshes:
+        raise ConfigError(
+            f"ual.curriculum.refresh_reference: {str(refreshes).lower()}: {folder} was trained "
+            "with the opposite, and so towards another reference",
+            "resume with what that run had, or train anew",
+        )
+    if record["order"] != order_digest(plan):
         raise ConfigError(
             f"resume_from_checkpoint: {folder} was trained in another order: the data, the seed, "
             "`ual.curriculum` or the samples of a step have changed since",
@@ -132,6 +148,12 @@ class CurriculumCallback(TrainerCallback):
         if self.trainer.curriculum.config.evaluate_at_boundary and state.global_step == 0:
             args.eval_on_start = True
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Freeze the reference of a stage before its first step, after what the last one is due."""
+        refreshes = self.trainer.curriculum.config.refresh_reference
+        if refreshes and state.global_step in self.trainer.plan.boundaries:
+            self.trainer.refresh_reference()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Set what the trainer does after this step."""
         plan, config = self.trainer.plan, self.trainer.curriculum.config
@@ -152,4 +174,7 @@ class CurriculumCallback(TrainerCallback):
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and folder.is_dir():
             names = [phase.name for phase in self.trainer.curriculum.phases]
-            write_progress(folder, self.trainer.plan, names, state.global_step)
+            refreshes = self.trainer.curriculum.config.refresh_reference
+            write_progress(folder, self.trainer.plan, names, state.global_step, refreshes)
+            if refreshes:
+                self.trainer.frozen.save(folder)

@@ -45,6 +45,7 @@ from axolotl_ual.training.metrics import (
     TOKENS,
     Means,
 )
+from axolotl_ual.training.refreshed import RefreshedMixin
 from axolotl_ual.training.staged import StagedMixin
 from axolotl_ual.training.transitions import Scores
 
@@ -177,7 +178,7 @@ class UALKTOTrainer(StagedPairsMixin, AxolotlKTOTrainer):
     """KTO in the order of a curriculum."""
 
 
-class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
+class UALDPOTrainer(RefreshedMixin, StagedPairsMixin, AxolotlDPOTrainer):
     """DPO and IPO in the order of a curriculum, each pair smoothed by its `ual_smoothing`.
 
     Log-probabilities come from hidden states and the head in chunks. Validation keeps the plain
@@ -251,13 +252,18 @@ class UALDPOTrainer(StagedPairsMixin, AxolotlDPOTrainer):
         return logprobs_ST.sum(dim=-1), outputs
 
     def compute_ref_log_probs(self, model: Any, inputs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Log-probabilities under the reference: another model, or this one without its adapter."""
+        """Log-probabilities under the reference.
+
+        It is another model, this one without its adapter, or this one as a stage left it.
+        """
         quiet = disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs)
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(quiet)
             stack.enter_context(self.accelerator.autocast())
-            if self.ref_model is None and is_peft_model(self.model):
+            if self._uses_frozen:
+                stack.enter_context(self.frozen.in_place())
+            elif self.ref_model is None and is_peft_model(self.model):
                 inner = self.accelerator.unwrap_model(self.model)
                 name = "ref" if "ref" in inner.peft_config else None
                 stack.enter_context(use_adapter(inner, adapter_name=name))

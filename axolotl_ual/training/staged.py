@@ -20,7 +20,7 @@ from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.scoring import TokenScorer
 from axolotl_ual.schedule.curriculum import Curriculum
-from axolotl_ual.schedule.layout import PackingArguments
+from axolotl_ual.schedule.layout import Generation, PackingArguments
 from axolotl_ual.schedule.plan import Plan
 from axolotl_ual.schedule.staging import stage_values
 from axolotl_ual.training.batches import (
@@ -66,17 +66,29 @@ class StagedMixin(Trainer):
             accumulation=self.args.gradient_accumulation_steps,
             micro_batch=self._train_batch_size,
             packing=self._packing_arguments(),
+            generation=self._generation(),
         )
         self.plan = self.curriculum.plan
         plain = self.data_collator
-        self.data_collator = StageCollator(plain, self.curriculum.staging, self.curriculum.column)
+        self.data_collator = self._staged(self.curriculum, plain)
         try:
             with as_planned(self.accelerator):
                 loader = super().get_train_dataloader()
         finally:
             self.data_collator = plain
-        require_plan(loader, self.plan)
+        self._require_plan(loader, self.plan)
         return loader
+
+    def _staged(self, curriculum: Curriculum, plain: Any) -> Any:
+        """A collator whose batches tell the stages of their rows."""
+        return StageCollator(plain, curriculum.staging, curriculum.column)
+
+    def _require_plan(self, loader: Any, plan: Plan) -> None:
+        require_plan(loader, plan)
+
+    def _generation(self) -> Generation | None:
+        """How responses are sampled, where rows are prompts."""
+        return None
 
     def _packing_arguments(self) -> PackingArguments | None:
         args = self.args
@@ -111,7 +123,8 @@ class StagedMixin(Trainer):
     ) -> Any:
         """Resume only in the order that the checkpoint was trained in."""
         if self.plan is not None and resume is not None:
-            check_resume(Path(resume), self.plan)
+            assert self.curriculum is not None
+            check_resume(Path(resume), self.plan, self.curriculum.config.refresh_reference)
         return super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
 
     def _set_signature_columns_if_needed(self) -> None:

@@ -24,6 +24,7 @@ _HEAD: Final = {"lora_target_modules": ["q_proj", "lm_head"]}
 _PHASED: Final = {"ual": {"curriculum": {"mode": "phased"}}}
 _SCALED: Final = {"ual": {"curriculum": {"mode": "phased", "learning_rate_scale": [1, 0.5, 0.5]}}}
 _BOUNDARY: Final = {"ual": {"curriculum": {"mode": "phased", "evaluate_at_boundary": True}}}
+_REFRESHED: Final = {"ual": {"curriculum": {"mode": "phased", "refresh_reference": True}}}
 _REFERENCE: Final = {"ual": {"smoothing": {"prior": "reference"}}}
 _TOP_K: Final = {"ual": {"smoothing": {"prior": "reference", "reference_top_k": 64}}}
 
@@ -72,7 +73,6 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {"processor_type": "AutoProcessor"},
     ],
     "Losses": [
-        {"rl": "grpo"},
         {"rl": "gdpo"},
         {"reward_model": True},
         {"process_reward_model": True},
@@ -129,6 +129,11 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         _BOUNDARY,
         {**_BOUNDARY, "val_set_size": 0.05, "eval_on_start": False},
         {"ual": {"curriculum": {"mode": "phased"}, "preference": {"beta": [0.1, 0.2, 0.3]}}},
+        _REFRESHED,
+        {**_REFRESHED, "adapter": None},
+        {**_REFRESHED, **_zero(2)},
+        {**_REFRESHED, "precompute_ref_log_probs": True},
+        {"trl": {"async_prefetch": True}},
     ],
 }
 """What is asked about, in groups: each is put on top of a plain recipe."""
@@ -200,6 +205,8 @@ def _concerns(setting: Mapping[str, Any], kind: str) -> bool:
         return kind in SMOOTHED
     if "annotations" in ual:
         return kind == "sft"
+    if "trl" in setting:
+        return kind == "grpo"
     return kind != "sft" or not {"pairs", "preference"} & ual.keys()
 
 
@@ -223,9 +230,9 @@ def support_page() -> str:
 _OPENING: Final = """# Support
 
 Written by `axolotl-ual agent-docs support`: each setting is put on top of a plain recipe (a LoRA
-adapter; for `orpo`, `simpo` and `kto` a curriculum), and the rules are asked that `axolotl-ual
-check` and the plugin ask. *yes*: accepted. *no*: the run stops before the model is loaded. A
-number: only on these versions of Axolotl. A dash: this kind of training does not read it.
+adapter; for `orpo`, `simpo`, `kto` and `grpo` a curriculum), and the rules are asked that
+`axolotl-ual check` and the plugin ask. *yes*: accepted. *no*: the run stops before the model is
+loaded. A number: only on these versions of Axolotl. A dash: this kind of training does not read it.
 
 Accepted is what the rules accept. What Axolotl itself refuses is not in these tables; `axolotl-ual
 check RECIPE` asks both. Settings that are not named here are Axolotl's own and left alone.

@@ -166,4 +166,8 @@ def test_the_column_that_a_recipe_needs() -> None:
     assert needed_column({}, staged) == "ual_smoothing"
     assert needed_column({"rl": "dpo"}, staged) == "ual_smoothing"
     assert needed_column({"rl": "orpo"}, staged) == "ual_stage"
-    assert needed_column({"rl": "dpo"}, plain) == "ual_stage"
+    assert needed_column({"rl": "dpo"}, plain) is None
+    kept = parse_ual({"curriculum": {"keep": {"by": "pass_rate", "at_most": 0.9}}})
+    assert needed_column({"rl": "grpo"}, kept) == "pass_rate"
+    margins = {"smoothing": False, "margin": {"mean": 1, "tau": 1}}
+    assert needed_column({"rl": "ipo"}, parse_ual({"preference": margins})) == "ual_gap"

@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from axolotl_ual.columns import STAGES
-from axolotl_ual.errors import AnnotationError, ConfigError, DataError, UALError
+from axolotl_ual.errors import (
+    AnnotationError,
+    ConfigError,
+    DataError,
+    UALError,
+    UnsupportedError,
+)
+from axolotl_ual.schedule.layout import Generation, Layout, Rows, lay_out
 from axolotl_ual.schedule.plan import Geometry, Plan, build_plan, make_phases
 from axolotl_ual.schedule.staging import Staging, fit_staging
 from axolotl_ual.settings.curriculum import CurriculumConfig
@@ -282,6 +289,47 @@ def test_only_the_same_order_is_resumed(tmp_path: Path) -> None:
     check_resume(tmp_path, small_plan())
     with pytest.raises(ConfigError, match="in another order"):
         check_resume(tmp_path, small_plan(seed=1))
+    with pytest.raises(ConfigError, match=r"refresh_reference: true: .* with the opposite"):
+        check_resume(tmp_path, small_plan(), refreshes=True)
+    write_progress(tmp_path, small_plan(), list(STAGES), 3, refreshes=True)
+    check_resume(tmp_path, small_plan(), refreshes=True)
+
+
+# --- prompts -----------------------------------------------------------------------------------
+
+
+def prompts(generation: Generation, micro_batch: int = 2, num_prompts: int = 7) -> Plan:
+    rows = Rows(np.array([0] * 4 + [1] * (num_prompts - 4)), None, None)
+    layout = Layout(2, 3, micro_batch, None, rows.digest(), generation)
+    phases = make_phases("phased", ["easy", "hard"], [1, 1])
+    return lay_out(rows, layout, phases, seed=0, shuffle=False, drop_last=False)
+
+
+def test_what_is_sampled_at_a_time_may_serve_several_steps() -> None:
+    # 2 processes of 3 micro-batches of 2: a step of 12 responses. 24 at a time, 8 to a prompt, are
+    # 3 prompts; trained on twice they are 4 steps. 7 prompts are 2 times 3, and one is left out.
+    plan = prompts(Generation(8, 24, 2))
+    assert (plan.repeats, plan.num_steps, plan.dropped) == (4, 8, 1)
+    assert plan.rows_R.tolist() == [0, 1, 2, 3, 4, 5]
+    # The second stage's first prompt, 4, is answered the second time: its steps are 4 to 7.
+    assert plan.phase_starts == (0, 4) and plan.boundaries == (4, 8)
+    assert [plan.phase_at(step) for step in range(8)] == [0] * 4 + [1] * 4
+    assert [plan.rows_until(step) for step in range(9)] == [0, 3, 3, 3, 3, 6, 6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("generation", "kind", "said"),
+    [
+        (Generation(2, 18, 1), UnsupportedError, "18 responses at a time, trained on 1 time"),
+        (Generation(2, 6, 1), UnsupportedError, "6 responses at a time"),
+        (Generation(1, 12, 1), ConfigError, "12 prompts are sampled at a time, and the curriculum"),
+    ],
+)
+def test_what_is_sampled_at_a_time_must_fit(
+    generation: Generation, kind: type[UALError], said: str
+) -> None:
+    with pytest.raises(kind, match=said):
+        prompts(generation)
 
 
 def test_calibration_by_hand() -> None:

@@ -13,6 +13,9 @@ from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import parse_ual
 
 PHASED = {"curriculum": {"mode": "phased"}}
+REFRESHED = {"curriculum": {"mode": "phased", "refresh_reference": True}}
+REFRESH = "ual.curriculum.refresh_reference: true"
+ON_PROMPTS = "and `rl: grpo` trains on rewards of responses that the model samples itself"
 SCALED = {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}}
 ZERO_3 = {"zero_optimization": {"stage": 3}}
 
@@ -148,6 +151,66 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "set `ual.curriculum.mode`, or take the plugin out",
     ),
     (
+        {"ual": REFRESHED},
+        f"{REFRESH}: training without `rl:` compares with no reference",
+        "set `rl:` to dpo or ipo, or take it out",
+    ),
+    (
+        {"rl": "orpo", "ual": REFRESHED},
+        f"{REFRESH}: `rl: orpo` compares with no reference",
+        "set `rl:` to dpo or ipo, or take it out",
+    ),
+    (
+        {"rl": "dpo", "ual": REFRESHED},
+        f"{REFRESH}: without `adapter:` the frozen copy",
+        "train an adapter, or start each stage as a run of its own",
+    ),
+    (
+        {"rl": "dpo", "adapter": "lora", "precompute_ref_log_probs": True, "ual": REFRESHED},
+        "precompute_ref_log_probs: true: log-probabilities of the first reference alone",
+        "set `precompute_ref_log_probs: false`",
+    ),
+    (
+        {"rl": "dpo", "adapter": "lora", "deepspeed": {"train_batch_size": 1}, "ual": REFRESHED},
+        f"{REFRESH}: `deepspeed` shards or flattens",
+        "take `deepspeed` out",
+    ),
+    (
+        {"rl": "grpo"},
+        "rl: grpo: the plugin orders and leaves out prompts",
+        "set `ual.curriculum.mode` or `ual.curriculum.keep`",
+    ),
+    (
+        {"rl": "grpo", "ual": {**PHASED, "smoothing": {"mean": 0.2}}},
+        f"ual.smoothing: smooths given responses, {ON_PROMPTS}",
+        "take `smoothing:` out; `ual.curriculum` orders the prompts",
+    ),
+    (
+        {"rl": "grpo", "ual": {**PHASED, "loss": {"kernel": "chunked"}}},
+        f"ual.loss: is of a cross entropy with given responses, {ON_PROMPTS}",
+        "take `loss:` out",
+    ),
+    (
+        {"rl": "grpo", "ual": {**PHASED, "preference": {"weighting": "wpo"}}},
+        f"ual.preference: is of pairs of given responses, {ON_PROMPTS}",
+        "take `preference:` out",
+    ),
+    (
+        {"rl": "grpo", "ual": {**PHASED, "annotations": "you/lima-ual"}},
+        f"ual.annotations: are about samples with their responses, {ON_PROMPTS}",
+        "take `annotations:` out",
+    ),
+    (
+        {"rl": "grpo", "ual": {"annotate": {"output": "x", "estimator": "perplexity"}}},
+        "ual.annotate: scores samples, and `rl: grpo` trains on prompts",
+        "take `annotate:` out",
+    ),
+    (
+        {"rl": "grpo", "trl": {"async_prefetch": True}, "ual": PHASED},
+        "trl.async_prefetch: true: prompts are fetched ahead",
+        "set `trl.async_prefetch: false`",
+    ),
+    (
         {"rl": "orpo", "ual": {**PHASED, "preference": {"flips": "robust"}}},
         "ual.preference.flips: robust: of `rl: dpo` and `rl: ipo` only, and this is `rl: orpo`",
         "take it out",
@@ -192,6 +255,9 @@ def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
         {"ual": PHASED},
         {"rl": "dpo"},
         {"rl": "dpo", "ual": {"preference": {"smoothing": False, "weighting": "wpo"}}},
+        {"rl": "dpo", "adapter": "lora", "ual": REFRESHED},
+        {"rl": "grpo", "ual": PHASED},
+        {"rl": "grpo", "ual": {"curriculum": {"keep": {"by": "pass_rate", "at_most": 0.9}}}},
         {"rl": "orpo", "ual": {"curriculum": {"keep": {"by": "gap", "at_least": 0.1}}}},
         {"rl": "ipo", "dpo_loss_type": ["ipo"], "ual": PHASED},
         {"rl": "orpo", "orpo_alpha": 0.1, "ual": PHASED},

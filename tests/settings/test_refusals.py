@@ -12,7 +12,7 @@ from axolotl_ual.settings import refusals
 from axolotl_ual.settings.refusals import TRAINER, unsupported
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"rl": "grpo"}, "rl: grpo: brings a loss of its own", "take `rl:` out"),
+    ({"rl": "gdpo"}, "rl: gdpo: brings a loss of its own", "take `rl:` out"),
     ({"reward_model": True}, "reward_model: true: brings a loss", "take `reward_model:` out"),
     (
         {"process_reward_model": True},

@@ -162,6 +162,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(work: Path, kind: st
     }
     name = f"resume-{kind}"
     if kind == "dpo":
+        overrides["ual"]["curriculum"]["refresh_reference"] = True
         settings = preference(work, name, **overrides)
     elif kind == "packed":
         packed = {"sample_packing": True, "sequence_len": 128, "micro_batch_size": 1}
@@ -173,6 +174,9 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(work: Path, kind: st
     step = second_stage(whole.output)
     kept = work / f"{name}-checkpoint"
     shutil.copytree(whole.output / f"checkpoint-{step}", kept)
+    if kind == "dpo":
+        assert (kept / "ual_reference.safetensors").is_file()
+        assert not (whole.output / "checkpoint-1" / "ual_reference.safetensors").is_file()
     resumed = tiny.axolotl({**settings, "resume_from_checkpoint": str(kept)}, work / name)
     assert resumed.values("loss") == losses[step:]
     assert adapter(resumed.output) == expected
@@ -189,7 +193,8 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(work: Path, kind
     common: dict[str, Any] = {"lora_dropout": 0.0, "micro_batch_size": 1}
     if kind == "dpo":
         of_pairs = {"flips": "robust", "margin": {"mean": 0.5, "tau": 0.1}, "weighting": "wpo"}
-        common["ual"] = {"curriculum": {"mode": "phased"}, "preference": of_pairs}
+        curriculum = {"mode": "phased", "refresh_reference": True}
+        common["ual"] = {"curriculum": curriculum, "preference": of_pairs}
     one = tiny.axolotl(
         make(work, f"one-{kind}", gradient_accumulation_steps=8, **common), work / f"one-{kind}"
     )
@@ -209,6 +214,12 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(work: Path, kind
         weights = one.values("ual/policy_weight")
         assert len(weights) == 4 and min(weights) > 0
         assert two.values("ual/policy_weight") == pytest.approx(weights, rel=1e-5)
+        # 10, 9 and 8 pairs in steps of 8: the second stage begins with step 2, the third with
+        # step 3, and their policy is then the reference itself.
+        for run in (one, two):
+            assert run.values("ual/reference_step") == [0, 1, 2, 2]
+            assert [margin == 0.0 for margin in run.values("rewards/margins")[1:]] == [1, 1, 0]
+        assert "stage moderate: its reference is the model after 1 steps" in one.text
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpo"])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tiny
 from axolotl_ual.columns import MARGIN, SMOOTHING, STAGE
-from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.errors import ConfigError, UnsupportedError
 from axolotl_ual.schedule.staging import Staging
 from reference.preference import (
     collision,
@@ -257,6 +257,66 @@ def test_robust_and_weighted_losses_are_those_of_trl(
     torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=1e-7)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("weighting", [None, "wpo"])
+def test_the_reference_may_be_the_policy_as_it_was(
+    weighting: str | None, base: Path, recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    recipe["preference"]["weighting"] = weighting
+    trainer = make_trainer(trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64)
+    batch = batch_of(trainer)
+    trainer._reference_step = lambda step: 1
+    trainer.refresh_reference = trainer.frozen.take
+    trainer.refresh_reference()
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, dict(batch))
+    logged = trainer._means["train"].report(lambda sums: sums)
+    # Against itself, to the bit: no margin, and no smoothing of one.
+    assert logged["rewards/margins"] == logged["loss/smoothing"] == 0.0
+    same = make_trainer(trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64)
+    trainer.ref_model = same.model
+    noise = torch.Generator().manual_seed(3)
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(
+                parameter.shape, generator=noise, dtype=parameter.dtype
+            )
+    slow = slow_loss(trainer, batch, [0.5] * 4, sigmoid_pair)
+    trainer.ref_model = None
+    ours = trainer.compute_loss(trainer.model, dict(batch))
+    torch.testing.assert_close(ours, slow, rtol=1e-9, atol=1e-12)
+    expected, found = gradients(trainer, slow), gradients(trainer, ours)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-7, atol=1e-12)
+    # Validation keeps the first reference: the model without its adapter.
+    trainer.model.eval()
+    chosen, _ = trainer.compute_ref_log_probs(trainer.model, dict(batch))
+    with trainer.model.disable_adapter():
+        sums, _ = trainer._sums(trainer.model, dict(batch))
+    assert chosen.equal(sums[:4])
+
+
+def test_a_frozen_policy_comes_back_from_a_checkpoint(tmp_path: Path) -> None:
+    from axolotl_ual.training.frozen import FrozenPolicy
+
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    frozen, was = FrozenPolicy(model), model.weight.detach().clone()
+    frozen.save(tmp_path)
+    assert not list(tmp_path.iterdir()), "the first stage has none"
+    frozen.take()
+    frozen.save(tmp_path)
+    model.weight.data += 1.0
+    now = model.weight.detach().clone()
+    again = FrozenPolicy(model)
+    again.load(tmp_path)
+    with again.in_place():
+        assert model.weight.equal(was)
+    assert model.weight.equal(now)
+    with pytest.raises(ConfigError) as caught:
+        FrozenPolicy(torch.nn.Linear(3, 2)).load(tmp_path)
+    assert "ual_reference.safetensors does not hold what this model trains" in str(caught.value)
 
 
 def test_each_stage_has_its_beta(base: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
