@@ -102,7 +102,7 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
     ),
     "prompts": (
         "axolotl.core.trainers.grpo.trainer:AxolotlGRPOTrainer",
-        "trl.trainer.grpo_config:GRPOConfig.generation_batch_size",
+        "trl.trainer.grpo_config:GRPOConfig",
         "trl.trainer.grpo_trainer:GRPOTrainer._get_train_sampler(self, dataset=)",
         "trl.trainer.grpo_trainer:GRPOTrainer._set_signature_columns_if_needed(self)",
         "trl.trainer.grpo_trainer:GRPOTrainer.get_train_dataloader(self)",

@@ -235,7 +235,7 @@ def _set_epochs(cfg: Any, passes: float) -> None:
 
 def _generation_of_recipe(cfg: Any) -> Generation:
     """How the trainer will sample, from what the recipe alone tells and TRL's defaults."""
-    from trl import GRPOConfig
+    from trl.trainer.grpo_config import GRPOConfig
 
     said, defaults = cfg.trl or {}, GRPOConfig.__dataclass_fields__
     per_step = cfg.gradient_accumulation_steps * cfg.micro_batch_size
