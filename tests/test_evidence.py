@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from tiny import make_model
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "benchmarks" / "evidence"
 MODELS = ("one", "two", "three", "gpt4")
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "a",
-    "lazy",
-    "dog",
-    "while",
-    "seven",
-    "wise",
-    "owls",
-    "read",
-    "old",
-    "books",
-]
+ADJECTIVES = ("quick", "brown", "lazy", "seven", "wise", "old")
+NOUNS = ("fox", "dog", "owls", "books")
+WORDS = tuple(f"{one} {other}" for one in ADJECTIVES for other in NOUNS)
 
 
 def command(name: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -162,6 +150,49 @@ def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
     page = toy.page.read_text(encoding="utf-8")
     for line in ("| self_consistency | 6 |", "| ual-reference | 1 |", "| smoothed | 1 |"):
         assert line in page
+
+
+def load(name: str) -> ModuleType:
+    """A module of the folder that imports none of its neighbours."""
+    spec = importlib.util.spec_from_file_location(f"evidence_{name}", EVIDENCE / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # A dataclass looks its module up by name.
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_verdicts_follow_the_rules() -> None:
+    verdicts = load("verdicts")
+
+    def said(rule: str, low: float, high: float, seeds: int = 3) -> str:
+        middle = verdicts.Difference((low + high) / 2, low, high, seeds)
+        return str(getattr(verdicts, rule)(middle, 0.02))
+
+    assert said("lower", -0.2, -0.1) == "supported"
+    assert said("lower", -0.2, -0.1, seeds=2) == "cannot tell"
+    assert said("lower", 0.1, 0.2) == "not supported"
+    assert said("lower", -0.01, 0.01) == "not supported"
+    assert said("lower", -0.03, 0.01) == "cannot tell"
+    assert said("higher", 0.1, 0.2) == "supported"
+    assert said("higher", -0.2, -0.1) == "not supported"
+    assert said("not_higher", -0.1, 0.01) == "supported"
+    assert said("not_higher", 0.03, 0.1) == "not supported"
+    assert said("not_higher", -0.1, 0.1) == "cannot tell"
+
+
+def test_a_paired_difference_has_the_error_of_rows_and_of_seeds() -> None:
+    # Two seeds of three rows, a weight of 1 each; the reference is 0 everywhere.
+    # By seed (1 + 2 + 3) / 3 = 2 and (3 + 4 + 5) / 3 = 4: the difference is 3.
+    # Rows: means over seeds 2, 3, 4 differ from 3 by -1, 0, 1:
+    #     variance 3 / 2 * (1 + 0 + 1) / 3^2 = 1 / 3, 2 degrees of freedom.
+    # Seeds: standard deviation of 2 and 4 is sqrt(2), / sqrt(2) = 1: variance 1, 1 degree.
+    # Together 4 / 3; degrees (4/3)^2 / ((1/3)^2 / 2 + 1 / 1) = (16/9) / (19/18) = 32 / 19.
+    found = load("verdicts").paired([[1, 2, 3], [3, 4, 5]], [[0] * 3] * 2, [1, 1, 1])
+    half = stats.t.ppf(0.975, 32 / 19) * (4 / 3) ** 0.5
+    assert found.value == pytest.approx(3.0)
+    assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
 
 
 @pytest.mark.slow

@@ -80,7 +80,7 @@ def _head(spread: Mapping[str, Any], rows: int) -> str:
         "spread is 1 less the mean similarity of two answers, by sentence embeddings or by words. "
         "Of two halves of the models the spreads correlate by "
         + " and ".join(f"{value:.2f} ({name})" for name, value in halves.items())
-        + ", which bounds what an estimator can reach. Spearman's rank correlation with 95 % "
+        + ", and no estimator can reach much more. Spearman's rank correlation with 95 % "
         "bootstrap intervals over instructions; partial: given the ranks of both lengths.\n"
     )
 

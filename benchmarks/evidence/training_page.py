@@ -22,6 +22,10 @@ from verdicts import (
 
 TITLE = "Study 2: tuning a real model on mixed text"
 GROUPS = ("gsm8k", "roleplay", "high entropy", "low entropy")
+_INTERVALS = (
+    "Differences to SFT in NLL a token, with 95 % intervals; those of one seed are over rows alone "
+    "and say nothing of what another seed would give:\n"
+)
 Run = Mapping[str, Any]
 Verdict = Callable[[Difference, float], str]
 
@@ -153,7 +157,7 @@ def _lines(runs: Runs, fixed: Mapping[str, Any]) -> list[str]:
         f"{fixed['epochs']} epochs; {fixed['held_out_rows']} held-out rows. Means over seeds; "
         "differences are to SFT at the same seeds.\n"
     )
-    lines = [text, _table(runs, arms), "Differences to SFT in NLL a token, with 95 % intervals:\n"]
+    lines = [text, _table(runs, arms), _INTERVALS]
     lines.append(_differences(runs, [arm for arm in arms if arm != "sft"]))
     curve = _curve(runs)
     if curve:
