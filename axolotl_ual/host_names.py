@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.host import installed
 
-Use = Literal["data", "trainer", "sft", "preference", "prompts", "reference"]
+Use = Literal["data", "messages", "trainer", "sft", "preference", "prompts", "reference"]
 
 NAMES: Final[dict[Use, tuple[str, ...]]] = {
     "data": (
@@ -41,6 +41,18 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "group_size, bin_size, num_processes=, safe_mode=, mp_start_method=)",
         "axolotl.utils.samplers.utils:get_dataset_lengths(dataset, from_arrow=)",
         "axolotl.utils.trainer:calculate_total_num_steps(cfg, train_dataset, update=)",
+    ),
+    "messages": (
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy",
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy._build_turn_locator"
+        "(self, turns, tools, input_ids)",
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy._get_messages(self, prompt)",
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy._get_tools(self, prompt)",
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy.find_turn(self, turns, "
+        "turn_idx, tools=, content_only=, reasoning_only=, locator=)",
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy.get_conversation_thread"
+        "(self, prompt)",
+        "axolotl.utils.dict:remove_none_values(obj)",
     ),
     "trainer": (
         "transformers.integrations.deepspeed:is_deepspeed_zero3_enabled()",

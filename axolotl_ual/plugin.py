@@ -67,8 +67,11 @@ class UALPlugin(BasePlugin):
             "trainer",
             "prompts" if rl == ON_PROMPTS else "sft" if rl is None else "preference",
         )
-        if parse_ual(cfg.ual).smoothing.prior == "reference":
+        ual = parse_ual(cfg.ual)
+        if ual.smoothing.prior == "reference" or ual.loss.anchor is not None:
             check("reference")
+        if ual.loss.weight is not None and ual.loss.weight.message is not None:
+            check("messages")
         loaded, self._curriculum = load(cfg, preprocess, _recipe_name(cfg))
         return loaded
 

@@ -2,6 +2,7 @@
 
     python benchmarks/loss.py                                  # CPU, a few minutes
     python benchmarks/loss.py --masked 0 0.75                  # a prompt before each response
+    python benchmarks/loss.py --rounds 5                       # medians, on a shared machine
     python benchmarks/loss.py --device cuda --dtype bfloat16 --hidden 4096 --tokens 8192
 
 Each measurement is forward and backward of the head and its loss, hidden states to gradient of the
@@ -13,10 +14,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib.util
 import itertools
 import json
 import operator
 import platform
+import statistics
 import subprocess
 import sys
 import time
@@ -65,6 +68,15 @@ def eaft(logits: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
     shifted = F.pad(labels, (1, 0), value=-100)[:-1]
     outputs = argparse.Namespace(logits=logits.unsqueeze(0))
     return eaft_loss(outputs, shifted.unsqueeze(0))
+
+
+def dft(logits: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+    """Axolotl's probability-weighted loss, from 0.20 on."""
+    from axolotl.monkeypatch.loss.dft import dft_loss
+
+    shifted = F.pad(labels, (1, 0), value=-100)[:-1]
+    outputs = argparse.Namespace(logits=logits.unsqueeze(0))
+    return dft_loss(outputs, shifted.unsqueeze(0))
 
 
 def on_logits(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
@@ -117,6 +129,23 @@ def with_reference(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) 
     return sums.total / num_trained(labels)
 
 
+def weighted(token: str, anchor: float = 0.0) -> Callable[..., Tensor]:
+    """Ours, with a weight of each token's own beside the smoothing, and perhaps an anchor."""
+
+    def compute(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
+        from axolotl_ual.losses.chunked_ce import chunked_smoothed_ce
+        from axolotl_ual.losses.prior import Reference
+        from axolotl_ual.losses.token_weights import Weighting
+
+        reference = Reference(hidden.detach().flip(0), weight.detach()) if anchor else None
+        weighting = Weighting(None, token, anchor, reference)
+        mean = mean_of(weight)
+        sums = chunked_smoothed_ce(hidden, weight, labels, eps, mean=mean, weighting=weighting)
+        return sums.total / num_trained(labels)
+
+    return compute
+
+
 def torch_chunked(hidden: Tensor, weight: Tensor, labels: Tensor, eps: Tensor) -> Tensor:
     """torch.nn.functional.linear_cross_entropy in chunks, and our margin."""
     from axolotl_ual.losses.chunked_ce import chunk_tokens
@@ -148,11 +177,15 @@ VARIANTS: dict[str, Callable[..., Tensor]] = {
     "torch, scalar smoothing": on_logits(torch_scalar),
     "HF label_smoothing_factor": on_logits(hugging_face),
     "per-token eps, full logits": on_logits(full_logits),
+    "Axolotl DFT": on_logits(dft),
     "Axolotl EAFT": on_logits(eaft),
     "torch chunked + margin": torch_chunked,
     "ours, on cross entropy": margin_on_top,
     "ours, chunked": chunked,
     "ours, reference prior": with_reference,
+    "ours, probability": weighted("probability"),
+    "ours, entropy": weighted("entropy"),
+    "ours, probability + anchor": weighted("probability", anchor=0.1),
     "Liger": liger(0.0, margin=False),
     "Liger, scalar smoothing": liger(EPS, margin=False),
     "ours, on Liger": liger(0.0, margin=True),
@@ -238,10 +271,12 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
 
 
 def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
-    rows = []
-    for vocab, tokens, masked in itertools.product(args.vocab, args.tokens, args.masked):
+    """Rows as they are measured: round by round, so that what disturbs a machine disturbs all."""
+    rows: list[dict[str, Any]] = []
+    sizes = itertools.product(args.vocab, args.tokens, args.masked)
+    for (vocab, tokens, masked), turn in itertools.product(sizes, range(args.rounds)):
         for name in args.variants or VARIANTS:
-            if "Liger" in name and args.device == "cpu":
+            if ("Liger" in name and args.device == "cpu") or not has_host(name):
                 continue
             command = [sys.executable, __file__, "--only", name, "--vocab", str(vocab)]
             command += ["--tokens", str(tokens), "--hidden", str(args.hidden)]
@@ -252,15 +287,37 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
             command += ["--trained"] if args.trained else []
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
-            size = {"vocab": vocab, "tokens": tokens, "masked": masked}
+            size = {"vocab": vocab, "tokens": tokens, "masked": masked, "round": turn}
             rows.append({**size, "variant": name, **found})
             print_row(rows[-1], rows)
     return rows
 
 
+def has_host(name: str) -> bool:
+    """Whether the installed Axolotl has what a variant measures."""
+    found = {"Axolotl DFT": "axolotl.monkeypatch.loss.dft"}
+    return name not in found or importlib.util.find_spec(found[name]) is not None
+
+
+def print_medians(rows: list[dict[str, Any]]) -> None:
+    """Over the rounds: each variant's ratios to the plain loss of its own round."""
+    key = operator.itemgetter("vocab", "tokens", "masked")
+    print("medians of the ratios of each round, and the smallest and largest")
+    first = rows[0]["variant"]
+    for size, name in dict.fromkeys((key(row), row["variant"]) for row in rows):
+        mine = [row for row in rows if (key(row), row["variant"]) == (size, name)]
+        base = [row for row in rows if (key(row), row["variant"]) == (size, first)]
+        shown = []
+        for what in ("seconds", "cpu_seconds", "peak_mib"):
+            ratios = sorted(a[what] / b[what] for a, b in zip(mine, base, strict=True))
+            low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
+            shown.append(f"{what} x{middle:.3f} ({low:.3f} to {high:.3f})")
+        print(f"{size[0]:>7} {size[1]:>6} {size[2]:>4.0%}  {name:<27} {', '.join(shown)}")
+
+
 def print_row(row: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """A line as it is measured, with ratios to the plain loss of the same size."""
-    size = operator.itemgetter("vocab", "tokens", "masked")
+    size = operator.itemgetter("vocab", "tokens", "masked", "round")
     base = next(part for part in rows if size(part) == size(row))
     print(
         f"{row['vocab']:>7} {row['tokens']:>6} {row['masked']:>4.0%}  {row['variant']:<27} "
@@ -282,6 +339,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=0)
     parser.add_argument("--trained", action="store_true", help="Train the head as well.")
     parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1, help="Of all variants in turn.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS))
     parser.add_argument("--output", type=Path, default=Path("loss.json"))
@@ -299,6 +357,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {machine or platform.machine()}, {settings}")
     print("seconds, CPU seconds, peak memory; ratios to the first variant of the same size")
     rows = run_all(args)
+    print_medians(rows)
     record = {"torch": torch.__version__, "machine": machine, "settings": settings, "rows": rows}
     args.output.write_text(json.dumps(record, indent=2) + "\n")
 

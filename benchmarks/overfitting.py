@@ -37,8 +37,9 @@ from axolotl_ual.demo.world import (
 )
 from axolotl_ual.evaluation.predictions import MEASURES, Predictions, sum_by_row
 from axolotl_ual.losses.encoding import encode_smoothing
-from axolotl_ual.losses.objective import SmoothedObjective, Weights
+from axolotl_ual.losses.objective import SmoothedObjective
 from axolotl_ual.losses.reference import AdapterOff
+from axolotl_ual.losses.rule import Weights
 from axolotl_ual.preprocess.labels.ranks import rank
 from axolotl_ual.preprocess.labels.smoothing import solve_smoothing
 from axolotl_ual.preprocess.progress import show_progress

@@ -72,6 +72,7 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.data.carry",
     "axolotl_ual.data.collator",
     "axolotl_ual.data.keep",
+    "axolotl_ual.data.message_weights",
     "axolotl_ual.data.preference",
     "axolotl_ual.data.top_k",
     "axolotl_ual.preprocess.data.axolotl_says",

@@ -69,8 +69,10 @@ def locate(
     if ual.annotations is not None:
         return _locate_shared(recipe, ual, ual.annotations, entries, digests)
     if ual.annotate is None:
+        needed = needed_column(recipe, ual)
         for entry in entries:
-            _need_column(entry, needed_column(recipe, ual))
+            if needed is not None:
+                _need_column(entry, needed)
         content = content_digest(fingerprint(entry, recipe.get("seed")) for entry in entries)
         return Located(entries, (), content)
     folder = Path(ual.annotate.output)
@@ -161,12 +163,16 @@ def pairs_entry(path: Path) -> dict[str, Any]:
 def needed_column(recipe: Mapping[str, Any], ual: UALConfig) -> str | None:
     """The first column without which a recipe cannot be trained as it says; None: there is none."""
     rl, keep, margin = kind_of_rl(recipe), ual.curriculum.keep, ual.preference.margin
-    if rl is None or (rl in SMOOTHED and ual.preference.smoothing):
+    if rl is None:
+        return SMOOTHING if ual.smoothing.mean else None
+    if rl in SMOOTHED and ual.preference.smoothing:
         return SMOOTHING
     if ual.curriculum.active:
         return ual.curriculum.column
     if keep is not None:
         return keep.column
+    if ual.loss.weight is not None:
+        return ual.loss.weight.dataset_column
     return None if margin is None else margin.column
 
 

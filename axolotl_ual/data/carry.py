@@ -1,4 +1,4 @@
-"""The smoothing of a row through Axolotl's tokenisation.
+"""The smoothing and the weight of a row through Axolotl's tokenisation.
 
 Axolotl drops every source column when it tokenises, whatever the dataset type. For the time of
 `carrying`, each row's values of our columns are read before its strategy sees it and put beside
@@ -10,39 +10,63 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY
+from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY, WEIGHT
 from axolotl_ual.data.shared import SharedAnnotations
 from axolotl_ual.errors import AnnotationError, DataError
-from axolotl_ual.settings.ual import parse_ual
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 CARRIED: tuple[str, ...] = (SMOOTHING, UNCERTAINTY, STAGE)
 """Columns that reach the tokenised training data: the first always, the others where they are."""
 
 
-def load_datasets(cfg: Any, preprocess: bool, renamed: Mapping[str, str] | None = None) -> Any:
+class TokenWeights(Protocol):
+    """Reads what the tokens of a row count."""
+
+    def of_tokens(self, sample: Mapping[str, Any], ids: list[int]) -> list[np.float32]:
+        """The weight of each token.
+
+        Args:
+            sample: the row.
+            ids: its tokens, as its strategy gives them.
+        """
+        ...
+
+
+Weigh = Callable[[Any, Any, Mapping[str, Any]], TokenWeights | None]
+"""Of a strategy, its dataset and their entry of `datasets:`; None where rows are weighed whole."""
+
+
+def load_datasets(
+    cfg: Any,
+    preprocess: bool,
+    renamed: Mapping[str, str] | None = None,
+    weigh: Weigh | None = None,
+) -> Any:
     """What Axolotl's own loading returns, with the smoothing in the training data.
 
     Args:
         cfg: the validated recipe.
         preprocess: whether this is `axolotl preprocess`.
         renamed: columns of the user's own to carry as well, by the name they get.
+        weigh: checks the weights of rows, or gives what reads those of tokens.
     """
     from axolotl.common import datasets
     from axolotl.utils.logging import get_logger
 
-    with carrying(renamed=renamed, shared=_shared(cfg)):
+    ual = parse_ual(cfg.ual)
+    unsmoothed = ual.smoothing.mean == 0.0
+    with carrying(renamed=renamed, shared=_shared(ual), weigh=weigh, unsmoothed=unsmoothed):
         loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
     get_logger(__name__).info(_summary(loaded.train_dataset))
     return loaded
 
 
-def _shared(cfg: Any) -> SharedAnnotations | None:
-    ual = parse_ual(cfg.ual)
+def _shared(ual: UALConfig) -> SharedAnnotations | None:
     if ual.annotations is None:
         return None
     return SharedAnnotations(ual.annotations, ual.smoothing.mean)
@@ -71,6 +95,8 @@ def carrying(
     columns: Sequence[str] = CARRIED,
     renamed: Mapping[str, str] | None = None,
     shared: SharedAnnotations | None = None,
+    weigh: Weigh | None = None,
+    unsmoothed: bool = False,
 ) -> Iterator[None]:
     """Make Axolotl's data loading keep our columns while the block runs.
 
@@ -78,6 +104,8 @@ def carrying(
         columns: those to keep where a dataset has them.
         renamed: source columns to keep as well, by the name they get.
         shared: annotations of others, to be joined to the rows before they are tokenised.
+        weigh: see `load_datasets`.
+        unsmoothed: whether data without a smoothing have one of 0.
 
     Raises, from within the loading:
         AnnotationError: an entry of `datasets:` has no `ual_smoothing`, or lost it.
@@ -98,7 +126,9 @@ def carrying(
             if shared is not None and not dataset_config.get("type"):
                 # Rows that come tokenised are wrapped in nothing.
                 dataset = _joined(shared, dataset, dataset_config)
-            return _checked(dataset, dataset_config, (*columns, *(renamed or ()))), prompter
+            dataset = _with_zeros(dataset) if unsmoothed else dataset
+            kept = (*columns, *(renamed or ()), WEIGHT)
+            return _checked(dataset, dataset_config, kept), prompter
         finally:
             training.pop()
 
@@ -107,17 +137,25 @@ def carrying(
             return inner_wrap(strategy, dataset, **kwargs)
         if shared is not None:
             dataset = _joined(shared, dataset, training[-1])
+        dataset = _with_zeros(dataset) if unsmoothed else dataset
         _check_values(dataset, training[-1])
+        tokens = None if weigh is None else weigh(strategy, dataset, training[-1])
         wanted = {**{name: name for name in columns}, **(renamed or {})}
         present = {
             name: source for name, source in wanted.items() if source in dataset.column_names
         }
-        return inner_wrap(CarryingStrategy(strategy, present), dataset, **kwargs)
+        return inner_wrap(CarryingStrategy(strategy, present, tokens), dataset, **kwargs)
 
     with ExitStack() as stack:
         stack.enter_context(_replaced(sft, "_load_and_process_single_dataset", load))
         stack.enter_context(_replaced(wrappers, "wrap_dataset_for_tokenized_prompt", wrap))
         yield
+
+
+def _with_zeros(dataset: Any) -> Any:
+    if SMOOTHING in dataset.column_names:
+        return dataset
+    return dataset.add_column(SMOOTHING, np.zeros(len(dataset), dtype=np.float32))
 
 
 def _joined(shared: SharedAnnotations, dataset: Any, config: Mapping[str, Any]) -> Any:
@@ -155,11 +193,15 @@ class CarryingStrategy:
     Args:
         strategy: Axolotl's.
         columns: the source column of each column to add.
+        tokens: reads the weight of each token, which is added; None adds none.
     """
 
-    def __init__(self, strategy: Any, columns: Mapping[str, str]) -> None:
+    def __init__(
+        self, strategy: Any, columns: Mapping[str, str], tokens: TokenWeights | None = None
+    ) -> None:
         self.strategy = strategy
         self.columns = dict(columns)
+        self.tokens = tokens
 
     @property
     def supports_batched(self) -> bool:
@@ -178,6 +220,8 @@ class CarryingStrategy:
             return self._tokenize_batch(prompt)
         result = dict(self.strategy.tokenize_prompt(_source(prompt)))
         result.update((name, _stored(prompt[source])) for name, source in self.columns.items())
+        if self.tokens is not None:
+            result[WEIGHT] = self.tokens.of_tokens(_source(prompt), result["input_ids"])
         return result
 
     def _tokenize_batch(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -190,6 +234,10 @@ class CarryingStrategy:
             tokenized = self.strategy.tokenize_prompt(row)
             for key, values in tokenized.items():
                 result.setdefault(key, []).extend(values)
+            if self.tokens is not None:
+                sample = {key: values[0] for key, values in row.items()}
+                given = [self.tokens.of_tokens(sample, ids) for ids in tokenized["input_ids"]]
+                result.setdefault(WEIGHT, []).extend(given)
             num_rows = len(tokenized.get("input_ids", ()))
             for name in self.columns:
                 result[name].extend([_stored(carried[name][index])] * num_rows)

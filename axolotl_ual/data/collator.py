@@ -1,9 +1,9 @@
-"""Smoothing through whichever collator Axolotl chose.
+"""Smoothing and weights through whichever collator Axolotl chose.
 
 A collator of Axolotl pads, packs, flattens or bins the keys it knows, and no others. Label and
-smoothing of a token travel through it as one integer (`losses.encoding`). Where rows bring the
-prediction of a reference, the collator runs once more, with the number of each token in the place
-of its label, and so tells where the token went.
+smoothing of a token travel through it as one integer (`losses.encoding`). Where rows bring weights
+or the prediction of a reference, the collator runs once more for each, with the bits of a token's
+weight, or its number, in the place of its label, and so tells where it went.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from axolotl_ual.columns import PREFIX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING
+from axolotl_ual.columns import PREFIX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING, WEIGHT
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.encoding import (
     IGNORE_INDEX,
@@ -30,7 +30,7 @@ class SmoothingCollator:
 
     The batch of the wrapped collator gets a further tensor `ual_smoothing`, int32 of the shape of
     `labels`: the bits of the float32 smoothing of each token, 0 for padding. Rows without the
-    column (a validation set) give a batch without it.
+    column (a validation set) give a batch without it. Rows with weights give `ual_weight` likewise.
 
     Args:
         base: the collator that Axolotl would use.
@@ -55,6 +55,9 @@ class SmoothingCollator:
             )
         batch = self.base(_of_each(features, binned, _join), **options)
         batch["labels"], batch[SMOOTHING] = split_smoothing(batch["labels"])
+        if WEIGHT in rows[0]:
+            weighed = self.base(_of_each(features, binned, _weighed), **options)["labels"]
+            batch[WEIGHT] = weighed.clamp(min=0).to(torch.int32)
         if REFERENCE_IDS in rows[0]:
             numbered = _numbered(features, rows, binned)
             number_BT = self.base(numbered, **options)["labels"]
@@ -80,6 +83,24 @@ def _join(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**_without_ours(row), "labels": labels}
 
 
+def _weighed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with the bits of its tokens' weights as labels: none is negative."""
+    given, count = np.asarray(row[WEIGHT], dtype=np.float32), len(row["labels"])
+    # Axolotl may have cut the end of a long row off.
+    bits = np.broadcast_to(given if given.ndim == 0 else given[:count], count).copy()
+    return _labelled(row, bits.view(np.int32).astype(np.int64))
+
+
+def _labelled(row: Mapping[str, Any], labels: Any) -> dict[str, Any]:
+    """The row with an array as its labels, in the form that they had."""
+    given = row["labels"]
+    same_kind = torch.from_numpy(labels) if isinstance(given, Tensor) else labels
+    return {
+        **_without_ours(row),
+        "labels": labels.tolist() if isinstance(given, list) else same_kind,
+    }
+
+
 def predicted_places(labels: Any) -> Any:
     """Places of a row's tokens that are trained on and come after another: ascending int64."""
     return np.flatnonzero(np.asarray(labels)[1:] != IGNORE_INDEX) + 1
@@ -94,14 +115,7 @@ def _numbered(features: Sequence[Any], rows: Sequence[Any], binned: bool) -> lis
             places = predicted_places(row["labels"])
             labels[places] = np.arange(count, count + len(places))
             count += len(places)
-        given = row["labels"]
-        same_kind = torch.from_numpy(labels) if isinstance(given, Tensor) else labels
-        found.append(
-            {
-                **_without_ours(row),
-                "labels": labels.tolist() if isinstance(given, list) else same_kind,
-            }
-        )
+        found.append(_labelled(row, labels))
     if not binned:
         return found
     numbered = iter(found)

@@ -109,6 +109,8 @@ def _prepared_path(cfg: Any, located: Located, ual: UALConfig) -> str:
     keep, content = ual.curriculum.keep, located.content
     columns = {"by": ual.curriculum.column, "keep": PREFIX if keep is None else keep.column}
     taken_by = [f"{key}: {name}" for key, name in columns.items() if not name.startswith(PREFIX)]
+    if ual.loss.weight is not None and kind_of_rl(cfg) is None:
+        taken_by.append(ual.loss.weight.shown)
     if taken_by:
         content = content_digest(iter((content, *taken_by)))
     base = Path(cfg.get("dataset_prepared_path") or _AXOLOTL_DEFAULT)

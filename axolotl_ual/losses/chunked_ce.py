@@ -10,7 +10,8 @@ kernels do, so nothing is computed twice and a head whose shards are released is
 A soft cap makes the margin of `smoothed_ce` non-linear in h; here it is exact. Without a cap the
 mean logit and its gradient come from the mean row, so no pass over the logits is spent on them.
 With a prior r (`prior`) in the place of the even spread, r_v takes the place of 1[v < R] / R, and
-its mean that of the mean logit; tokens without smoothing have no use for it.
+its mean that of the mean logit; tokens without smoothing have no use for it. What tokens weigh, and
+an anchor to the model before tuning, enter as `token_weights` has it, in the same chunks.
 Tokens that are not trained (prompt, padding) are left out before anything is multiplied: N of them
 cost nothing but their zeros in the gradient.
 
@@ -28,10 +29,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .chunk import Chunk, Inputs
 from .encoding import IGNORE_INDEX
 from .gradients import Gradients
-from .prior import Part, Prior, Target
-from .smoothed_ce import MeanRow, accumulation_dtype, mean_row
+from .prior import Part, Prior
+from .smoothed_ce import MeanRow, mean_row
+from .token_weights import Weighting
 from .top_k import TopK
 from .transform import Transform
 
@@ -46,17 +49,21 @@ class Sums(NamedTuple):
     """Sums over the trained tokens of a micro-batch; `total` alone carries gradients.
 
     Attributes:
-        total: nll + margin, or the margin where no nll was asked for.
-        nll: negative log-likelihood.
-        margin: eps times (logit of the label minus mean logit, under the prior).
-        prior: KL(r || p), entropy of the prior r, both in nats, and the number of tokens that have
-            a smoothing above 0; zeros without a prior.
+        total: nll + margin, or the margin where no nll was asked for; with a weighting the sum of
+            its L.
+        nll: negative log-likelihood, times w.
+        margin: eps times (logit of the label minus mean logit, under the prior), times w g.
+        prior: KL(r || p), entropy of the prior or reference r, both in nats, and the number of
+            tokens that have a smoothing above 0, or of all with an anchor; zeros without r.
+        weighted: negative log-likelihood times w g, w g alone, and KL(r || p) times w; zeros
+            without a weighting.
     """
 
     total: Tensor
     nll: Tensor
     margin: Tensor
     prior: Tensor
+    weighted: Tensor
 
 
 def chunk_tokens(vocab_size: int) -> int:
@@ -91,6 +98,7 @@ def chunked_smoothed_ce(
     transform: Transform | None = None,
     mean: MeanRow | None = None,
     prior: Prior | None = None,
+    weighting: Weighting | None = None,
     with_nll: bool = True,
     tokens: int | None = None,
 ) -> Sums:
@@ -109,9 +117,15 @@ def chunked_smoothed_ce(
         mean: result of `mean_row`, which also says how many rows stand for tokens; computed here
             over all rows when None.
         prior: where the smoothed mass of each token goes; None spreads it evenly.
+        weighting: what each token counts; None is 1 each. Not without the negative log-likelihood.
         with_nll: False leaves the negative log-likelihood out of `total`.
         tokens: trained tokens of a chunk; None is equal chunks of at most `chunk_tokens`.
+
+    Raises:
+        ValueError: a weighting without the negative log-likelihood.
     """
+    if weighting is not None and not with_nll:
+        raise ValueError("tokens weigh in their whole loss, not in its margin alone")
     if mean is None:
         mean = mean_row(weight_VH, bias_V)
     found = _ChunkedSmoothedCE.apply(
@@ -120,7 +134,7 @@ def chunked_smoothed_ce(
         bias_V,
         labels_N,
         smoothing_N,
-        (transform or Transform(), mean, prior, with_nll, tokens),
+        (transform or Transform(), mean, prior, weighting, with_nll, tokens),
     )
     return Sums(*found)
 
@@ -134,20 +148,29 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
         bias_V: Tensor | None,
         labels_N: Tensor,
         smoothing_N: Tensor,
-        options: tuple[Transform, MeanRow, Prior | None, bool, int | None],
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        options: tuple[Transform, MeanRow, Prior | None, Weighting | None, bool, int | None],
+    ) -> tuple[Tensor, ...]:
         needs = ctx.needs_input_grad
-        transform, mean, prior, with_nll, size = options
+        transform, mean, prior, weighting, with_nll, size = options
         size = size or chunk_tokens(weight_VH.shape[0])
         compute = _compute_dtype(weight_VH)
         with torch.autocast(weight_VH.device.type, enabled=False):
             weight = weight_VH.to(compute)
-            step = _Chunk(weight, bias_V, transform, mean, with_nll, wanted=any(needs[:3]))
+            asked = {"with_nll": with_nll, "wanted": any(needs[:3])}
+            step = Chunk(weight, bias_V, transform, mean, weighting, **asked)
             wanted = Gradients(hidden_NH, weight, bias_V, mean, needs)
-            for part, smoothed in _parts(labels_N, smoothing_N, prior, size):
+            for part, source in _parts(labels_N, smoothing_N, prior, weighting, size):
                 hidden_CH = hidden_NH[part].to(compute)
-                target = prior.target(part, step.buffer) if prior and smoothed else None
-                grad_CV, pull_C = step(hidden_CH, labels_N[part], smoothing_N[part], target)
+                target = None if source is None else source.target(part, step.buffer)
+                given = Inputs(
+                    hidden_CH,
+                    labels_N[part],
+                    smoothing_N[part],
+                    target,
+                    to_target=prior is not None,
+                    weight_C=_weights(weighting, part),
+                )
+                grad_CV, pull_C = step(given)
                 wanted.add(part, hidden_CH, grad_CV, pull_C)
         head = wanted.of_head()
         dtypes = (weight_VH.dtype, None if bias_V is None else bias_V.dtype)
@@ -155,9 +178,9 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
             wanted.hidden_NH,
             *(g if g is None else g.to(d) for g, d in zip(head, dtypes, strict=True)),
         )
-        total = step.nll + step.margin if with_nll else step.margin.clone()
-        ctx.mark_non_differentiable(step.nll, step.margin, step.prior)
-        return total, step.nll, step.margin, step.prior
+        noted = (step.nll, step.margin, step.prior, step.weighted)
+        ctx.mark_non_differentiable(*noted)
+        return step.total(), *noted
 
     @staticmethod
     @once_differentiable
@@ -169,150 +192,41 @@ class _ChunkedSmoothedCE(torch.autograd.Function):
 
 
 def _parts(
-    labels_N: Tensor, smoothing_N: Tensor, prior: Prior | None, most: int
-) -> Iterator[tuple[Part, bool]]:
-    """Equal chunks of the trained tokens, and whether the prior is needed.
+    labels_N: Tensor,
+    smoothing_N: Tensor,
+    prior: Prior | None,
+    weighting: Weighting | None,
+    most: int,
+) -> Iterator[tuple[Part, Prior | None]]:
+    """Equal chunks of the trained tokens, and the prior or the reference that they need.
 
     Slices where all are trained, so that nothing is copied. Tokens that have no smoothing have no
-    use for a prior and are kept apart; the others share their room with its probabilities,
-    unless it has only a few of them.
+    use for a prior and are kept apart, unless there is an anchor; the others share their room with
+    its probabilities, unless it has only a few of them.
     """
     trained_N = labels_N != IGNORE_INDEX
-    groups = [(trained_N, False, most)]
-    if prior is not None:
+    half = max(1, most // 2)
+    groups: list[tuple[Tensor, Prior | None, int]] = [(trained_N, None, most)]
+    if weighting is not None and weighting.anchor:
+        groups = [(trained_N, prior or weighting.reference, half)]
+    elif prior is not None:
         smoothed_N, sparse = smoothing_N > 0, isinstance(prior, TopK)
         groups = [
-            (trained_N & smoothed_N, True, most if sparse else max(1, most // 2)),
-            (trained_N & ~smoothed_N, False, most),
+            (trained_N & smoothed_N, prior, most if sparse else half),
+            (trained_N & ~smoothed_N, None, most),
         ]
-    for member_N, smoothed, most in groups:
+    for member_N, source, most in groups:
         place_M = member_N.nonzero()[:, 0]
         number, everything = len(place_M), len(place_M) == len(labels_N)
         size = equal_chunks(number, most)
         for start in range(0, number, size):
             part = slice(start, start + size)
-            yield part if everything else place_M[part], smoothed
+            yield part if everything else place_M[part], source
 
 
-class _Chunk:
-    """One chunk after another: adds up the sums, returns the gradient of the head's output."""
-
-    def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        transform: Transform,
-        mean: MeanRow,
-        with_nll: bool,
-        wanted: bool,
-    ) -> None:
-        self.weight, self.bias, self.transform, self.mean = weight, bias, transform, mean
-        self.rows, self.with_nll, self.wanted = mean.num_rows, with_nll, wanted
-        self.dtype = accumulation_dtype(weight.dtype)
-        self.nll = torch.zeros((), dtype=self.dtype, device=weight.device)
-        self.margin = torch.zeros_like(self.nll)
-        self.prior = torch.zeros(3, dtype=self.dtype, device=weight.device)
-        self._buffer: Tensor | None = None
-
-    def __call__(
-        self,
-        hidden_CH: Tensor,
-        labels_C: Tensor,
-        smoothing_C: Tensor,
-        target: Target | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Gradient by the head's output, less pull_C times the mean row, which is not in it."""
-        logits_CV, slope_CV = self._logits(hidden_CH)
-        classes_C1, eps_C = labels_C[:, None], smoothing_C.to(self.dtype)
-        label_C = logits_CV.gather(1, classes_C1)[:, 0]
-        mean_C = self._prior_logit(hidden_CH, logits_CV, target)
-        # A logit of -inf, times an eps of 0, is not a number.
-        self.margin += torch.where(eps_C > 0, eps_C * (label_C - mean_C), 0.0).sum()
-        if self.with_nll or target is not None:
-            largest_C = logits_CV.amax(dim=1)
-            logits_CV.sub_(largest_C[:, None]).exp_()
-            sum_C = logits_CV.sum(dim=1)
-            total_C = largest_C + sum_C.log()
-            if target is not None:
-                self._note(total_C - mean_C, target.entropy_C)
-        if self.with_nll:
-            self.nll += (total_C - label_C).sum()
-            logits_CV.mul_((1.0 / sum_C)[:, None])
-        elif self.wanted:
-            logits_CV.zero_()
-        if not self.wanted:
-            return logits_CV, eps_C
-        at_label_C = eps_C - 1.0 if self.with_nll else eps_C
-        logits_CV.scatter_add_(1, classes_C1, at_label_C[:, None])
-        return self._gradient(logits_CV, slope_CV, eps_C, target)
-
-    def _gradient(
-        self,
-        grad_CV: Tensor,
-        slope_CV: Tensor | None,
-        eps_C: Tensor,
-        target: Target | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Take the smoothed mass off, and go back through what the model does to its head."""
-        even_C: Tensor | None = eps_C
-        if target is not None:
-            target.subtract(grad_CV, eps_C)
-            even_C = None if target.rest_C is None else eps_C * target.rest_C
-        pull_C = torch.zeros_like(eps_C)
-        if even_C is not None and slope_CV is not None:
-            grad_CV[:, : self.rows] -= (even_C / self.rows)[:, None]
-        elif even_C is not None:
-            pull_C = even_C * self.transform.scale
-        if slope_CV is not None:
-            grad_CV.mul_(slope_CV)
-        if self.transform.scale != 1.0:
-            grad_CV.mul_(self.transform.scale)
-        return grad_CV.to(self.weight.dtype), pull_C
-
-    def _note(self, cross_entropy_C: Tensor, entropy_C: Tensor) -> None:
-        """Add up KL(r || p) and H(r), which say how far training went from the prior."""
-        number = entropy_C.new_tensor(len(entropy_C))
-        kl = (cross_entropy_C - entropy_C).sum()
-        self.prior += torch.stack([kl, entropy_C.sum(), number])
-
-    def _prior_logit(self, hidden_CH: Tensor, logits_CV: Tensor, target: Target | None) -> Tensor:
-        """sum_v r_v x_v of each token, of the prior r or the even spread."""
-        if target is None:
-            return self._mean_logit(hidden_CH, logits_CV)
-        expected_C = target.expected(logits_CV)
-        if target.rest_C is None:
-            return expected_C
-        return expected_C + target.rest_C * self._mean_logit(hidden_CH, logits_CV)
-
-    def _mean_logit(self, hidden_CH: Tensor, logits_CV: Tensor) -> Tensor:
-        if self.transform.cap is not None:
-            return logits_CV[:, : self.rows].mean(dim=1)
-        mean_C: Tensor = hidden_CH.to(self.dtype) @ self.mean.weight_H.to(self.dtype)
-        if self.mean.bias is not None:
-            mean_C = mean_C + self.mean.bias
-        return mean_C * self.transform.scale
-
-    def _logits(self, hidden_CH: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The model's logits, and the slope of its soft cap at each."""
-        logits_CV = self.buffer(hidden_CH.shape[0])
-        torch.mm(hidden_CH, self.weight.T, out=logits_CV)
-        logits_CV = logits_CV.to(self.dtype)
-        if self.bias is not None:
-            logits_CV.add_(self.bias.to(self.dtype))
-        scale, cap = self.transform
-        if scale != 1.0:
-            logits_CV.mul_(scale)
-        if cap is None:
-            return logits_CV, None
-        logits_CV.div_(cap).tanh_()
-        slope_CV = 1.0 - logits_CV.square()
-        return logits_CV.mul_(cap), slope_CV
-
-    def buffer(self, rows: int) -> Tensor:
-        """Room for so many rows of logits, the same each time."""
-        if self._buffer is None or self._buffer.shape[0] < rows:
-            self._buffer = self.weight.new_empty((rows, self.weight.shape[0]))
-        return self._buffer[:rows]
+def _weights(weighting: Weighting | None, part: Part) -> Tensor | None:
+    given = None if weighting is None else weighting.weight_N
+    return None if given is None else given[part]
 
 
 def _compute_dtype(weight: Tensor) -> torch.dtype:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from axolotl_ual.columns import REFERENCE_IDS, REFERENCE_LOGPROBS
+from axolotl_ual.columns import REFERENCE_IDS, REFERENCE_LOGPROBS, WEIGHT
 
 from .encoding import IGNORE_INDEX, decode_smoothing
 from .smoothed_ce import shift_left
@@ -24,6 +24,7 @@ class Batch:
         labels_N: int64; -100 where nothing is trained.
         smoothing_N: float32.
         top_k: the prior of each token, where it was computed before.
+        weight_N: float32, of the data; None is 1 each. A token of weight 0 has the label -100.
         reference_NH: what the reference's head is applied to, where it runs beside.
     """
 
@@ -31,11 +32,12 @@ class Batch:
     labels_N: Tensor
     smoothing_N: Tensor
     top_k: TopK | None
+    weight_N: Tensor | None = None
     reference_NH: Tensor | None = None
 
     @classmethod
     def take(cls, smoothing_BT: Tensor, kwargs: dict[str, Any], num_rows: int) -> Batch:
-        """Take labels and the prior out of the arguments of a forward.
+        """Take labels, weights and the prior out of the arguments of a forward.
 
         Args:
             smoothing_BT: bits of the smoothing of each token.
@@ -48,11 +50,17 @@ class Batch:
         if ids_BTK is not None and bits_BTK is not None:
             ids, bits = (part.roll(-1, dims=1).flatten(0, 1) for part in (ids_BTK, bits_BTK))
             top_k = TopK(ids.long(), decode_smoothing(bits).exp(), num_rows)
+        labels_N = shift_left(labels_BT, IGNORE_INDEX).reshape(-1)
+        weight_BT, weight_N = kwargs.pop(WEIGHT, None), None
+        if weight_BT is not None:
+            weight_N = decode_smoothing(shift_left(weight_BT, 0).reshape(-1))
+            labels_N = torch.where(weight_N > 0, labels_N, IGNORE_INDEX)
         return cls(
             labels_BT,
-            shift_left(labels_BT, IGNORE_INDEX).reshape(-1),
+            labels_N,
             decode_smoothing(shift_left(smoothing_BT, 0).reshape(-1)),
             top_k,
+            weight_N,
         )
 
     @property

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from axolotl_ual.columns import SMOOTHING
+from axolotl_ual.columns import SMOOTHING, WEIGHT
 from axolotl_ual.errors import UnsupportedError
 
 from .chunked_ce import Sums, chunk_tokens, chunked_smoothed_ce
@@ -29,26 +28,11 @@ from .forward import Batch, last_position, makes_logits, never_all_masked, with_
 from .heads import Head, LinearTap, nothing, replaced_forward
 from .prior import Prior, Reference
 from .reference import AdapterOff, FrozenModel
+from .rule import EACH_COUNTS_ONE, Kernel, Rule, Weights, kernel_of
 from .smoothed_ce import margin_sum
+from .token_weights import Weighting
 from .top_k import top_k_margin
 from .transform import Transform, require_equal
-
-Kernel = Literal["auto", "model", "chunked"]
-
-
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """How the sums of a micro-batch enter its loss.
-
-    Attributes:
-        mean: factor of the mean negative log-likelihood, a scalar tensor.
-        sum: factor of sums over tokens, a scalar tensor.
-        num_tokens: trained tokens of the micro-batch, a scalar tensor.
-    """
-
-    mean: Tensor
-    sum: Tensor
-    num_tokens: Tensor
 
 
 class SmoothedObjective:
@@ -63,15 +47,19 @@ class SmoothedObjective:
         reference: makes, of the model's head, the reference whose prediction the smoothed mass
             goes to; None spreads it evenly.
         temperature: of the reference.
+        rule: what tokens count; where they do not count alike the kernel is `chunked`.
 
     Attributes:
         weights: how sums of the next micro-batch enter its loss.
-        parts: of the last one: nll and margin, summed over its tokens, and their number.
+        parts: of the last one: nll and margin, summed over its tokens, and their mass.
+        weighted: of the last one, `chunked_ce.Sums.weighted`; None where tokens count alike.
         prior: of the last one: KL(r || p) and entropy of the reference r, summed over its smoothed
-            tokens, and their number; None without a reference, or with an adapter on the head.
+            tokens (with an anchor over all), and their number; None without a reference, or with
+            an adapter on the head.
 
     Raises:
         UnsupportedError: the head is of a kind that cannot be smoothed with this kernel.
+        ConfigError: see `kernel_of`.
     """
 
     def __init__(
@@ -81,24 +69,22 @@ class SmoothedObjective:
         num_rows: int | None = None,
         reference: Callable[[Head], AdapterOff | FrozenModel] | None = None,
         temperature: float = 1.0,
+        rule: Rule = EACH_COUNTS_ONE,
     ) -> None:
         self.model = model
         self.head = Head(model)
         self.num_rows = num_rows
-        self.kernel = kernel
+        self.rule = rule
+        self.kernel = kernel_of(rule, kernel, self.head)
         self.reference = None if reference is None else reference(self.head)
         self.temperature = temperature
         self.prior: Tensor | None = None
         self.weights: Weights | None = None
         self.parts: tuple[Tensor, Tensor, Tensor] | None = None
+        self.weighted: Tensor | None = None
         self._hidden: Tensor | None = None
         self._last_logits: Tensor | None = None
         self._checked = False
-        if kernel == "chunked" and not self.head.is_plain:
-            raise UnsupportedError(
-                f"ual.loss.kernel: chunked: the head of {self.head.name} has an adapter",
-                "set `ual.loss.kernel: model`, or leave `lm_head` out of `lora_target_modules`",
-            )
 
     def uses_chunks(self, num_tokens: int) -> bool:
         """Whether a micro-batch of so many tokens, padding included, is computed in chunks."""
@@ -144,6 +130,8 @@ class SmoothedObjective:
         if self.weights is None:
             raise RuntimeError(f"`{SMOOTHING}` was given to a model whose loss has no weights")
         batch = Batch.take(ual_smoothing, kwargs, self._rows)
+        if (batch.weight_N is not None) != self.rule.weighted:
+            raise RuntimeError(f"a batch has `{WEIGHT}`, or lacks it, against the rule of its loss")
         batch.reference_NH = self._of_reference(batch.labels_BT, args, kwargs)
         self.prior = None
         compute = self._chunked if self.uses_chunks(batch.labels_BT.numel()) else self._on_top
@@ -168,7 +156,7 @@ class SmoothedObjective:
 
     def _on_top(self, batch: Batch, weights: Weights, args: Any, kwargs: Any) -> Any:
         """The model's own loss, and the margin on top of it."""
-        labels_BT = never_all_masked(batch.labels_BT, weights.num_tokens)
+        labels_BT = never_all_masked(batch.labels_BT, weights.mass)
         outputs = self._model_forward(*args, labels=labels_BT, **kwargs)
         loss = outputs[0] if isinstance(outputs, tuple) else outputs["loss"]
         inputs = [self._aligned(tap.take(), batch) for tap in self.head.taps]
@@ -177,7 +165,7 @@ class SmoothedObjective:
         nll = loss.detach() if auxiliary is None else (loss - auxiliary).detach()
         if not self._checked:
             self._check(outputs, batch, inputs[0], nll)
-        self.parts = (nll * weights.num_tokens, margin.detach(), weights.num_tokens)
+        self.parts = (nll * weights.mass, margin.detach(), weights.mass)
         return with_loss(outputs, loss * weights.mean + margin * weights.sum)
 
     def _margin(self, batch: Batch, inputs: list[Tensor]) -> Tensor:
@@ -222,7 +210,8 @@ class SmoothedObjective:
         auxiliary = self._auxiliary(outputs)
         if auxiliary is not None:
             loss = loss + auxiliary * weights.mean
-        self.parts = (sums.nll, sums.margin, weights.num_tokens)
+        self.parts = (sums.nll, sums.margin, weights.mass)
+        self.weighted = None if self.rule.plain else sums.weighted
         return with_loss(outputs, loss)
 
     def _run_sums(self, batch: Batch, tap: LinearTap, hidden_NH: Tensor, *, with_nll: bool) -> Sums:
@@ -230,15 +219,15 @@ class SmoothedObjective:
         reference, found = self.reference, list[Sums]()
 
         def own(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            prior = self._prior(batch, weight, bias)
-            found.append(self._sums(batch, tap, (hidden, weight, bias), prior, with_nll=with_nll))
+            source = self._prior(batch, weight, bias)
+            found.append(self._sums(batch, tap, (hidden, weight, bias), source, with_nll=with_nll))
             return found[0].total
 
         def beside(_: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-            prior = self._prior(batch, weight, bias)
+            source = self._prior(batch, weight, bias)
 
             def job(*given: Any) -> Tensor:
-                found.append(self._sums(batch, tap, given, prior, with_nll=with_nll))
+                found.append(self._sums(batch, tap, given, source, with_nll=with_nll))
                 return found[0].total
 
             return tap.run(hidden_NH, job)
@@ -271,11 +260,15 @@ class SmoothedObjective:
         batch: Batch,
         tap: LinearTap,
         given: tuple[Any, ...],
-        prior: Prior | None,
+        source: Prior | None,
         *,
         with_nll: bool,
     ) -> Sums:
+        """Sums of one linear layer; `source` is the prior, the reference of the anchor, or both."""
         hidden, weight, bias = given
+        rule, weighting = self.rule, None
+        if not rule.plain:
+            weighting = Weighting(batch.weight_N, rule.token, rule.anchor, source)
         scale, cap = self.head.transform
         return chunked_smoothed_ce(
             hidden,
@@ -285,7 +278,8 @@ class SmoothedObjective:
             bias_V=bias,
             transform=Transform(scale * tap.scale, cap),
             mean=tap.mean(self.num_rows),
-            prior=prior,
+            prior=source if rule.prior else None,
+            weighting=weighting,
             with_nll=with_nll,
         )
 
@@ -334,7 +328,7 @@ class SmoothedObjective:
         logits = None if isinstance(outputs, tuple) else outputs.get("logits")
         if given is not None and logits is not None:
             require_equal(self.head.transform(given), logits[:, -1], self.head.name)
-        elif nll is not None and bool(self.weights and self.weights.num_tokens > 0):
+        elif nll is not None and bool(self.weights and self.weights.mass > 0):
             require_equal(self._own_nll(batch, hidden), nll, self.head.name, least=0.02)
         else:
             return

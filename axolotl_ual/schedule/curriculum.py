@@ -14,6 +14,8 @@ from axolotl_ual.data.keep import keep_part, own_column
 from axolotl_ual.data.preference import load_pairs, with_margins
 from axolotl_ual.data.sources import trained_sources
 from axolotl_ual.data.top_k import with_top_k
+from axolotl_ual.data.weights import own_column as weight_column
+from axolotl_ual.data.weights import weigher, with_weights
 from axolotl_ual.errors import ConfigError, UnsupportedError
 from axolotl_ual.schedule.layout import Generation, Layout, PackingArguments, Rows, lay_out
 from axolotl_ual.schedule.plan import Phase, Plan, make_phases
@@ -96,11 +98,15 @@ def load(cfg: Any, preprocess: bool, recipe_name: str) -> tuple[Any, Curriculum 
         else:
             column = ual.curriculum.column
             own = {} if column.startswith(PREFIX) else {BY: column}
-            loaded = load_datasets(cfg, preprocess, {**own, **own_column(ual.curriculum.keep)})
+            own = {**own, **own_column(ual.curriculum.keep), **weight_column(ual.loss.weight)}
+            loaded = load_datasets(cfg, preprocess, own, weigher(ual.loss.weight))
     if ual.curriculum.keep is not None:
         keep_part(cfg, ual.curriculum.keep, loaded)
     if ual.preference.margin is not None:
         loaded.train_dataset = with_margins(loaded.train_dataset, ual.preference.margin)
+    if ual.loss.weight is not None:
+        loaded.train_dataset, line = with_weights(loaded.train_dataset, ual.loss.weight)
+        LOG.info(line)
     if ual.smoothing.reference_top_k is not None:
         loaded.train_dataset = with_top_k(cfg, ual.smoothing, loaded.train_dataset)
     if not ual.curriculum.active:

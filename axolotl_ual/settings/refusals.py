@@ -23,6 +23,7 @@ from axolotl_ual.settings.preference import (
 from axolotl_ual.settings.prompts_rules import of_prompts
 from axolotl_ual.settings.reference_rules import of_the_reference
 from axolotl_ual.settings.ual import UALConfig, parse_ual
+from axolotl_ual.settings.weighing import has_adapter_on_head, of_weights
 
 TRAINER = "axolotl_ual.training.sft.UALTrainer"
 """The one `trainer_cls` that may be named: Axolotl stops where it cannot be imported."""
@@ -57,8 +58,17 @@ _RULES = (
     ),
     _Rule("reward_model", _OWN_LOSS, "take `reward_model:` out"),
     _Rule("process_reward_model", _OWN_LOSS, "take `process_reward_model:` out"),
-    _Rule("use_eaft", _OWN_LOSS, "set `use_eaft: false`"),
-    _Rule("use_dft", _OWN_LOSS, "set `use_dft: false`"),
+    _Rule(
+        "use_eaft",
+        _OWN_LOSS,
+        "set `use_eaft: false`, and `ual.loss.token_weight: entropy`, which is computed in chunks",
+    ),
+    _Rule(
+        "use_dft",
+        _OWN_LOSS,
+        "set `use_dft: false`, and `ual.loss.token_weight: probability`, which is computed in "
+        "chunks",
+    ),
     _Rule("orpo_alpha", _OWN_LOSS, "take `orpo_alpha:` out"),
     _Rule("kd_trainer", _OWN_LOSS, "take `kd_trainer:` out"),
     _Rule(
@@ -137,6 +147,7 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     errors.extend(_first_generation_fsdp(recipe, on))
     errors.extend(_with_an_adapter_on_the_head(recipe))
     errors.extend(_with_a_reference(recipe))
+    errors.extend(of_weights(recipe))
     return errors
 
 
@@ -194,7 +205,7 @@ def _first_generation_fsdp(recipe: Mapping[str, Any], on: Host) -> list[UALError
 
 
 def _with_an_adapter_on_the_head(recipe: Mapping[str, Any]) -> Iterator[UALError]:
-    if recipe.get("rl") or not _has_adapter_on_head(recipe):
+    if recipe.get("rl") or not has_adapter_on_head(recipe):
         return
     fix = "leave `lm_head` out of `lora_target_modules`"
     if recipe.get("peft_use_dora"):
@@ -332,7 +343,7 @@ def _of_the_loss(recipe: Mapping[str, Any]) -> Iterator[UALError]:
             "set `dpo_loss_type: [sigmoid]` or `[ipo]`, or take the plugin out",
         )
     zero = _deepspeed(recipe).get("zero_optimization") or {}
-    if zero.get("stage") == 3 and _has_adapter_on_head(recipe):
+    if zero.get("stage") == 3 and has_adapter_on_head(recipe):
         yield UnsupportedError(
             "deepspeed: ZeRO-3 with an adapter on the head: its shards cannot be gathered for "
             "chunks of tokens",
@@ -341,7 +352,8 @@ def _of_the_loss(recipe: Mapping[str, Any]) -> Iterator[UALError]:
 
 
 def _without_effect(rl: str, ual: UALConfig) -> Iterator[UALError]:
-    if ual.curriculum.keep is None and not (rl in SMOOTHED and ual.preference.changes_the_loss):
+    changes_the_loss = ual.preference.changes_the_loss or ual.loss.weight is not None
+    if ual.curriculum.keep is None and not (rl in SMOOTHED and changes_the_loss):
         yield ConfigError(
             f"rl: {rl}: no pair is smoothed ({' and '.join(SMOOTHED)} can, with "
             "`ual.preference.smoothing`), and `ual.curriculum.mode` is none: the plugin would "
@@ -373,9 +385,3 @@ def _shown(value: Any) -> str:
     """A value as YAML spells it, cut where it is long."""
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _has_adapter_on_head(recipe: Mapping[str, Any]) -> bool:
-    """Whether the adapter of a recipe is on the head, as far as its YAML tells."""
-    named = recipe.get("lora_target_modules") or []
-    return "lm_head" in ([named] if isinstance(named, str) else named)

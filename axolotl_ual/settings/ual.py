@@ -32,6 +32,7 @@ from axolotl_ual.settings.estimators import (
     Single,
 )
 from axolotl_ual.settings.evaluate import EvaluateConfig
+from axolotl_ual.settings.loss import LossConfig
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.preference import PreferenceConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, shaping
@@ -198,23 +199,6 @@ class StagesConfig(Section):
         return self
 
 
-class LossConfig(Section):
-    """How the smoothed cross entropy is computed and averaged."""
-
-    kernel: Literal["auto", "model", "chunked"] = Field(
-        "auto",
-        description="model: the model's own loss, or the fused one that the recipe chose, with the "
-        "smoothing on top. chunked: for at most 1,024 tokens or 90 million logits at a time. auto: "
-        "model, but chunked where the model would make more than that at once, or caps its logits.",
-    )
-    normalization: Literal["tokens", "micro_batch"] = Field(
-        "tokens",
-        description="tokens: one mean over all trained tokens of the global batch, however it is "
-        "cut into micro-batches and processes. micro_batch: the mean of each micro-batch's mean, "
-        "as Axolotl does without this plugin.",
-    )
-
-
 class UALConfig(Section):
     """The whole `ual:` block."""
 
@@ -248,6 +232,25 @@ class UALConfig(Section):
                 raise ValueError(
                     f"`annotations: {self.annotations.name}` brings what `{other}:` would make; "
                     "take one of them out"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _an_anchor_has_one_reference(self) -> UALConfig:
+        anchor, smoothing = self.loss.anchor, self.smoothing
+        if anchor is None or smoothing.prior == "uniform":
+            return self
+        for key in ("reference", "reference_top_k"):
+            value = getattr(smoothing, key)
+            if key == "reference_top_k" and value is not None:
+                raise ValueError(
+                    f"`smoothing.reference_top_k: {value}` keeps the reference for smoothed tokens "
+                    "alone, and `loss.anchor` needs it for all; take one of them out"
+                )
+            if key == "reference" and anchor.reference not in (None, value):
+                raise ValueError(
+                    f"`loss.anchor.reference: {anchor.reference}` is another model than "
+                    f"`smoothing.reference: {value}`; name one reference for both"
                 )
         return self
 
@@ -339,7 +342,8 @@ def _explain(details: ErrorDetails, where: str) -> str:
     value = details.get("input")
     if details["type"] == "extra_forbidden":
         name = str(details["loc"][-1])
-        known = list(_section_at(details["loc"][:-1]).model_fields)
+        fields = _section_at(details["loc"][:-1]).model_fields
+        known = [field.alias or key for key, field in fields.items()]
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         hint = f"did you mean `{nearest[0]}`?" if nearest else f"known keys: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"

@@ -24,7 +24,7 @@ from transformers.trainer_utils import seed_worker
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from axolotl_ual.columns import MARGIN, PREFIX, SMOOTHING, STAGE
+from axolotl_ual.columns import MARGIN, PREFIX, SMOOTHING, STAGE, WEIGHT
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing, encode_smoothing
 from axolotl_ual.losses.heads import causal_lm
@@ -43,8 +43,10 @@ from axolotl_ual.training.metrics import (
     PREFERENCE_PART,
     SMOOTHING_PART,
     TOKENS,
+    WEIGHT_METRIC,
     Means,
 )
+from axolotl_ual.training.pair_weights import WeightedPairsMixin
 from axolotl_ual.training.refreshed import RefreshedMixin
 from axolotl_ual.training.staged import StagedMixin
 from axolotl_ual.training.transitions import Scores
@@ -178,7 +180,7 @@ class UALKTOTrainer(StagedPairsMixin, AxolotlKTOTrainer):
     """KTO in the order of a curriculum."""
 
 
-class UALDPOTrainer(RefreshedMixin, StagedPairsMixin, AxolotlDPOTrainer):
+class UALDPOTrainer(WeightedPairsMixin, RefreshedMixin, StagedPairsMixin, AxolotlDPOTrainer):
     """DPO and IPO in the order of a curriculum, each pair smoothed by its `ual_smoothing`.
 
     Log-probabilities come from hidden states and the head in chunks. Validation keeps the plain
@@ -227,7 +229,11 @@ class UALDPOTrainer(RefreshedMixin, StagedPairsMixin, AxolotlDPOTrainer):
 
     def _columns(self) -> list[str]:
         preference = self.ual.preference
-        used = {SMOOTHING: preference.smoothing, MARGIN: preference.margin is not None}
+        used = {
+            SMOOTHING: preference.smoothing,
+            MARGIN: preference.margin is not None,
+            WEIGHT: self.ual.loss.weight is not None,
+        }
         return [name for name, is_used in used.items() if is_used]
 
     @property
@@ -278,7 +284,7 @@ class UALDPOTrainer(RefreshedMixin, StagedPairsMixin, AxolotlDPOTrainer):
 
     def _pairs_loss(self, model: Any, inputs: dict[str, Any], outputs: bool, items: Any) -> Any:
         bits_P, stage_P = inputs.pop(SMOOTHING, None), inputs.pop(STAGE, None)
-        target_P = inputs.pop(MARGIN, None)
+        target_P, given_P = inputs.pop(MARGIN, None), inputs.pop(WEIGHT, None)
         weighted = self.model.training and self.ual.preference.weighting == "wpo"
         further = {"ual_aligned": True} if weighted else {}
         if self.aux_loss_enabled:
@@ -300,11 +306,13 @@ class UALDPOTrainer(RefreshedMixin, StagedPairsMixin, AxolotlDPOTrainer):
             weight_P = policy_weight(logprobs_ST, collisions_ST, lengths_S)
             base_P, penalty_P = base_P * weight_P, penalty_P * weight_P
             self._means["train"].add(POLICY_WEIGHT, weight_P, self._counted(weight_P))
-        loss = (base_P + penalty_P).mean()
+        if given_P is not None:
+            given_P = decode_smoothing(given_P).to(base_P.dtype)
+        loss = self.mean_over_step(base_P + penalty_P, given_P)
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * model_outputs.aux_loss
         with torch.no_grad():
-            self._record(base_P, penalty_P, beta_P, sums_S, ratio_S, stage_P, inputs)
+            self._record(base_P, penalty_P, beta_P, sums_S, ratio_S, stage_P, inputs, given_P)
         return (loss, model_outputs) if outputs else loss
 
     def _counted(self, values_P: Tensor) -> Tensor:
@@ -336,15 +344,19 @@ class UALDPOTrainer(RefreshedMixin, StagedPairsMixin, AxolotlDPOTrainer):
         ratio_S: Tensor,
         stage_P: Tensor | None,
         inputs: Mapping[str, Any],
+        given_P: Tensor | None,
     ) -> None:
         means = self._means["train" if self.model.training else "eval"]
         chosen_P, rejected_P = (ratio_S * beta_P.repeat(2)).chunk(2)
         won_P, margin_P = (chosen_P > rejected_P).to(base_P.dtype), chosen_P - rejected_P
         chosen_logps_P, rejected_logps_P = sums_S.chunk(2)
         count_P = self._counted(base_P)
+        weight_P = count_P if given_P is None else given_P
+        means.add(PREFERENCE_PART, base_P, weight_P)
+        means.add(SMOOTHING_PART, penalty_P, weight_P)
+        if given_P is not None:
+            means.add(WEIGHT_METRIC, given_P, count_P)
         for name, values_P in (
-            (PREFERENCE_PART, base_P),
-            (SMOOTHING_PART, penalty_P),
             ("rewards/chosen", chosen_P),
             ("rewards/rejected", rejected_P),
             ("rewards/accuracies", won_P),

@@ -1,8 +1,8 @@
 """Axolotl's trainer with the smoothed cross entropy.
 
 A micro-batch m on process r has the mean negative log-likelihood nll_rm and the margin sum
-margin_rm over its n_rm trained tokens. With n the trained tokens of all micro-batches of the step
-on all W processes, the loss of the step is
+margin_rm over its n_rm trained tokens (or sum of weights). With n that of all micro-batches of the
+step on all W processes, the loss of the step is
 
     tokens:       sum_rm (n_rm nll_rm + margin_rm) / n
     micro_batch:  mean_rm (nll_rm + margin_rm / n_rm)
@@ -22,14 +22,26 @@ import torch
 from axolotl.core.trainers.base import AxolotlTrainer
 from torch import Tensor, nn
 
-from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE
+from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, WEIGHT
 from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
-from axolotl_ual.losses.encoding import IGNORE_INDEX
+from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing
 from axolotl_ual.losses.heads import causal_lm
-from axolotl_ual.losses.objective import Kernel, SmoothedObjective, Weights
+from axolotl_ual.losses.objective import SmoothedObjective
+from axolotl_ual.losses.rule import Kernel, Rule, Weights
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.training.metrics import ENTROPY, KL, NLL, SMOOTHING_PART, TOKENS, Means
+from axolotl_ual.training.metrics import (
+    ANCHOR_PART,
+    ENTROPY,
+    KL,
+    NLL,
+    SMOOTHING_PART,
+    TOKEN_WEIGHT_METRIC,
+    TOKEN_WEIGHTED,
+    TOKENS,
+    WEIGHT_METRIC,
+    Means,
+)
 from axolotl_ual.training.reference import make_reference
 from axolotl_ual.training.staged import StagedMixin
 
@@ -80,24 +92,29 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         if self._objective is None:
             smoothing, model = self.ual.smoothing, causal_lm(self.model)
             num_rows = _num_classes(self.processing_class)
-            reference = None
-            if smoothing.prior == "reference" and smoothing.reference_top_k is None:
+            anchor, reference = self.ual.loss.anchor, None
+            prior = smoothing.prior == "reference" and smoothing.reference_top_k is None
+            if prior or anchor is not None:
+                named = smoothing.reference or (None if anchor is None else anchor.reference)
                 reference = partial(
-                    make_reference,
-                    model=model,
-                    path=smoothing.reference,
-                    num_rows=num_rows,
-                    args=self.args,
+                    make_reference, model=model, path=named, num_rows=num_rows, args=self.args
                 )
             self._objective = SmoothedObjective(
-                model, self._kernel(), num_rows, reference, smoothing.reference_temperature
+                model,
+                self._kernel(),
+                num_rows,
+                reference,
+                smoothing.reference_temperature,
+                rule_of(self.ual),
             )
         return self._objective
 
     def _kernel(self) -> Kernel:
         """`auto` leaves the model's loss alone where the recipe chose a kernel for it."""
         chosen = [key for key in _KERNELS if self.axolotl_cfg.get(key)]
-        return "model" if chosen and self.ual.loss.kernel == "auto" else self.ual.loss.kernel
+        if chosen and self.ual.loss.kernel == "auto" and rule_of(self.ual).plain:
+            return "model"
+        return self.ual.loss.kernel
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train with the smoothed loss in the model's forward.
@@ -131,7 +148,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         """The micro-batches of a step, whose trained tokens are counted over all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            counts = torch.stack([_num_trained(batch["labels"]) for batch in batches])
+            counts = torch.stack([_mass(batch) for batch in batches])
             self._num_items = self._add_up(counts.sum().to(device))
         return batches, num_items
 
@@ -145,24 +162,40 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         """The smoothed loss in training, the plain one in evaluation."""
         inputs = {key: value for key, value in inputs.items() if key != STAGE}
         if model.training:
-            if SMOOTHING not in inputs:
-                raise DataError(f"a training batch has no `{SMOOTHING}`: its collator dropped it")
-            self.objective.weights = self._weights(_num_trained(inputs["labels"]))
+            for name in (SMOOTHING, WEIGHT) if self.ual.loss.weight else (SMOOTHING,):
+                if name not in inputs:
+                    raise DataError(f"a training batch has no `{name}`: its collator dropped it")
+            self.objective.weights = self._weights(_mass(inputs))
+            tokens = _num_trained(inputs["labels"])
         else:
             inputs = {key: value for key, value in inputs.items() if not key.startswith(PREFIX)}
         result = super().compute_loss(
             model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
         )
         if model.training and self.objective.parts is not None:
-            nll, margin, tokens = self.objective.parts
-            self._means.add_sum(NLL, nll, tokens)
-            self._means.add_sum(SMOOTHING_PART, margin, tokens)
-            self._means.add_total(TOKENS, tokens)
-            if self.objective.prior is not None:
-                kl, entropy, smoothed = self.objective.prior
-                self._means.add_sum(KL, kl, smoothed)
-                self._means.add_sum(ENTROPY, entropy, smoothed)
+            self._record(self.objective, tokens)
         return result
+
+    def _record(self, objective: SmoothedObjective, tokens: Tensor) -> None:
+        """Note the parts of a micro-batch's loss."""
+        assert objective.parts is not None
+        nll, margin, mass = objective.parts
+        self._means.add_sum(NLL, nll, mass)
+        self._means.add_sum(SMOOTHING_PART, margin, mass)
+        self._means.add_total(TOKENS, tokens)
+        if self.ual.loss.weight is not None:
+            self._means.add_sum(WEIGHT_METRIC, mass, tokens)
+        if objective.weighted is not None:
+            weighted, own, kl = objective.weighted
+            if objective.rule.token != "none":
+                self._means.add_sum(TOKEN_WEIGHTED, weighted, mass)
+                self._means.add_sum(TOKEN_WEIGHT_METRIC, own, mass)
+            if objective.rule.anchor:
+                self._means.add_sum(ANCHOR_PART, kl * objective.rule.anchor, mass)
+        if objective.prior is not None:
+            kl, entropy, number = objective.prior
+            self._means.add_sum(KL, kl, number)
+            self._means.add_sum(ENTROPY, entropy, number)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log the two parts of the loss beside it, and what the reference says."""
@@ -170,15 +203,13 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
             logs.update(self._means.report(self._add_up))
         super().log(logs, start_time)
 
-    def _weights(self, num_tokens: Tensor) -> Weights:
-        tokens = num_tokens.to(torch.float32)
+    def _weights(self, mass: Tensor) -> Weights:
+        mass = mass.to(torch.float32)
         if self.ual.loss.normalization == "micro_batch":
-            present = (tokens > 0).to(torch.float32)
-            return Weights(present, 1.0 / tokens.clamp(min=1.0), tokens)
-        total = self._num_items if self._num_items is not None else num_tokens
-        items = total.to(torch.float32).clamp(min=1.0)
+            return Weights((mass > 0).to(torch.float32), 1.0 / _or_one(mass), mass)
+        items = _or_one(mass if self._num_items is None else self._num_items.to(torch.float32))
         shares = self.accelerator.num_processes * self.current_gradient_accumulation_steps
-        return Weights(tokens / items * shares, shares / items, tokens)
+        return Weights(mass / items * shares, shares / items, mass)
 
     def _add_up(self, tensor: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(tensor, reduction="sum")
@@ -188,6 +219,29 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
 def _num_trained(labels_BT: Tensor) -> Tensor:
     """Tokens that are trained on: the first one of each row is predicted by nothing."""
     return (labels_BT[..., 1:] != IGNORE_INDEX).sum()
+
+
+def _mass(batch: Mapping[str, Any]) -> Tensor:
+    """The sum of the weights of the tokens that are trained on, or their number."""
+    if WEIGHT not in batch:
+        return _num_trained(batch["labels"])
+    trained_BT = batch["labels"][..., 1:] != IGNORE_INDEX
+    return torch.where(trained_BT, decode_smoothing(batch[WEIGHT][..., 1:]), 0.0).sum()
+
+
+def _or_one(mass: Tensor) -> Tensor:
+    """A divisor: where nothing counts, the sums are 0."""
+    return torch.where(mass > 0, mass, 1.0)
+
+
+def rule_of(ual: UALConfig) -> Rule:
+    """What a recipe has tokens count."""
+    return Rule(
+        weighted=ual.loss.weight is not None,
+        token=ual.loss.token_weight,
+        anchor=0.0 if ual.loss.anchor is None else ual.loss.anchor.weight,
+        prior=ual.smoothing.prior == "reference",
+    )
 
 
 def _num_classes(tokenizer: Any) -> int | None:

@@ -18,8 +18,9 @@ import torch
 from mixed import Encoded
 
 from axolotl_ual.losses.encoding import IGNORE_INDEX, encode_smoothing
-from axolotl_ual.losses.objective import SmoothedObjective, Weights
+from axolotl_ual.losses.objective import SmoothedObjective
 from axolotl_ual.losses.reference import AdapterOff
+from axolotl_ual.losses.rule import Weights
 
 
 class Tuned:

@@ -81,7 +81,7 @@ def settings_page() -> str:
         said = " ".join((section.__doc__ or "").split())
         parts += [f"\n## `{name}`\n\n{said}\n\n| key | values | default | meaning |\n"]
         parts.append("|---|---|---|---|\n")
-        parts += [_row(key, field) for key, field in section.model_fields.items()]
+        parts += [_row(field.alias or key, field) for key, field in section.model_fields.items()]
     return "".join(parts)
 
 
@@ -89,7 +89,7 @@ def _sections(name: str, section: type[BaseModel]) -> Iterator[tuple[str, type[B
     yield name, section
     for key, field in section.model_fields.items():
         for inner in _models(field.annotation):
-            yield from _sections(f"{name}.{key}", inner)
+            yield from _sections(f"{name}.{field.alias or key}", inner)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -96,6 +96,17 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {"ual": {"smoothing": {"prior": "reference", "reference": "base"}}, "adapter": None},
         {**_TOP_K, "adapter": None},
     ],
+    "What counts": [
+        {"ual": {"loss": {"weight": "importance"}}},
+        {"ual": {"loss": {"weight": {"from": "uncertainty", "at_1": 0.3}}}},
+        {"ual": {"loss": {"weight": {"message": "weight"}}}},
+        {"ual": {"loss": {"token_weight": "probability"}}},
+        {"ual": {"loss": {"token_weight": "entropy"}}, "liger_fused_linear_cross_entropy": True},
+        {"ual": {"loss": {"token_weight": "entropy"}}, **_HEAD},
+        {"ual": {"loss": {"anchor": {"weight": 0.05}}}},
+        {"ual": {"loss": {"anchor": {"weight": 0.05}}}, "adapter": None},
+        {"ual": {"loss": {"anchor": {"weight": 0.05, "reference": "base"}}}, "adapter": None},
+    ],
     "Annotations and pairs": [
         {"ual": {"annotate": {"output": "data", "estimator": "perplexity"}}},
         {"ual": {"annotations": "you/annotations"}},

@@ -171,3 +171,7 @@ def test_the_column_that_a_recipe_needs() -> None:
     assert needed_column({"rl": "grpo"}, kept) == "pass_rate"
     margins = {"smoothing": False, "margin": {"mean": 1, "tau": 1}}
     assert needed_column({"rl": "ipo"}, parse_ual({"preference": margins})) == "ual_gap"
+    unsmoothed = parse_ual({"smoothing": {"mean": 0}, "loss": {"weight": "w"}})
+    assert needed_column({}, unsmoothed) is None
+    weighed = parse_ual({"preference": {"smoothing": False}, "loss": {"weight": "gap"}})
+    assert needed_column({"rl": "dpo"}, weighed) == "ual_gap"

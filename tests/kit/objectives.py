@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from axolotl_ual.losses.encoding import encode_smoothing
-from axolotl_ual.losses.objective import SmoothedObjective, Weights
+from axolotl_ual.losses.objective import SmoothedObjective
+from axolotl_ual.losses.rule import Weights
 
 
 def innermost(model: Any) -> Any:
@@ -26,6 +27,22 @@ def smoothed_loss(model: Any, data: dict[str, Tensor], objective: SmoothedObject
     with objective.installed():
         loss: Tensor = model(**inputs, ual_smoothing=encode_smoothing(data["smoothing"])).loss
     return loss
+
+
+def weighted_loss_of(model: Any, data: dict[str, Tensor], objective: SmoothedObjective) -> Tensor:
+    """The loss of a batch whose tokens may have a weight, over the sum of their weights."""
+    given = {key: value for key, value in data.items() if key not in ("smoothing", "weight")}
+    bits = {"ual_smoothing": encode_smoothing(data["smoothing"])}
+    trained, mass = data["labels"][:, 1:] != -100, torch.ones(data["labels"].shape)
+    if "weight" in data:
+        mass = data["weight"]
+        bits["ual_weight"] = encode_smoothing(mass)
+    total = mass[:, 1:][trained].double().sum()
+    divisor = torch.where(total > 0, total, 1.0)
+    objective.weights = Weights((total > 0).double(), 1.0 / divisor, total)
+    with objective.installed():
+        outputs = model(**given, **bits)
+    return outputs["loss"]
 
 
 def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:

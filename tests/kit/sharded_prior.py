@@ -3,7 +3,8 @@
 `python sharded_prior.py OUTPUT` saves {case: {parameter: gradient}} with torch.save, where a case
 is (kernel, engine, processes, micro-batches, reference): `adapter` trains LoRA with a reference
 that is the model without it, `model` trains everything with a frozen model beside it, and `kept`
-trains LoRA with the KEPT most likely tokens of a reference that has run before.
+trains LoRA with the KEPT most likely tokens of a reference that has run before. As the kernel
+"anchored" the reference is an anchor and no prior, and each token counts by its entropy.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ REFERENCES = ("adapter", "model", "kept")
 KEPT = 5
 CUTS = [(1, 1), (1, 4), (2, 2), (4, 1)]
 """(processes, micro-batches of each)"""
+ANCHORED_CUTS = [(1, 1), (2, 2), (4, 2)]
+ANCHOR = 0.3
 
 
 def make(reference: str) -> tuple[Any, Any]:
@@ -49,14 +52,19 @@ def bound(kernel: str, reference: str) -> tuple[Any, Any]:
     """A model and its objective."""
     from axolotl_ual.losses.objective import SmoothedObjective
     from axolotl_ual.losses.reference import AdapterOff, FrozenModel
+    from axolotl_ual.losses.rule import EACH_COUNTS_ONE, Rule
 
+    rule = EACH_COUNTS_ONE
+    if kernel == "anchored":
+        kernel, rule = "auto", Rule(token="entropy", anchor=ANCHOR, prior=False)
     model, before = make(reference)
     if reference == "kept":
         return model, SmoothedObjective(model, kernel)
     if reference == "adapter":
-        return model, SmoothedObjective(model, kernel, None, functools.partial(AdapterOff, model))
-    frozen = functools.partial(FrozenModel, before, num_rows=None)
-    return model, SmoothedObjective(model, kernel, None, frozen)
+        made: Any = functools.partial(AdapterOff, model)
+    else:
+        made = functools.partial(FrozenModel, before, num_rows=None)
+    return model, SmoothedObjective(model, kernel, None, made, rule=rule)
 
 
 @torch.no_grad()
@@ -82,12 +90,14 @@ def kept(reference: str) -> dict[str, Tensor]:
 
 
 def cases() -> Iterator[tuple[str, str, int, int, str]]:
-    """Every cut in chunks; on top of the model's own loss with two processes."""
+    """Every cut in chunks; on top of the model's own loss with two processes; some anchored."""
     for engine in ENGINES:
         for reference in REFERENCES:
             for processes, num_micro in CUTS:
                 yield "chunked", engine, processes, num_micro, reference
             yield "model", engine, 2, 2, reference
+            for processes, num_micro in ANCHORED_CUTS if reference != "kept" else ():
+                yield "anchored", engine, processes, num_micro, reference
 
 
 def work(world: int) -> dict[Any, dict[str, Tensor]]:

@@ -173,7 +173,7 @@ def test_tokens_that_are_not_trained_are_not_looked_at(trained_head: bool) -> No
 
 def test_nothing_is_copied_where_all_tokens_are_trained() -> None:
     def parts_of(labels: Tensor) -> list[Any]:
-        return [part for part, _ in chunked_ce._parts(labels, torch.ones(13), None, 8)]
+        return [part for part, _ in chunked_ce._parts(labels, torch.ones(13), None, None, 8)]
 
     parts = case(torch.float32, bias=False)
     labels = parts[3].clamp(min=0)

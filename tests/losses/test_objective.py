@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.losses import chunked_ce
 from axolotl_ual.losses.encoding import encode_smoothing
-from axolotl_ual.losses.objective import SmoothedObjective, Weights
+from axolotl_ual.losses.objective import SmoothedObjective
+from axolotl_ual.losses.rule import Weights
 from reference.models import HEADS, VOCAB, adapted, batch, llama, reference_loss
 
 ADAPTED = ("LoRA on it",)

@@ -10,7 +10,8 @@ import torch
 
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.losses.encoding import encode_smoothing
-from axolotl_ual.losses.objective import SmoothedObjective, Weights
+from axolotl_ual.losses.objective import SmoothedObjective
+from axolotl_ual.losses.rule import Weights
 from reference.models import batch, llama
 from reference.smoothed_ce import shifted
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reference.smoothed_ce import shifted
+from reference.token_weights import weighted_loss
 
 Gradients = dict[str, Tensor]
 
@@ -54,11 +55,27 @@ def test_every_cut_and_engine(
     gradients: dict[Any, Gradients], wanted: tuple[str, Gradients]
 ) -> None:
     head, expected = wanted
-    cases = [case for case in sharded.cases() if case[-1] == head]
+    cases = [case for case in sharded.cases() if case[-1] == head and case[0] != "weighted"]
     assert len(cases) == 3 * (len(sharded.CUTS) + 1)
     for case in cases:
-        found = gradients[case]
-        assert found.keys() == expected.keys(), case
-        for name, gradient in expected.items():
-            error = (found[name] - gradient).norm() / gradient.norm()
-            assert error < 1e-6, (case, name, error)
+        assert_equal(gradients[case], expected, case)
+
+
+@pytest.mark.slow
+def test_every_cut_of_weighted_tokens(gradients: dict[Any, Gradients]) -> None:
+    """Each row by its weight, each token by its probability."""
+    model, batch = sharded.make_model("trained").double(), sharded.global_batch()
+    data = {"smoothing": batch.pop("ual_smoothing"), "weight": sharded.weights(), **batch}
+    weighted_loss(model, None, data, "probability").backward()
+    expected = {name: part.grad for name, part in model.named_parameters()}
+    cases = [case for case in sharded.cases() if case[0] == "weighted"]
+    assert len(cases) == 3 * len(sharded.WEIGHTED_CUTS)
+    for case in cases:
+        assert_equal(gradients[case], expected, case)
+
+
+def assert_equal(found: Gradients, expected: Gradients, case: Any) -> None:
+    assert found.keys() == expected.keys(), case
+    for name, gradient in expected.items():
+        error = (found[name] - gradient).norm() / gradient.norm()
+        assert error < 1e-6, (case, name, error)

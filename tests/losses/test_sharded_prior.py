@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,15 +16,20 @@ from sharded import VOCAB, global_batch
 from torch import Tensor
 
 from reference.prior import prior_loss, prior_sum
+from reference.token_weights import weighted_loss
 
 
-def expected(reference: str) -> dict[str, Tensor]:
+def expected(reference: str, anchored: bool) -> dict[str, Tensor]:
     """From full logits in float64, the whole batch at once, on one process."""
     model, before = (made.double() for made in sharded_prior.make(reference))
     batch = global_batch()
     batch["smoothing"] = batch.pop("ual_smoothing")
     if reference == "kept":
         kept_loss(model, before, batch).backward()
+    elif anchored:
+        batch["weight"] = torch.ones(batch["labels"].shape)
+        anchor = sharded_prior.ANCHOR
+        weighted_loss(model, before, batch, "entropy", anchor=anchor).backward()
     else:
         prior_loss(model, before, batch, 1.0).backward()
     return {name: part.grad for name, part in model.named_parameters() if part.grad is not None}
@@ -58,10 +64,15 @@ def test_every_cut_and_engine(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout[-5000:]
     found: dict[Any, dict[str, Tensor]] = torch.load(output)
-    assert len(found) == 3 * 3 * (len(sharded_prior.CUTS) + 1)
-    for reference in sharded_prior.REFERENCES:
-        wanted = expected(reference)
-        for case in (case for case in found if case[-1] == reference):
+    anchored_cuts = 2 * len(sharded_prior.ANCHORED_CUTS)
+    assert len(found) == 3 * (3 * (len(sharded_prior.CUTS) + 1) + anchored_cuts)
+    for reference, anchored in itertools.product(sharded_prior.REFERENCES, (False, True)):
+        if reference == "kept" and anchored:
+            continue
+        wanted = expected(reference, anchored)
+        for case in found:
+            if (case[-1], case[0] == "anchored") != (reference, anchored):
+                continue
             assert found[case].keys() == wanted.keys(), case
             for name, gradient in wanted.items():
                 error = (found[case][name] - gradient).norm() / gradient.norm()
