@@ -30,7 +30,13 @@ _started: list[str] = []
 
 def pytest_configure() -> None:
     """Note every process that is started from here on."""
-    sys.addaudithook(lambda event, _: _started.append(event) if event in _STARTS else None)
+    sys.addaudithook(_note_start)
+
+
+def _note_start(event: str, arguments: tuple[object, ...]) -> None:
+    # `ctypes.util` runs ldconfig, also where a first import of torch looks for CUDA.
+    if event in _STARTS and "/sbin/ldconfig" not in str(arguments[:1]):
+        _started.append(event)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
