@@ -162,9 +162,9 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         """The smoothed loss in training, the plain one in evaluation."""
         inputs = {key: value for key, value in inputs.items() if key != STAGE}
         if model.training:
-            for name in (SMOOTHING, WEIGHT) if self.ual.loss.weight else (SMOOTHING,):
-                if name not in inputs:
-                    raise DataError(f"a training batch has no `{name}`: its collator dropped it")
+            missing = next((name for name in self._columns() if name not in inputs), None)
+            if missing is not None:
+                raise DataError(f"a training batch has no `{missing}`: its collator dropped it")
             self.objective.weights = self._weights(_mass(inputs))
             tokens = _num_trained(inputs["labels"])
         else:
@@ -175,6 +175,12 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         if model.training and self.objective.parts is not None:
             self._record(self.objective, tokens)
         return result
+
+    def _columns(self) -> Iterator[str]:
+        """Columns of ours that a training batch must have."""
+        yield SMOOTHING
+        if self.ual.loss.weight is not None:
+            yield WEIGHT
 
     def _record(self, objective: SmoothedObjective, tokens: Tensor) -> None:
         """Note the parts of a micro-batch's loss."""
