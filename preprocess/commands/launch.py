@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.console import Console
 from ..data.recipe import read_yaml
 from ..launching.chain import maker_of, write_chain
 from ..launching.config import parse_launch
-from ..launching.steps import Job
+from ..launching.steps import AXOLOTL_OUTPUT, Job
 
 
 def launch(recipe: Path, where: Path, dry_run: bool, console: Console) -> None:
@@ -22,7 +23,14 @@ def launch(recipe: Path, where: Path, dry_run: bool, console: Console) -> None:
         console: where to.
     """
     config = parse_launch(read_yaml(where), str(where))
-    chain = write_chain(config, Job(str(recipe), maker_of(read_yaml(recipe))))
+    raw = read_yaml(recipe)
+    job = Job(
+        str(recipe),
+        maker_of(raw),
+        output=str(raw.get("output_dir") or AXOLOTL_OUTPUT),
+        again=shlex.join(["axolotl-ual", "launch", str(recipe), "--on", str(where)]),
+    )
+    chain = write_chain(config, job)
     for path in chain.paths:
         console.print(f"wrote {path}", highlight=False)
     if dry_run:

@@ -16,7 +16,7 @@ from axolotl_ual.errors import ConfigError
 
 from .chain import maker_of, write_chain
 from .config import LaunchConfig, parse_launch
-from .steps import Job
+from .steps import AXOLOTL_OUTPUT, Job
 
 
 class ChainLauncher(Cloud):
@@ -66,8 +66,10 @@ class ChainLauncher(Cloud):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(config_yaml, encoding="utf-8")
         given = tuple(_argument(key, value) for key, value in overrides.items())
+        recipe = yaml.safe_load(config_yaml)
+        output = overrides.get("output_dir") or recipe.get("output_dir") or AXOLOTL_OUTPUT
         job = Job(
-            str(path), maker_of(yaml.safe_load(config_yaml)), given, tuple(launcher_args or ())
+            str(path), maker_of(recipe), given, tuple(launcher_args or ()), output=str(output)
         )
         chain = write_chain(self.config, job)
         for file in chain.paths:

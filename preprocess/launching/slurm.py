@@ -25,11 +25,13 @@ _SECONDS_BEFORE_THE_END: Final = 120
 _REQUEUE: Final = """\
 again() {
   echo "going back into the queue" >&2
+  requeued=yes
   scontrol requeue "$SLURM_JOB_ID"
 }
 trap again USR1
 """
 """Bash runs a trap only while it waits, so what takes long runs in the background."""
+_WAIT: Final = 'wait "$!" || ended "$?"'
 
 
 def render(config: LaunchConfig, job: Job) -> dict[str, str]:
@@ -38,7 +40,9 @@ def render(config: LaunchConfig, job: Job) -> dict[str, str]:
     if config.annotate is not None:
         lines = steps.annotate(config.annotate, job)
         lines[-1] = f"srun --nodes=1 --ntasks=1 {lines[-1]} &"
-        files["annotate"] = _script(config, "annotate", config.annotate.options, [*lines, _WAIT])
+        files["annotate"] = _script(
+            config, job, "annotate", config.annotate.options, [*lines, _WAIT]
+        )
     nodes = {"nodes": config.train.nodes, "ntasks-per-node": 1}
     command = steps.train(config.train, job, '"$head"', '"$SLURM_JOB_ID"')
     lines = [
@@ -46,17 +50,14 @@ def render(config: LaunchConfig, job: Job) -> dict[str, str]:
         f"srun --kill-on-bad-exit=1 {command} &",
         _WAIT,
     ]
-    files["train"] = _script(config, "train", {**nodes, **config.train.options}, lines)
+    files["train"] = _script(config, job, "train", {**nodes, **config.train.options}, lines)
     if config.evaluate is not None:
         lines = [f"srun --nodes=1 --ntasks=1 {steps.evaluate(config.evaluate, job)} &", _WAIT]
-        files["evaluate"] = _script(config, "evaluate", config.evaluate.options, lines)
+        files["evaluate"] = _script(config, job, "evaluate", config.evaluate.options, lines)
     return files
 
 
-_WAIT: Final = 'wait "$!"'
-
-
-def _script(config: LaunchConfig, step: str, options: Options, lines: list[str]) -> str:
+def _script(config: LaunchConfig, job: Job, step: str, options: Options, lines: list[str]) -> str:
     head = {
         "job-name": f"{config.name}-{step}",
         "output": f"{config.folder}/{config.name}-{step}.%j.log",
@@ -72,10 +73,28 @@ def _script(config: LaunchConfig, step: str, options: Options, lines: list[str])
             "set -euo pipefail",
             *steps.environment(config),
             _REQUEUE.rstrip("\n"),
+            *_ended(f"{config.name}-{step}", job, step == "train"),
             *lines,
             "",
         ]
     )
+
+
+def _ended(name: str, job: Job, trains: bool) -> list[str]:
+    """What a job says when its step has failed, and what to do then."""
+    told = f"{name} has ended with status $1"
+    lines = ["ended() {", '  [[ -z ${requeued:-} ]] || exit "$1"']
+    if trains:
+        checkpoints = f"{shlex.quote(job.output)} -maxdepth 1 -name 'checkpoint-*'"
+        lines.append(f"  last=$(find {checkpoints} 2>/dev/null | sort -V | tail -n 1) || true")
+        told = f"{told}; the last checkpoint: ${{last:-none}}"
+    return [
+        *lines,
+        f'  echo "{told}" >&2',
+        f"  printf 'to go on from there: %s\\n' {shlex.quote(job.again)} >&2",
+        '  exit "$1"',
+        "}",
+    ]
 
 
 def _directives(options: Options) -> Iterator[str]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass, field
+from typing import Final
 
 from .config import AnnotateStep, EvaluateStep, LaunchConfig, TrainStep
+
+AXOLOTL_OUTPUT: Final = "model-out"
+"""Where Axolotl trains into when a recipe has no `output_dir`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +21,16 @@ class Job:
         maker: `annotate` or `pairs`: the command that makes what the recipe trains on.
         overrides: further arguments of `axolotl train`.
         launcher_arguments: further arguments of torchrun.
+        output: folder of the checkpoints.
+        again: what a person does after a step has failed.
     """
 
     recipe: str
     maker: str = "annotate"
     overrides: tuple[str, ...] = ()
     launcher_arguments: tuple[str, ...] = field(default=())
+    output: str = AXOLOTL_OUTPUT
+    again: str = "launch the chain again; what is done is not done twice"
 
 
 def environment(config: LaunchConfig) -> list[str]:

@@ -178,9 +178,16 @@ def test_nothing_runs_behind_a_step_that_failed_and_a_second_launch_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = '[[ $* == train* && ! -e "$PWD/once" ]] && touch "$PWD/once" && exit 3\nexit 0'
+    for step in (2, 10):
+        Path(f"model-out/checkpoint-{step}").mkdir(parents=True)
     ran = commands(tmp_path / "bin", monkeypatch, body)
     assert launch(PLAIN).exit_code == 0
     assert [line.split()[1] for line in ran.read_text().splitlines()] == ["annotate", "train"]
+    log = Path("jobs/ual-train.2.log").read_text().splitlines()
+    assert log == [
+        "ual-train has ended with status 3; the last checkpoint: model-out/checkpoint-10",
+        "to go on from there: axolotl-ual launch recipe.yaml --on where.yaml",
+    ]
     ran.unlink()
     assert launch(PLAIN).exit_code == 0
     steps = [line.split()[1] for line in ran.read_text().splitlines()]
@@ -197,7 +204,7 @@ def test_a_job_at_its_time_limit_goes_back_into_the_queue(
     assert launch({**PLAIN, "evaluate": None}).exit_code == 0
     steps = [line.split()[1] for line in ran.read_text().splitlines()]
     assert steps == ["annotate", "annotate", "train"]
-    assert "going back into the queue" in Path("jobs/ual-annotate.1.log").read_text()
+    assert Path("jobs/ual-annotate.1.log").read_text() == "going back into the queue\n"
 
 
 @pytest.mark.slow
