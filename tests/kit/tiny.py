@@ -212,7 +212,7 @@ def axolotl(
     arguments = [command, str(path)]
     if command in ("train", "evaluate", "inference"):
         arguments += ["--launcher", launcher or "python"]
-    variables = _environment(processes, {**(environment or {}), **(imports or {})})
+    variables = run_environment(processes, {**(environment or {}), **(imports or {})})
     text = folder / "output.txt"
     (folder / "input.txt").write_text(typed)
     if launcher is not None:
@@ -224,9 +224,14 @@ def axolotl(
     printed = text.read_text(errors="replace")
     if check:
         assert returncode == 0, printed[-6000:]
+    return Run(returncode, printed, output, read_log(output))
+
+
+def read_log(output: Path) -> list[dict[str, Any]]:
+    """The entries that `tiny_plugins.Recorder` has written."""
     log = output / "log.jsonl"
     lines = log.read_text().splitlines() if log.is_file() else []
-    return Run(returncode, printed, output, [json.loads(line) for line in lines])
+    return [json.loads(line) for line in lines]
 
 
 def _run_cold(arguments: list[str], folder: Path, variables: Mapping[str, str], text: Path) -> int:
@@ -270,7 +275,7 @@ def _run_warm(
 def _zygote(imports: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
     server = subprocess.Popen(
         [sys.executable, str(KIT / "tiny_zygote.py")],
-        env={**os.environ, **_environment(1, dict(imports))},
+        env={**os.environ, **run_environment(1, dict(imports))},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -279,7 +284,8 @@ def _zygote(imports: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
     return server
 
 
-def _environment(processes: int, further: Mapping[str, str] | None) -> dict[str, str]:
+def run_environment(processes: int = 1, further: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables that a run of Axolotl in the tests needs."""
     result = {
         "AXOLOTL_DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",

@@ -6,6 +6,8 @@ import importlib
 import importlib.machinery
 import importlib.util
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,23 @@ class BF16OnCPU(BasePlugin):
 
     def get_training_args(self, cfg: Any) -> dict[str, Any]:
         return {"use_cpu": True}
+
+
+class _Killed(TrainerCallback):
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 3 and args.process_index == 1 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledOnce(BasePlugin):
+    """The second process is killed, as if memory had run out, after its third step; once."""
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        return [_Killed(Path(cfg.output_dir) / "killed")]
 
 
 class TorchSmoothing(BasePlugin):

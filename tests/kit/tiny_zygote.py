@@ -16,6 +16,7 @@ import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy
@@ -32,13 +33,23 @@ def _run(request: dict[str, Any], environment: dict[str, str]) -> int:
     sys.argv = ["axolotl", *request["arguments"]]
     from axolotl.cli.main import main
 
+    return status_of(main)
+
+
+def status_of(main: Callable[[], object]) -> int:
+    """Run a command; gives its exit status and leaves what it printed written."""
     try:
         main()
     except SystemExit as done:
+        if isinstance(done.code, str):
+            print(done.code, file=sys.stderr)
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except BaseException:
         traceback.print_exc()
         return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
     return 0
 
 
@@ -55,8 +66,13 @@ def _hide_installed_plugins() -> None:
     importlib.metadata.entry_points = hiding
 
 
-def _spare_the_children() -> None:
-    """Do once what each would spend seconds on: compile the packing, look through all imports."""
+def import_axolotl() -> None:
+    """Do once what each fork would spend seconds on.
+
+    That is the imports, the compilation of the packing, and the search for garbage among imports.
+    """
+    for name in ("cli.preprocess", "cli.train", "core.builders", "train"):
+        importlib.import_module(f"axolotl.{name}")
     multipack = importlib.import_module("axolotl.utils.samplers.multipack")
     for dtype in (numpy.int32, numpy.int64):
         multipack.pack_parallel(numpy.ones(2, dtype=dtype), 2, 2, 2, 1)
@@ -69,10 +85,7 @@ def _serve() -> None:
     os.dup2(2, 1)
     if os.environ.get("TINY_HIDES_PLUGINS"):
         _hide_installed_plugins()
-    for name in ("cli.preprocess", "cli.train", "core.builders", "train"):
-        importlib.import_module(f"axolotl.{name}")
-    _spare_the_children()
-
+    import_axolotl()
     for line in sys.stdin:
         request = json.loads(line)
         open(request["output"], "w").close()
@@ -86,10 +99,7 @@ def _fork(request: dict[str, Any], environment: dict[str, str]) -> int:
     child = os.fork()
     if child:
         return child
-    code = _run(request, environment)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    os._exit(_run(request, environment))
 
 
 def _environments(request: dict[str, Any]) -> list[dict[str, str]]:
