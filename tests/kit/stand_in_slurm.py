@@ -2,13 +2,16 @@
 
 `sbatch` runs the job file at once and ends when it has ended. `srun` runs its command. `scontrol
 requeue` has `sbatch` run the file once more. With TIME_LIMIT in the environment the first run of
-each job gets USR1 after so many seconds, as `#SBATCH --signal=B:USR1@...` asks for.
+each job gets USR1 after so many seconds, as `#SBATCH --signal=B:USR1@...` asks for. The process
+group of a running job is in `N.pid`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,14 +56,17 @@ def _run(state: Path, script: str, number: int, log: Path) -> int:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            (state / f"{number}.pid").write_text(str(process.pid))
             try:
                 code = process.wait(timeout=limit)
             except subprocess.TimeoutExpired:
-                os.kill(process.pid, 10)
+                os.kill(process.pid, signal.SIGUSR1)
                 code = process.wait(timeout=60)
         again = state / f"{number}.requeued"
         if not again.exists():
             return code
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         again.unlink()
         limit = None
 

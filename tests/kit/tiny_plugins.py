@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,18 @@ class KilledOnce(BasePlugin):
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         return [_Killed(Path(cfg.output_dir) / "killed")]
+
+
+class _Slow(TrainerCallback):
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        time.sleep(0.2)
+
+
+class Slow(BasePlugin):
+    """Steps that take long enough to be interrupted between two of them."""
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        return [_Slow()]
 
 
 class TorchSmoothing(BasePlugin):

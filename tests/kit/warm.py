@@ -88,12 +88,12 @@ def _serve() -> None:
     os.write(said, b"ready\n")
     callers: dict[int, socket.socket] = {}
     while True:
-        for ready in select.select([listener, *callers.values()], [], [], 0.02)[0]:
-            if ready is listener:
-                fork, caller = _fork(listener)
-                callers[fork] = caller
-            else:
-                _kill_all(next(fork for fork, caller in callers.items() if caller is ready))
+        ready = select.select([listener, *callers.values()], [], [], 0.02)[0]
+        for fork in [fork for fork, caller in callers.items() if caller in ready]:
+            _kill_all(fork)
+        if listener in ready:
+            fork, caller = _fork(listener)
+            callers[fork] = caller
         for fork in list(callers):
             done, status = os.waitpid(fork, os.WNOHANG)
             if done:
