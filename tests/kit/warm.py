@@ -1,6 +1,6 @@
 """Axolotl's commands for those who start them by name, as forks of a process that has imported it.
 
-A job script starts `axolotl`, which starts `torchrun`, which starts workers. `running` writes
+A job script starts `axolotl`, which starts `torchrun`, which starts workers. `commands` writes
 commands of these names into a folder that is to be on the PATH. Each hands arguments, environment,
 working folder and standard streams to one process that has imported everything, and ends as the
 fork ends that works for it. Who kills the command kills its fork, and what the fork has started.
@@ -8,17 +8,13 @@ fork ends that works for it. Who kills the command kills its fork, and what the 
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+from typing import Any
 
 SOCKET = "WARM_AXOLOTL"
 """Variable that holds the address of the process."""
@@ -27,14 +23,18 @@ _COMMANDS = ("axolotl", "axolotl-ual", "torchrun", WORKER)
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-@contextlib.contextmanager
-def running(folder: Path) -> Iterator[dict[str, str]]:
-    """Write the commands into a folder; gives the variables that they need until it is closed."""
+@functools.cache
+def commands() -> dict[str, str]:
+    """Write the commands and start the process, once; gives the variables that they need."""
+    import atexit
     import subprocess
+    import tempfile
+    from pathlib import Path
 
     import tiny
 
-    folder.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.TemporaryDirectory()
+    folder = Path(scratch.name)
     for name in _COMMANDS:
         path = folder / name
         path.write_text(f'#!/bin/sh\nexec {sys.executable} -S {__file__} call {name} "$@"\n')
@@ -50,12 +50,10 @@ def running(folder: Path) -> Iterator[dict[str, str]]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    try:
-        assert server.stdout is not None and server.stdout.readline() == "ready\n"
-        yield variables
-    finally:
-        server.kill()
-        server.wait()
+    atexit.register(scratch.cleanup)
+    atexit.register(server.kill)
+    assert server.stdout is not None and server.stdout.readline() == "ready\n"
+    return variables
 
 
 def _call(arguments: list[str]) -> int:
@@ -151,7 +149,6 @@ def _work(request: dict[str, Any], streams: list[int]) -> int:
 
 
 def _main(name: str) -> Any:
-    import functools
     import runpy
 
     if name == "axolotl":

@@ -86,18 +86,18 @@ def test_a_killed_worker_ends_the_run_which_goes_on_when_started_again(
 ) -> None:
     """Killed behind the third step; the checkpoint is of the second."""
     output = tmp_path / "out"
-    plugins = [*settings["plugins"], "tiny_plugins.KilledOnce", "tiny_plugins.Recorder"]
+    further = [f"tiny_plugins.{name}" for name in ("KilledOnce", "Recorder", "ManyProcesses")]
+    plugins = [*settings["plugins"], *further]
     given = {**settings, "plugins": plugins, "output_dir": str(output)}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(given))
-    with warm.running(tmp_path / "bin") as variables:
-        environment = {**os.environ, **variables, **ZERO_3["environment"]}
-        status, said = train(tmp_path, environment)
-        assert status == 1, said[-6000:]
-        assert re.search(r"Signal 9 \(SIGKILL\) received by PID \d+", said)
-        assert re.search(r"rank +: 1 \(local_rank: 1\)", said)
-        assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
-        assert not (output / "adapter_model.safetensors").exists()
-        status, said = train(tmp_path, environment)
+    environment = {**os.environ, **warm.commands(), **ZERO_3["environment"]}
+    status, said = train(tmp_path, environment)
+    assert status == 1, said[-6000:]
+    assert re.search(r"Signal 9 \(SIGKILL\) received by PID \d+", said)
+    assert re.search(r"rank +: 1 \(local_rank: 1\)", said)
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
+    assert not (output / "adapter_model.safetensors").exists()
+    status, said = train(tmp_path, environment)
     assert status == 0, said[-6000:]
     assert_equal(adapter(output), adapter(whole.output))
     steps = [(one["step"], one["loss"]) for one in tiny.read_log(output) if "loss" in one]

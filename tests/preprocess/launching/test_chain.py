@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def rows(start: int, number: int) -> list[dict[str, str]]:
 class Chain:
     """A recipe, the file that says where it runs, and the queue, in a folder of their own."""
 
-    def __init__(self, folder: Path, model: Path, variables: dict[str, str]) -> None:
+    def __init__(self, folder: Path, model: Path) -> None:
         self.folder = folder
         self.judge = f"http://localhost:{free_port()}"
         self.state = folder / "state"
@@ -55,8 +55,8 @@ class Chain:
         slurm = stand_in_slurm.install(folder / "slurm")
         self.environment = {
             **os.environ,
-            **variables,
-            "PATH": f"{slurm}:{variables['PATH']}",
+            **warm.commands(),
+            "PATH": f"{slurm}:{warm.commands()['PATH']}",
             "STAND_IN_SLURM": str(self.state),
         }
         tiny.write_rows(folder / "rows.jsonl", rows(0, ROWS))
@@ -75,7 +75,7 @@ class Chain:
             model,
             Path("."),
             [entry],
-            plugins=["axolotl_ual.UALPlugin", "tiny_plugins.Slow"],
+            plugins=["axolotl_ual.UALPlugin", "tiny_plugins.Slow", "tiny_plugins.Recorder"],
             ual={
                 "annotate": {"output": "annotated", "judge": judge, "cache": "answers"},
                 "evaluate": {
@@ -116,7 +116,7 @@ class Chain:
             )
             for disturb in disturbances:
                 disturb()
-            assert run.wait(timeout=300) == 0, (self.folder / "launched").read_text()
+            assert run.wait(timeout=900) == 0, (self.folder / "launched").read_text()
         numbers = range(before + 1, before + 4)
         return [(self.state / f"{number}.status").read_text() for number in numbers]
 
@@ -161,26 +161,20 @@ class Chain:
 
 def until(true: Callable[[], Any]) -> Any:
     """What a function gives when it gives something."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while not (found := true()):
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.005)
     return found
 
 
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with warm.running(tmp_path_factory.mktemp("bin")) as variables:
-        yield variables
-
-
 def test_a_chain_that_is_disturbed_in_each_step_ends_as_an_undisturbed_one(
-    commands: dict[str, str], tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     model = tiny.make_model(tmp_path / "model")
-    calm = Chain(tmp_path / "calm", model, commands)
+    calm = Chain(tmp_path / "calm", model)
     assert calm.launch() == ["0", "0", "0"], calm.log("*")
-    chain = Chain(tmp_path / "disturbed", model, commands)
+    chain = Chain(tmp_path / "disturbed", model)
     out, answered = chain.folder / "out", []
 
     def in_annotate(number: signal.Signals) -> None:
@@ -212,6 +206,10 @@ def test_a_chain_that_is_disturbed_in_each_step_ends_as_an_undisturbed_one(
     assert chain.launch(lambda: in_evaluate(preempt)) == ["0", "0", "0"], chain.log("*")
     for step in ("annotate", "train", "evaluate"):
         assert chain.log(step).count("going back into the queue") == 1
+    # Six steps, a checkpoint after each second: none is trained again that has one.
+    steps = [entry["step"] for entry in tiny.read_log(out) if "loss" in entry]
+    assert sorted(set(steps)) == [1, 2, 3, 4, 5, 6]
+    assert [steps.count(step) for step in (1, 2, 4, 6)] == [1, 1, 1, 1]
     rows, adapter, measured = calm.results
     found = chain.results
     assert found[0] == rows and found[2] == measured
