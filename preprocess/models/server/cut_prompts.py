@@ -16,19 +16,24 @@ character count once, since tokenizers join them; a character beyond ASCII count
 The first rule looks at one message, since some servers leave what is in their cache out of the
 count; a count of a few tokens is no context.
 
-**The rate.** A text of ASCII falls into pieces: words in parts of eight letters, numbers in pairs
-of digits, runs of punctuation, breaks of lines. Tokens a piece differ little between prose, code
-and markup (0.92 to 1.09 with a vocabulary of 131k, 1.0 to 1.23 with one of 32k), and are more in
-any other language, where letters beyond ASCII are no pieces. With q the 5th percentile of this
-server's own whole prompts, or 1.05 where that is less,
+**The rate.** A text of ASCII falls into pieces: words in parts of eight letters, numbers in parts
+of three digits, runs of punctuation, breaks of lines. Tokens a piece differ little between prose,
+code and markup, and have a floor (0.94 with a vocabulary of 131k, 1.02 with one of 32k); they are
+more in any other language, where letters beyond ASCII are no pieces. With q the 5th percentile of
+this server's own whole prompts, or 1.05 where that is less,
 
-    cut:  tokens < 0.9 q pieces, and q pieces is more tokens than the longest whole prompt has
+    cut:  tokens < 0.9 q pieces, and q pieces is more tokens than the longest whole prompt has,
+          and the text is longer by 5 % at the median rate of characters
+
+where the last rule keeps servers from being suspected that count a quarter of the characters.
 
 **The ceiling.** What is cut ends where the context does, at the largest count of all. A count that
 is the largest, give or take 2, is of what was cut where it is a round number and the text is longer
 by 5 % at the median rate, or where another text had it that is shorter by a tenth. A count that a
 cut prompt had is of another where the text is longer at that rate, and always where two had it.
-What is a little beyond a context of which nothing is known passes until the second such prompt.
+What is a little beyond a context of which nothing is known passes until the second such prompt. A
+text that has hardly more characters than the count has tokens is none of this: such a server counts
+otherwise.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ from statistics import median
 from typing import Any, Final, NamedTuple
 
 _RUN: Final = re.compile(r"(.)\1{3,}|\s+", re.DOTALL)
-_PIECE: Final = re.compile(r"[A-Za-z]{1,8}|[0-9]{1,2}|[^\sA-Za-z0-9\x80-\U0010ffff]+|\n+")
+_PIECE: Final = re.compile(r"[A-Za-z]{1,8}|[0-9]{1,3}|[^\sA-Za-z0-9\x80-\U0010ffff]+\n*|\n+")
 SMALLEST_CONTEXT: Final = 256
 """Tokens; what has fewer is no prompt that was cut."""
 _MOST: Final = 7.0
@@ -61,6 +66,8 @@ _HIGHEST_LOW: Final = 1.05
 _CLEARLY_LESS: Final = 0.9
 _LONGER: Final = 1.05
 _MUCH_LONGER: Final = 1.4
+_LEAST_SIZE: Final = 1.4
+"""Size of a token: Greek with a vocabulary of 32k has 1.6; tables of numbers alone have less."""
 _MORE: Final = 1.1
 
 
@@ -69,7 +76,7 @@ class Length(NamedTuple):
 
     Attributes:
         size: characters, those beyond ASCII twice where there are any.
-        pieces: words in parts, pairs of digits, signs and lines, of ASCII.
+        pieces: parts of words and numbers, signs and lines, of ASCII.
     """
 
     size: int
@@ -135,11 +142,12 @@ class CutPrompts:
         half = None if self.context is None else self.context // 2
         if half is not None and abs(tokens - half) <= _ABOUT_HALF:
             return likely > _MUCH_LONGER * tokens
-        if len(self._rates) < _ENOUGH:
+        if len(self._rates) < _ENOUGH or text.size < _LEAST_SIZE * tokens:
             return False
         rates = sorted(rate for _, rate in self._rates)
         least = min(rates[len(rates) // 20], _HIGHEST_LOW) * text.pieces
-        if least > max(tokens / _CLEARLY_LESS, self._largest):
+        by_size = median(rate for rate, _ in self._rates) * text.size
+        if least > max(tokens / _CLEARLY_LESS, self._largest) and by_size > _LONGER * tokens:
             return True
         if any(abs(tokens - ceiling) <= _ABOUT for ceiling in self._ceilings):
             return likely > tokens or self._ceilings.count(tokens) > 1

@@ -109,3 +109,23 @@ def test_texts_of_several_lengths_at_the_top() -> None:
     # Two had it: it is the context, however short the text seems.
     assert is_cut(looked, "abc " * 1880, 1901)
     assert not is_cut(looked, "abc " * 1880, 1880)
+
+
+def test_a_server_that_counts_characters_cuts_nothing() -> None:
+    """A quarter of them: of "-188", a piece or two each four characters, fewer than its tokens."""
+    looked = CutPrompts()
+    for words in range(300, 1300, 100):
+        assert not is_cut(looked, "abc " * words, words)
+    assert not is_cut(looked, "-188\n" * 1040, 1300)
+
+
+def test_a_server_that_always_counts_the_same_cuts_nothing() -> None:
+    """5,000 tokens cannot be what is left of 1,200 to 4,800 characters."""
+    looked = CutPrompts()
+    for words in range(300, 1300, 100):
+        assert not is_cut(looked, "abc " * words, 5000)
+
+
+def test_numbers_of_three_digits_are_a_token() -> None:
+    """A number and a word of eight letters are two tokens."""
+    assert not is_cut(taught(), "abcdefgh 188 " * 1000, 2000)
