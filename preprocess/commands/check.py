@@ -27,7 +27,7 @@ from axolotl_ual.host import PLUGIN, asks_for_plugin, host, names_plugin, runs_w
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
-from ..data.recipe import read_yaml
+from ..data.recipe import read_entries, read_yaml
 from .probe import servers
 
 _PROBE_SECONDS = 600
@@ -98,6 +98,7 @@ def examine(path: Path) -> Findings:
         return Findings(problems=[str(error)], readable=False)
     _note(findings, _plugin_named(recipe, path))
     findings.problems.extend(str(error) for error in unsupported(recipe))
+    _note(findings, _entries(recipe, path))
     try:
         ual = parse_ual(recipe.get("ual"))
         _note(findings, _servers(ual, path))
@@ -136,6 +137,16 @@ def _plugin_named(recipe: Mapping[str, Any], path: Path) -> list[str | UALError]
             f"add\n    plugins:\n      - {PLUGIN}",
         )
     ]
+
+
+def _entries(recipe: Mapping[str, Any], path: Path) -> list[str | UALError]:
+    if not recipe.get("datasets"):
+        return []
+    try:
+        read_entries(recipe, path)
+    except ConfigError as error:
+        return [error]
+    return []
 
 
 def _data(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> Iterator[str | UALError]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ def _data_files(entry: Entry) -> Any:
     if "/" in entry.path and not Path(entry.path).exists():
         return given
     names = names_in(given)
-    if isinstance(given, Mapping) or not any(outputs_in(name) for name in names):
+    if not any(outputs_in(name) for name in names):
         return given
     return [
         path

@@ -217,8 +217,23 @@ def _entry(index: int, raw: dict[str, Any], where: str, token: bool | str | None
         raise ConfigError(f"{where}.type: must be a name or a mapping, not {kind!r}")
     for key in ("split", "name", "revision", "ds_type"):
         _typed(raw, key, str, f"{where}.{key}")
+    _check_files(raw.get("data_files"), where)
     _check_shards(raw, where)
     return Entry(index, raw, path, kind or None, _label(path, raw), token)
+
+
+def _check_files(files: Any, where: str) -> None:
+    """Axolotl takes a name or a list; `datasets` alone would take one for each split."""
+    if files is None or isinstance(files, str):
+        return
+    if isinstance(files, Mapping):
+        raise ConfigError(
+            f"{where}.data_files: must be a name or a list of names, not a mapping of splits",
+            "name the files of the split that is meant, as `data_files: [a.jsonl]`; another split "
+            "is another entry of the list. These files are then the split `train`",
+        )
+    if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
+        raise ConfigError(f"{where}.data_files: must be a name or a list of names, not {files!r}")
 
 
 def _check_shards(raw: Mapping[str, Any], where: str) -> None:

@@ -119,6 +119,14 @@ def test_labels_are_short(tmp_path: Path, path: str, label: str) -> None:
             {"datasets": [{**ENTRY, "shards": 4, "shards_idx": 4}]},
             "datasets[0].shards_idx: 4 is outside 0 to 3",
         ),
+        (
+            {"datasets": [{**ENTRY, "data_files": {"train": "a.jsonl"}}]},
+            "datasets[0].data_files: must be a name or a list of names, not a mapping of splits",
+        ),
+        (
+            {"datasets": [{**ENTRY, "data_files": [1]}]},
+            "datasets[0].data_files: must be a name or a list of names, not [1]",
+        ),
         ({"datasets": [ENTRY], "seed": "x"}, "seed: must be a whole number, not 'x'"),
         ({"datasets": [ENTRY], "base_model": 1}, "base_model: must be a text, not 1"),
         ({"datasets": [ENTRY], "rl": "dpo"}, "rl: dpo: such a recipe trains on preference pairs"),
