@@ -34,7 +34,8 @@ def test_every_row_has_an_outcome_at_thirty_per_cent_of_faults(
 
 
 def test_concurrency_recovers_after_faults(server: judge_server.Running, tmp_path: Path) -> None:
-    server.set(fault_rate=0.9, faults=["500", "503", "drop"], latency=0.01)
+    # One latency throughout: where it rises, concurrency is rightly held back.
+    server.set(fault_rate=0.9, faults=["500", "503", "drop"], latency=0.05)
     results = []
     thread = threading.Thread(
         target=lambda: results.append(
@@ -42,7 +43,8 @@ def test_concurrency_recovers_after_faults(server: judge_server.Running, tmp_pat
         )
     )
     thread.start()
-    time.sleep(2.0)
+    while server.stats()["requests"] < 250:
+        time.sleep(0.05)
     server.restore()
     server.set(latency=0.05)
     thread.join()
