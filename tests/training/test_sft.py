@@ -311,9 +311,9 @@ def test_fsdp2(bench: Bench, adapter: str | None) -> None:
 
 
 HEADS = {"head of 32 bits": ["lm_head"]}
-if Version(version("transformers")) < Version("5.20"):
-    # With Axolotl 0.21 and transformers 5.20 the same recipe stops on a CPU without the plugin,
-    # too: "shape '[384, 16]' is invalid for input of size 12288", in bitsandbytes 0.50.2.
+if Version(version("axolotl")) < Version("0.20"):
+    # With Axolotl 0.20 and 0.21 the same recipe stops on a CPU without the plugin, too:
+    # "shape '[384, 16]' is invalid for input of size 12288", in bitsandbytes 0.50.2.
     HEADS["head of 4 bits"] = ["model.layers.0"]
 
 
