@@ -205,14 +205,17 @@ def test_two_processes_train_as_one_with_twice_the_accumulation(work: Path, kind
     )
     assert two.text.count("'train_runtime'") == 1, "the processes trained apart"
     assert len(one.values("loss")) == 4
-    assert two.values("loss") == pytest.approx(one.values("loss"), rel=1e-5)
-    assert two.values("grad_norm") == pytest.approx(one.values("grad_norm"), rel=1e-5)
+    for key in ("loss", "grad_norm"):
+        # One batch, cut otherwise; later steps begin from weights that were rounded otherwise.
+        assert two.values(key)[0] == pytest.approx(one.values(key)[0], rel=1e-6), key
+        assert two.values(key) == pytest.approx(one.values(key), rel=1e-5), key
     assert two.values("ual/tokens") == one.values("ual/tokens")
     assert two.values("ual/stage") == one.values("ual/stage")
     if kind == "dpo":
         assert "target margins of 27 training pairs are 0.5 on average" in one.text
         weights = one.values("ual/policy_weight")
         assert len(weights) == 4 and min(weights) > 0
+        assert two.values("ual/policy_weight")[0] == pytest.approx(weights[0], rel=1e-6)
         assert two.values("ual/policy_weight") == pytest.approx(weights, rel=1e-5)
         # 10, 9 and 8 pairs in steps of 8: the second stage begins with step 2, the third with
         # step 3, and their policy is then the reference itself.
