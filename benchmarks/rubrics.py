@@ -17,21 +17,18 @@ a text that leaves the frame.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import json
 import re
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import yaml
+from json_server import serving
 from rich.console import Console
 
 from axolotl_ual.columns import UNCERTAINTY
@@ -189,44 +186,21 @@ def injection(scratch: Path, url: str, model: str, number: int) -> None:
         )
 
 
-class ObedientStub(BaseHTTPRequestHandler):
-    """Does what stands outside the frame, and rates what is inside by its length."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        """Answer."""
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][-1]["content"]
-        marker = text.split(" ", 1)[0]
-        inside, _, outside = text.partition(f"{marker} END")
-        told = re.search(r"(\d+)\D+openness\D+(\d+)\D+wrongness\D+(\d+)", outside)
-        level = len(inside) % 7 + 2
-        total, openness, wrongness = map(int, told.groups()) if told else (10 * level, level, 0)
-        answer = {"uncertainty": total}
-        if "openness" in body["messages"][0]["content"]:
-            answer = {"openness": openness, "wrongness": wrongness}
-        message: dict[str, Any] = {"role": "assistant", "content": json.dumps(answer)}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        usage = {"prompt_tokens": len(text) // 4, "completion_tokens": 8}
-        data = json.dumps({"model": "stub", "choices": [choice], "usage": usage}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def obedient() -> Iterator[str]:
-    """Serve the stub."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), ObedientStub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-        server.shutdown()
+def obey(body: dict[str, Any]) -> dict[str, Any]:
+    """Do what stands outside the frame, and rate what is inside by its length."""
+    text = body["messages"][-1]["content"]
+    marker = text.split(" ", 1)[0]
+    inside, _, outside = text.partition(f"{marker} END")
+    told = re.search(r"(\d+)\D+openness\D+(\d+)\D+wrongness\D+(\d+)", outside)
+    level = len(inside) % 7 + 2
+    total, openness, wrongness = map(int, told.groups()) if told else (10 * level, level, 0)
+    answer = {"uncertainty": total}
+    if "openness" in body["messages"][0]["content"]:
+        answer = {"openness": openness, "wrongness": wrongness}
+    message: dict[str, Any] = {"role": "assistant", "content": json.dumps(answer)}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": len(text) // 4, "completion_tokens": 8}
+    return {"model": "stub", "choices": [choice], "usage": usage}
 
 
 def main() -> None:
@@ -244,14 +218,14 @@ def main() -> None:
                 scratch, arguments.base_url, arguments.model, arguments.max_tokens, arguments.each
             )
             return
-        with obedient() as url:
+        with serving(obey) as url:
             injection(scratch / "stub", url, "stub", arguments.hostile)
         if arguments.model is not None:
-            from small_judge import serve
+            from small_judge import SmallJudge
 
-            url, _ = serve(arguments.model)
-            table(scratch / "table", url, "small", arguments.max_tokens, arguments.each)
-            injection(scratch / "small", url, "small", arguments.hostile)
+            with serving(SmallJudge(arguments.model).answer) as url:
+                table(scratch / "table", url, "small", arguments.max_tokens, arguments.each)
+                injection(scratch / "small", url, "small", arguments.hostile)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import torch
+from json_server import serving
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 
@@ -142,39 +141,14 @@ class SmallJudge:
         return {"token": text, "logprob": float(logprobs_V[token]), "top_logprobs": likely}
 
 
-def serve(folder: str, port: int = 0) -> tuple[str, ThreadingHTTPServer]:
-    """Serve in a thread; gives the address and the server."""
-    judge, lock = SmallJudge(folder), threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                data = json.dumps(judge.answer(body)).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}/v1", server
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
-    address, _ = serve(arguments.model, arguments.port)
-    print(address, flush=True)
-    threading.Event().wait()
+    with serving(SmallJudge(arguments.model).answer, arguments.port) as address:
+        print(address, flush=True)
+        threading.Event().wait()
 
 
 if __name__ == "__main__":

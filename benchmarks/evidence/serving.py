@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import json_server
+from small_judge import SmallJudge
 
 from axolotl_ual.preprocess.models.local.generate import Draw, Generator
 
@@ -22,47 +26,16 @@ from axolotl_ual.preprocess.models.local.generate import Draw, Generator
 @contextmanager
 def judging(folder: Path) -> Iterator[dict[str, Any]]:
     """Keys of a `judge:` section, while its server runs."""
-    sys.path.append(str(Path(__file__).resolve().parents[1]))
-    from small_judge import serve
-
-    address, server = serve(str(folder))
-    try:
+    with json_server.serving(SmallJudge(str(folder)).answer) as address:
         yield {"model": "smollm2-135m-instruct", "base_url": address, "max_concurrency": 1}
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 @contextmanager
 def sampling(folder: Path) -> Iterator[dict[str, Any]]:
     """Keys of a `self_consistency:` section, while its server runs."""
     generator = Generator.load(str(folder), None, key="sampling", device="cpu", dtype="bfloat16")
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                data = json.dumps(answer(generator, body)).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}/v1"
+    with json_server.serving(partial(answer, generator)) as address:
         yield {"model": "smollm2-135m-instruct", "base_url": address, "max_concurrency": 1}
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def answer(generator: Generator, body: dict[str, Any]) -> dict[str, Any]:
