@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,8 @@ def _fork(world: int, work: Callable[[int], dict[Any, Gradients]], path: Path) -
             try:
                 _join(rank, world, port, work, path)
                 code = 0
+            except Exception:
+                traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 os._exit(code)

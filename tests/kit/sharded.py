@@ -72,7 +72,7 @@ def mass(batch: dict[str, Tensor]) -> Tensor:
     """Trained tokens, or the sum of their weights."""
     from axolotl_ual.losses.encoding import decode_smoothing
 
-    trained = (batch["labels"][:, 1:] != -100).float()
+    trained = (batch["labels"][:, 1:] != -100).double()
     if "ual_weight" not in batch:
         return trained.sum()
     return (trained * decode_smoothing(batch["ual_weight"])[:, 1:]).sum()

@@ -1,10 +1,13 @@
 """Gradients with a reference as the prior, cut over processes, micro-batches and shards. A script.
 
 `python sharded_prior.py OUTPUT` saves {case: {parameter: gradient}} with torch.save, where a case
-is (kernel, engine, processes, micro-batches, reference): `adapter` trains LoRA with a reference
-that is the model without it, `model` trains everything with a frozen model beside it, and `kept`
-trains LoRA with the KEPT most likely tokens of a reference that has run before. As the kernel
-"anchored" the reference is an anchor and no prior, and each token counts by its entropy.
+is (kernel, engine, processes, micro-batches, reference, dtype): `adapter` trains LoRA with a
+reference that is the model without it, `model` trains everything with a frozen model beside it, and
+`kept` trains LoRA with the KEPT most likely tokens of a reference that has run before. As the
+kernel "anchored" the reference is an anchor and no prior, and each token counts by its entropy.
+
+In float64 a few casts to float32 stay, of transformers and ours (norms, rotations, the smoothing of
+a token): they are the same casts of the same values wherever they are made.
 """
 
 from __future__ import annotations
@@ -48,7 +51,7 @@ def make(reference: str) -> tuple[Any, Any]:
     return model.train(), before.eval()
 
 
-def bound(kernel: str, reference: str) -> tuple[Any, Any]:
+def bound(kernel: str, reference: str, dtype: str) -> tuple[Any, Any]:
     """A model and its objective."""
     from axolotl_ual.losses.objective import SmoothedObjective
     from axolotl_ual.losses.reference import AdapterOff, FrozenModel
@@ -57,7 +60,7 @@ def bound(kernel: str, reference: str) -> tuple[Any, Any]:
     rule = EACH_COUNTS_ONE
     if kernel == "anchored":
         kernel, rule = "auto", Rule(token="entropy", anchor=ANCHOR, prior=False)
-    model, before = make(reference)
+    model, before = (made.to(getattr(torch, dtype)) for made in make(reference))
     if reference == "kept":
         return model, SmoothedObjective(model, kernel)
     if reference == "adapter":
@@ -89,23 +92,34 @@ def kept(reference: str) -> dict[str, Tensor]:
     }
 
 
-def cases() -> Iterator[tuple[str, str, int, int, str]]:
-    """Every cut in chunks; on top of the model's own loss with two processes; some anchored."""
+Case = tuple[str, str, int, int, str, str]
+
+
+def cases() -> Iterator[Case]:
+    """Every cut in chunks; on top of the model's own loss with two processes; some anchored.
+
+    In float64 what is anchored, and without ZeRO-3, whose gradients are float32 in any case.
+    """
     for engine in ENGINES:
         for reference in REFERENCES:
             for processes, num_micro in CUTS:
-                yield "chunked", engine, processes, num_micro, reference
-            yield "model", engine, 2, 2, reference
+                yield "chunked", engine, processes, num_micro, reference, "float32"
+            yield "model", engine, 2, 2, reference, "float32"
             for processes, num_micro in ANCHORED_CUTS if reference != "kept" else ():
-                yield "anchored", engine, processes, num_micro, reference
+                yield "anchored", engine, processes, num_micro, reference, "float32"
+            if engine != "zero3":
+                yield "chunked", engine, 2, 2, reference, "float64"
+            for processes, num_micro in ANCHORED_CUTS if engine != "zero3" else ():
+                if reference != "kept":
+                    yield "anchored", engine, processes, num_micro, reference, "float64"
 
 
 def work(world: int) -> dict[Any, dict[str, Tensor]]:
     found = {}
     for case in cases():
-        kernel, engine, processes, num_micro, reference = case
+        kernel, engine, processes, num_micro, reference, dtype = case
         if processes == world:
-            model, objective = bound(kernel, reference)
+            model, objective = bound(kernel, reference, dtype)
             with objective.installed():
                 cut = functools.partial(losses, objective, num_micro, **kept(reference))
                 found[case] = gradients(engine, model, cut, num_micro)

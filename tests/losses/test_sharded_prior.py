@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,9 +49,13 @@ def kept_loss(model: Any, before: Any, batch: dict[str, Tensor]) -> Tensor:
     return loss / (labels != -100).sum()
 
 
-@pytest.mark.slow
-def test_every_cut_and_engine(tmp_path: Path) -> None:
-    output = tmp_path / "gradients.pt"
+Found = dict[Any, dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, float]]:
+    """Relative error of each gradient against full logits in float64, by case."""
+    output = tmp_path_factory.mktemp("sharded") / "gradients.pt"
     done = subprocess.run(
         [sys.executable, sharded_prior.__file__, str(output)],
         env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
@@ -63,17 +66,40 @@ def test_every_cut_and_engine(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:]
-    found: dict[Any, dict[str, Tensor]] = torch.load(output)
+    found: Found = torch.load(output)
+    wanted = functools.cache(expected)
+    return {case: apart(found[case], wanted(case[4], case[0] == "anchored")) for case in found}
+
+
+def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, float]:
+    assert found.keys() == wanted.keys()
+    return {
+        name: float((found[name] - whole).norm() / whole.norm()) for name, whole in wanted.items()
+    }
+
+
+@pytest.mark.slow
+def test_every_cut_and_engine(errors: dict[Any, dict[str, float]]) -> None:
+    """To 1e-6, or to what float32 itself gives one process where that is more (1.14e-6)."""
+    cases = [case for case in errors if case[-1] == "float32"]
     anchored_cuts = 2 * len(sharded_prior.ANCHORED_CUTS)
-    assert len(found) == 3 * (3 * (len(sharded_prior.CUTS) + 1) + anchored_cuts)
-    for reference, anchored in itertools.product(sharded_prior.REFERENCES, (False, True)):
-        if reference == "kept" and anchored:
-            continue
-        wanted = expected(reference, anchored)
-        for case in found:
-            if (case[-1], case[0] == "anchored") != (reference, anchored):
-                continue
-            assert found[case].keys() == wanted.keys(), case
-            for name, gradient in wanted.items():
-                error = (found[case][name] - gradient).norm() / gradient.norm()
-                assert error < 2e-6, (case, name, error)
+    assert len(cases) == 3 * (3 * (len(sharded_prior.CUTS) + 1) + anchored_cuts)
+    for reference in sharded_prior.REFERENCES:
+        here = [case for case in cases if case[4] == reference]
+        alone = [error for case in here if case[2:4] == (1, 1) for error in errors[case].values()]
+        assert max(alone) < 1.5e-6
+        for case in here:
+            for name, error in errors[case].items():
+                assert error < max(1e-6, 1.25 * max(alone)), (case, name, error)
+
+
+@pytest.mark.slow
+def test_in_float64_every_cut_and_engine_is_exact(errors: dict[Any, dict[str, float]]) -> None:
+    """So that the errors above are float32's rounding, and no rule that a cut changes."""
+    cases = [case for case in errors if case[-1] == "float64"]
+    assert len(cases) == 2 * (len(sharded_prior.REFERENCES) + 2 * len(sharded_prior.ANCHORED_CUTS))
+    for case in cases:
+        # What a reference gave before is kept in float32, whose rounding is 6e-8.
+        bound = 1e-7 if case[4] == "kept" else 1e-12
+        for name, error in errors[case].items():
+            assert error < bound, (case, name, error)
