@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from axolotl_ual.columns import REFERENCE_IDS, REFERENCE_LOGPROBS, WEIGHT
+from axolotl_ual.columns import REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING, WEIGHT
 
 from .encoding import IGNORE_INDEX, decode_smoothing
 from .smoothed_ce import shift_left
 from .top_k import TopK
+
+SHIFTED: Final = "shift_labels"
+"""Labels at the positions that predict them, as transformers calls them: with them in a forward's
+arguments, all that belongs to a token stands there."""
+
+_OF_TOKENS = (WEIGHT, REFERENCE_IDS, REFERENCE_LOGPROBS)
 
 
 @dataclass(slots=True)
@@ -44,29 +51,40 @@ class Batch:
             kwargs: of the forward.
             num_rows: tokens that a mass can be spread over.
         """
-        labels_BT = kwargs.pop("labels")
-        ids_BTK, bits_BTK = kwargs.pop(REFERENCE_IDS, None), kwargs.pop(REFERENCE_LOGPROBS, None)
-        top_k = None
-        if ids_BTK is not None and bits_BTK is not None:
-            ids, bits = (part.roll(-1, dims=1).flatten(0, 1) for part in (ids_BTK, bits_BTK))
-            top_k = TopK(ids.long(), decode_smoothing(bits).exp(), num_rows)
-        labels_N = shift_left(labels_BT, IGNORE_INDEX).reshape(-1)
-        weight_BT, weight_N = kwargs.pop(WEIGHT, None), None
-        if weight_BT is not None:
-            weight_N = decode_smoothing(shift_left(weight_BT, 0).reshape(-1))
+        given = {SMOOTHING: smoothing_BT}
+        for name in ("labels", SHIFTED, *_OF_TOKENS):
+            if name in kwargs:
+                given[name] = kwargs.pop(name)
+        if SHIFTED not in given:
+            given = at_predictors(given)
+        labels_N, weight_N = given[SHIFTED].reshape(-1), None
+        if WEIGHT in given:
+            weight_N = decode_smoothing(given[WEIGHT].reshape(-1))
             labels_N = torch.where(weight_N > 0, labels_N, IGNORE_INDEX)
-        return cls(
-            labels_BT,
-            labels_N,
-            decode_smoothing(shift_left(smoothing_BT, 0).reshape(-1)),
-            top_k,
-            weight_N,
-        )
+        top_k = None
+        if REFERENCE_IDS in given and REFERENCE_LOGPROBS in given:
+            ids, bits = (given[key].flatten(0, 1) for key in (REFERENCE_IDS, REFERENCE_LOGPROBS))
+            top_k = TopK(ids.long(), decode_smoothing(bits).exp(), num_rows)
+        smoothing_N = decode_smoothing(given[SMOOTHING].reshape(-1))
+        return cls(given["labels"], labels_N, smoothing_N, top_k, weight_N)
 
     @property
     def has_prior(self) -> bool:
         """Whether the smoothed mass goes elsewhere than to all tokens alike."""
         return self.reference_NH is not None or self.top_k is not None
+
+
+def at_predictors(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs of a forward, with what belongs to a token moved to the position that predicts it.
+
+    The labels are there as `shift_labels`, and as they were.
+    """
+    moved = {**inputs, SHIFTED: shift_left(inputs["labels"], IGNORE_INDEX)}
+    for name in (SMOOTHING, *_OF_TOKENS):
+        if name in inputs:
+            # What goes round to the last position has a label that is not trained.
+            moved[name] = inputs[name].roll(-1, dims=1)
+    return moved
 
 
 def makes_logits(model: nn.Module) -> bool:

@@ -160,7 +160,7 @@ def prepare(cfg: Any, config: CurriculumConfig, meta: Any) -> tuple[Curriculum, 
     packing = _packing_of_recipe(cfg)
     rows = Rows.read(meta.train_dataset, column, staging, packed=packing is not None)
     layout = Layout(
-        int(os.environ.get("WORLD_SIZE", "1")),
+        _processes(cfg),
         cfg.gradient_accumulation_steps,
         cfg.micro_batch_size,
         packing,
@@ -239,13 +239,19 @@ def _set_epochs(cfg: Any, passes: float) -> None:
             cfg[interval] = min(1.0 / (cfg[per_epoch] * passes), 1.0)
 
 
+def _processes(cfg: Any) -> int:
+    """Groups of processes that get rows of their own."""
+    same = (cfg.context_parallel_size or 1) * (cfg.tensor_parallel_size or 1)
+    return max(1, int(os.environ.get("WORLD_SIZE", "1")) // int(same))
+
+
 def _generation_of_recipe(cfg: Any) -> Generation:
     """How the trainer will sample, from what the recipe alone tells and TRL's defaults."""
     from trl.trainer.grpo_config import GRPOConfig
 
     said, defaults = cfg.trl or {}, GRPOConfig.__dataclass_fields__
     per_step = cfg.gradient_accumulation_steps * cfg.micro_batch_size
-    per_step *= int(os.environ.get("WORLD_SIZE", "1"))
+    per_step *= _processes(cfg)
     return Generation(
         num_generations=said.get("num_generations") or defaults["num_generations"].default,
         responses=said.get("generation_batch_size") or per_step,

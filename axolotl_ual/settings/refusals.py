@@ -13,6 +13,7 @@ from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.host import Host, host
+from axolotl_ual.settings.parallel_rules import of_context
 from axolotl_ual.settings.preference import (
     ON_PROMPTS,
     PREFERENCE_TRAINERS,
@@ -41,12 +42,8 @@ def _above_one(value: Any) -> bool:
     return isinstance(value, (int, float)) and value > 1
 
 
-def _size_above_one(value: Any) -> bool:
-    return isinstance(value, Mapping) and _above_one(value.get("size"))
-
-
 _OWN_LOSS = "brings a loss of its own, so the label smoothing of a sample would be left out"
-_CUT_SEQUENCE = "cuts sequences or the head over devices, which the smoothed loss does not follow"
+_CUT_SEQUENCE = "cuts the head or its experts over devices, which the smoothed loss does not follow"
 _NOT_ROWS = "does not give rows that carry their smoothing through tokenisation"
 
 _RULES = (
@@ -92,14 +89,6 @@ _RULES = (
         "take `push_dataset_to_hub:` out",
     ),
     _Rule("processor_type", _NOT_ROWS, "train a text model without `processor_type:`"),
-    _Rule("context_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
-    _Rule(
-        "context_parallel",
-        _CUT_SEQUENCE,
-        "set `context_parallel.size: 1`, or take `context_parallel:` out",
-        _size_above_one,
-    ),
-    _Rule("sequence_parallel_degree", _CUT_SEQUENCE, "set it to 1", _above_one),
     _Rule("tensor_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
     _Rule("expert_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
 )
@@ -144,6 +133,7 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     ]
     errors.extend(_unknown_to_the_host(recipe, on))
     errors.extend(_conflicts(recipe))
+    errors.extend(of_context(recipe))
     errors.extend(_first_generation_fsdp(recipe, on))
     errors.extend(_with_an_adapter_on_the_head(recipe))
     errors.extend(_with_a_reference(recipe))

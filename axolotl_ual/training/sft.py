@@ -10,6 +10,9 @@ step on all W processes, the loss of the step is
 Trainer and engines divide by the number G of micro-batches and by W whatever the loss is, so with
 `tokens` each micro-batch's share is multiplied by both. One process, one micro-batch and no
 smoothing leave nll itself, bit for bit.
+
+Processes that share rows (context parallelism, `context`) count each token of them in equal shares,
+and each has the sums of its own part.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.objective import SmoothedObjective
 from axolotl_ual.losses.rule import Kernel, Rule, Weights
 from axolotl_ual.settings.ual import UALConfig, parse_ual
+from axolotl_ual.training.context import aligned, context_size
 from axolotl_ual.training.metrics import (
     ANCHOR_PART,
     ENTROPY,
@@ -110,7 +114,12 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         return self._objective
 
     def _kernel(self) -> Kernel:
-        """`auto` leaves the model's loss alone where the recipe chose a kernel for it."""
+        """`auto` leaves the model's loss alone where the recipe chose a kernel for it.
+
+        Where processes share rows it is a mean over one part of them, which is of no use.
+        """
+        if self._parts > 1:
+            return "chunked"
         chosen = [key for key in _KERNELS if self.axolotl_cfg.get(key)]
         if chosen and self.ual.loss.kernel == "auto" and rule_of(self.ual).plain:
             return "model"
@@ -148,7 +157,7 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         """The micro-batches of a step, whose trained tokens are counted over all processes."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         if batches:
-            counts = torch.stack([_mass(batch) for batch in batches])
+            counts = torch.stack([self._share(_mass(batch)) for batch in batches])
             self._num_items = self._add_up(counts.sum().to(device))
         return batches, num_items
 
@@ -165,8 +174,10 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
             missing = next((name for name in self._columns() if name not in inputs), None)
             if missing is not None:
                 raise DataError(f"a training batch has no `{missing}`: its collator dropped it")
-            self.objective.weights = self._weights(_mass(inputs))
-            tokens = _num_trained(inputs["labels"])
+            self.objective.weights = self._weights(self._share(_mass(inputs)))
+            tokens = self._share(_num_trained(inputs["labels"]))
+            if self._parts > 1:
+                inputs = aligned(inputs, self._parts)
         else:
             inputs = {key: value for key, value in inputs.items() if not key.startswith(PREFIX)}
         result = super().compute_loss(
@@ -175,6 +186,14 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         if model.training and self.objective.parts is not None:
             self._record(self.objective, tokens)
         return result
+
+    @property
+    def _parts(self) -> int:
+        return context_size(self.accelerator)
+
+    def _share(self, mass: Tensor) -> Tensor:
+        """What of rows' mass this process counts, where others have the same rows."""
+        return mass if self._parts == 1 else mass / self._parts
 
     def _columns(self) -> Iterator[str]:
         """Columns of ours that a training batch must have."""

@@ -31,6 +31,7 @@ from axolotl_ual.training.batches import (
     require_plan,
 )
 from axolotl_ual.training.boundaries import StagedSchedule, check_resume
+from axolotl_ual.training.context import share_of
 from axolotl_ual.training.metrics import (
     NLL,
     SMOOTHING_PART,
@@ -62,7 +63,7 @@ class StagedMixin(Trainer):
             return super().get_train_dataloader()
         self.curriculum.require(
             self.train_dataset,
-            processes=self.accelerator.num_processes,
+            processes=share_of(self.accelerator).groups,
             accumulation=self.args.gradient_accumulation_steps,
             micro_batch=self._train_batch_size,
             packing=self._packing_arguments(),
@@ -168,7 +169,7 @@ class StagedMixin(Trainer):
 
     def _shared_out(self, batches: Iterator[Any]) -> Iterator[Any]:
         assert self.plan is not None
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        processes, rank = share_of(self.accelerator)
         first = self.state.global_step * self.plan.geometry.accumulation * processes
         cells = self.plan.num_batches - first
         rows = self.plan.num_rows - self.plan.rows_until(self.state.global_step)
