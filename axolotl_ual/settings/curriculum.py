@@ -56,8 +56,8 @@ class CurriculumConfig(BaseModel):
     )
     refresh_reference: bool = Field(
         False,
-        description="For `rl: dpo` and `rl: ipo` with an adapter: the reference of each stage but "
-        "the first is the model as the stage before it left it. Validation keeps the first one.",
+        description="For `rl: dpo` and `rl: ipo`: the reference of each stage but the first is the "
+        "model as the stage before it left it. Validation keeps the first one.",
     )
     evaluate_at_boundary: bool = Field(
         False,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.deepspeed import deepspeed_config
 from axolotl_ual.settings.preference import SMOOTHED, kind_of_rl
 
 _KEY = "ual.curriculum.refresh_reference: true"
@@ -25,23 +26,17 @@ def of_the_reference(recipe: Mapping[str, Any]) -> Iterator[UALError]:
             f"set `rl:` to {' or '.join(SMOOTHED)}, or take it out",
         )
         return
-    if not recipe.get("adapter"):
+    zero = deepspeed_config(recipe).get("zero_optimization") or {}
+    if (zero.get("offload_param") or {}).get("device") == "nvme":
         yield UnsupportedError(
-            f"{_KEY}: without `adapter:` the frozen copy, and what each checkpoint stores of it, "
-            "would be a second whole model",
-            "train an adapter, or start each stage as a run of its own from the model before",
+            f"{_KEY}: the DeepSpeed config keeps the shards of the parameters on NVMe "
+            "(`offload_param`), where they cannot be exchanged with those of the frozen copy",
+            "set `offload_param.device: cpu`",
         )
-    if recipe.get("precompute_ref_log_probs"):
-        yield UnsupportedError(
-            f"precompute_ref_log_probs: true: log-probabilities of the first reference alone are "
-            f"known then, and `{_KEY}` asks for one of each stage",
-            "set `precompute_ref_log_probs: false`",
-        )
-    for key in ("deepspeed", "fsdp", "fsdp_config"):
-        if recipe.get(key):
+    for key, alone in (("zero_hpz_partition_size", 1), ("mics_shard_size", -1)):
+        if zero.get(key, alone) != alone:
             yield UnsupportedError(
-                f"{_KEY}: `{key}` shards or flattens the parameters that the frozen copy takes the "
-                "place of",
-                f"take `{key}` out: an adapter alone trains with plain data parallelism",
+                f"{_KEY}: `{key}: {zero[key]}` of the DeepSpeed config keeps a second copy of "
+                "each shard, which would not be the frozen one",
+                f"take `{key}` out",
             )
-            return

@@ -5,14 +5,13 @@ Imports neither torch nor axolotl, so that `axolotl-ual check` can ask as well a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.host import Host, host
+from axolotl_ual.settings.deepspeed import deepspeed_config
 from axolotl_ual.settings.parallel_rules import of_context
 from axolotl_ual.settings.preference import (
     ON_PROMPTS,
@@ -312,7 +311,7 @@ def _of_the_scale(recipe: Mapping[str, Any], ual: UALConfig) -> Iterator[UALErro
             "loss, not by the step",
             "use another scheduler, or no scale",
         )
-    owned = {"scheduler", "optimizer"} & _deepspeed(recipe).keys()
+    owned = {"scheduler", "optimizer"} & deepspeed_config(recipe).keys()
     if owned:
         yield UnsupportedError(
             f"ual.curriculum.learning_rate_scale: the DeepSpeed config has `{min(owned)}`, so "
@@ -332,7 +331,7 @@ def _of_the_loss(recipe: Mapping[str, Any]) -> Iterator[UALError]:
             f"dpo_loss_type: {named}: pairs are smoothed in the sigmoid and the IPO loss",
             "set `dpo_loss_type: [sigmoid]` or `[ipo]`, or take the plugin out",
         )
-    zero = _deepspeed(recipe).get("zero_optimization") or {}
+    zero = deepspeed_config(recipe).get("zero_optimization") or {}
     if zero.get("stage") == 3 and has_adapter_on_head(recipe):
         yield UnsupportedError(
             "deepspeed: ZeRO-3 with an adapter on the head: its shards cannot be gathered for "
@@ -359,16 +358,6 @@ def _without_smoothing(rl: str, ual: UALConfig) -> Iterator[UALError]:
             f"`rl: {rl}`",
             "take it out",
         )
-
-
-def _deepspeed(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    config = recipe.get("deepspeed")
-    if isinstance(config, str) and Path(config).is_file():
-        try:
-            config = json.loads(Path(config).read_text(encoding="utf-8"))
-        except ValueError:
-            return {}
-    return config if isinstance(config, Mapping) else {}
 
 
 def _shown(value: Any) -> str:

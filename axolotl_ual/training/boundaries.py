@@ -144,7 +144,9 @@ class CurriculumCallback(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate before the first stage, where boundaries are evaluated."""
+        """Evaluate before the first stage, where boundaries are evaluated; or go on in a stage."""
+        if self.trainer.curriculum.config.refresh_reference:
+            self.trainer.resume_reference()
         if self.trainer.curriculum.config.evaluate_at_boundary and state.global_step == 0:
             args.eval_on_start = True
 
@@ -172,9 +174,9 @@ class CurriculumCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the stage into the checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        refreshes = self.trainer.curriculum.config.refresh_reference
+        if refreshes:
+            self.trainer.frozen.save(folder)
         if state.is_world_process_zero and folder.is_dir():
             names = [phase.name for phase in self.trainer.curriculum.phases]
-            refreshes = self.trainer.curriculum.config.refresh_reference
             write_progress(folder, self.trainer.plan, names, state.global_step, refreshes)
-            if refreshes:
-                self.trainer.frozen.save(folder)

@@ -278,6 +278,8 @@ class UALDPOTrainer(WeightedPairsMixin, RefreshedMixin, StagedPairsMixin, Axolot
         return chosen_P, rejected_P
 
     def _reference(self, inputs: Mapping[str, Any]) -> Tensor:
+        if self._uses_frozen:
+            return torch.cat(self.compute_ref_log_probs(self.model, inputs))
         if "ref_chosen_logps" in inputs:
             return torch.cat([inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]])
         return torch.cat(self.compute_ref_log_probs(self.ref_model or self.model, inputs))
@@ -289,8 +291,9 @@ class UALDPOTrainer(WeightedPairsMixin, RefreshedMixin, StagedPairsMixin, Axolot
         further = {"ual_aligned": True} if weighted else {}
         if self.aux_loss_enabled:
             further["output_router_logits"] = True
+        reference_S = self._reference(inputs)
         sums_S, model_outputs = self._sums(model, inputs, **further)
-        ratio_S = sums_S - self._reference(inputs)
+        ratio_S = sums_S - reference_S
         lengths_S = inputs["completion_mask"].sum(dim=1)
         margin_P = pair_margin(ratio_S, lengths_S, self.kind)
         beta_P = self._beta(margin_P, stage_P)

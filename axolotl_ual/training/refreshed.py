@@ -22,10 +22,13 @@ class RefreshedMixin(StagedMixin):
     figures would otherwise be about nothing right after a boundary.
     """
 
+    _resumed_from: str | None = None
+
     @cached_property
     def frozen(self) -> FrozenPolicy:
-        """The frozen policy; empty in the first stage."""
-        return FrozenPolicy(self.accelerator.unwrap_model(self.model))
+        """The frozen policy, empty in the first stage; to be asked for once training has begun."""
+        inner, processes = self.accelerator.unwrap_model(self.model), self.accelerator
+        return FrozenPolicy(inner, processes.process_index, processes.num_processes)
 
     def refresh_reference(self) -> None:
         """Freeze the policy as it is."""
@@ -50,13 +53,16 @@ class RefreshedMixin(StagedMixin):
     def _init_training_state(
         self, max_steps: int, steps_per_epoch: int, epochs: int, resume: str | None, trial: Any
     ) -> Any:
-        """Resume with the reference of the stage that the checkpoint was saved in."""
-        result = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
+        """Note where the run goes on from: no engine has taken the model yet."""
+        self._resumed_from = resume
+        return super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
+
+    def resume_reference(self) -> None:
+        """Take the reference of the stage that the checkpoint was saved in."""
         # At a boundary itself the model of the checkpoint is the reference.
         step = self.state.global_step
-        if resume is not None and 0 < self._reference_step(step) < step:
-            self.frozen.load(Path(resume))
-        return result
+        if self._resumed_from is not None and 0 < self._reference_step(step) < step:
+            self.frozen.load(Path(self._resumed_from))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log beside the loss what it was measured against."""

@@ -17,6 +17,7 @@ REFRESHED = {"curriculum": {"mode": "phased", "refresh_reference": True}}
 REFRESH = "ual.curriculum.refresh_reference: true"
 ON_PROMPTS = "and `rl: grpo` trains on rewards of responses that the model samples itself"
 SCALED = {"curriculum": {"mode": "phased", "learning_rate_scale": 0.5}}
+ON_NVME = {"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}
 ZERO_3 = {"zero_optimization": {"stage": 3}}
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
@@ -161,19 +162,18 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "set `rl:` to dpo or ipo, or take it out",
     ),
     (
-        {"rl": "dpo", "ual": REFRESHED},
-        f"{REFRESH}: without `adapter:` the frozen copy",
-        "train an adapter, or start each stage as a run of its own",
+        {"rl": "dpo", "deepspeed": ON_NVME, "ual": REFRESHED},
+        f"{REFRESH}: the DeepSpeed config keeps the shards of the parameters on NVMe",
+        "set `offload_param.device: cpu`",
     ),
     (
-        {"rl": "dpo", "adapter": "lora", "precompute_ref_log_probs": True, "ual": REFRESHED},
-        "precompute_ref_log_probs: true: log-probabilities of the first reference alone",
-        "set `precompute_ref_log_probs: false`",
-    ),
-    (
-        {"rl": "dpo", "adapter": "lora", "deepspeed": {"train_batch_size": 1}, "ual": REFRESHED},
-        f"{REFRESH}: `deepspeed` shards or flattens",
-        "take `deepspeed` out",
+        {
+            "rl": "dpo",
+            "deepspeed": {"zero_optimization": {"stage": 3, "zero_hpz_partition_size": 8}},
+            "ual": REFRESHED,
+        },
+        f"{REFRESH}: `zero_hpz_partition_size: 8` of the DeepSpeed config keeps a second copy",
+        "take `zero_hpz_partition_size` out",
     ),
     (
         {"rl": "grpo"},
