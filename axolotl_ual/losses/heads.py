@@ -99,6 +99,7 @@ class LinearTap(Tap):
         weight: Tensor = self.module.weight
         state = _four_bits(self.module)
         if state is None:
+            _require_whole(weight, self.module)
             return weight
         from bitsandbytes.functional import dequantize_4bit
 
@@ -210,6 +211,16 @@ def _adapters(layer: Any, name: str) -> list[LinearTap]:
             )
         taps.append(LinearTap(layer.lora_B[adapter], float(layer.scaling[adapter])))
     return taps
+
+
+def _require_whole(weight: Tensor, layer: nn.Module) -> None:
+    if weight.dim() != 2:
+        raise UnsupportedError(
+            f"the head's weight has the shape {tuple(weight.shape)}: the first generation of FSDP "
+            f"has made its {type(layer).__name__} a unit of its own, and cut it",
+            "set `fsdp_version: 2`, or wrap transformer layers alone "
+            "(`fsdp_config.auto_wrap_policy: TRANSFORMER_BASED_WRAP`)",
+        )
 
 
 def _four_bits(layer: nn.Module) -> Any:

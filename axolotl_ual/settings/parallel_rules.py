@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.host import Host
 from axolotl_ual.settings.ual import parse_ual
 from axolotl_ual.settings.weighing import has_adapter_on_head
 
@@ -78,6 +79,45 @@ def _context(recipe: Mapping[str, Any]) -> tuple[str, str] | None:
             "set `context_parallel.size: 1`, or take `context_parallel:` out",
         )
     return None
+
+
+def of_fsdp(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
+    """What does not go with the first generation of FSDP, which only Axolotl 0.19 has.
+
+    A head that is a unit of its own is whole within its unit's call alone, and not where the loss
+    reads it: within the call of the model.
+    """
+    config = recipe.get("fsdp_config") or {}
+    if not (recipe.get("fsdp") or config):
+        return
+    named = [recipe.get("fsdp_version"), config.get("fsdp_version"), config.get("version")]
+    version = next((value for value in named if value is not None), on.fsdp_generation)
+    if str(version) == "2":
+        return
+    what, fix = f"fsdp_version: {version}", "set `fsdp_version: 2`"
+    if on.fsdp_generation > 1:
+        axolotl = "Axolotl" if on.version is None else f"Axolotl {on.version}"
+        yield UnsupportedError(f"{what}: {axolotl} has the second generation of FSDP alone", fix)
+        return
+    if recipe.get("rl"):
+        yield UnsupportedError(
+            f"{what}: `rl: {recipe['rl']}` trains the same on each process with the second "
+            "generation of FSDP; the first is held to that for SFT alone",
+            fix,
+        )
+    saved = recipe.get("lora_modules_to_save") or []
+    policy = config.get("auto_wrap_policy") or config.get("fsdp_auto_wrap_policy")
+    for alone, key in (
+        (has_adapter_on_head(recipe), "lora_target_modules"),
+        (bool(recipe.get("adapter")) and "lm_head" in saved, "lora_modules_to_save"),
+        (policy == "SIZE_BASED_WRAP", "fsdp_config.auto_wrap_policy: SIZE_BASED_WRAP"),
+    ):
+        if alone:
+            yield UnsupportedError(
+                f"{what}: `{key}` makes the head a unit of its own, whose weight the first "
+                "generation of FSDP gathers within that unit's call alone",
+                fix,
+            )
 
 
 def _above_one(value: Any) -> bool:

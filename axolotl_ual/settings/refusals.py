@@ -12,7 +12,7 @@ from typing import Any
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.host import Host, host
 from axolotl_ual.settings.deepspeed import deepspeed_config
-from axolotl_ual.settings.parallel_rules import of_context
+from axolotl_ual.settings.parallel_rules import of_context, of_fsdp
 from axolotl_ual.settings.preference import (
     ON_PROMPTS,
     PREFERENCE_TRAINERS,
@@ -133,7 +133,7 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     errors.extend(_unknown_to_the_host(recipe, on))
     errors.extend(_conflicts(recipe))
     errors.extend(of_context(recipe))
-    errors.extend(_first_generation_fsdp(recipe, on))
+    errors.extend(of_fsdp(recipe, on))
     errors.extend(_with_an_adapter_on_the_head(recipe))
     errors.extend(_with_a_reference(recipe))
     errors.extend(of_weights(recipe))
@@ -174,23 +174,6 @@ def _with_a_reference(recipe: Mapping[str, Any]) -> Iterator[UALError]:
             "set `ual.smoothing.reference` to the model before tuning, for example to the "
             "`base_model`, or compute its prediction before with `ual.smoothing.reference_top_k`",
         )
-
-
-def _first_generation_fsdp(recipe: Mapping[str, Any], on: Host) -> list[UALError]:
-    config = recipe.get("fsdp_config") or {}
-    if not (recipe.get("fsdp") or config):
-        return []
-    named = [recipe.get("fsdp_version"), config.get("fsdp_version"), config.get("version")]
-    version = next((value for value in named if value is not None), on.fsdp_generation)
-    if str(version) == "2":
-        return []
-    return [
-        UnsupportedError(
-            f"fsdp_version: {version}: the first generation of FSDP flattens the head's weight, "
-            "which the smoothed loss reads",
-            "set `fsdp_version: 2`",
-        )
-    ]
 
 
 def _with_an_adapter_on_the_head(recipe: Mapping[str, Any]) -> Iterator[UALError]:

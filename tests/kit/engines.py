@@ -70,6 +70,28 @@ def fsdp2(model: Any, losses: Losses, num_micro: int) -> Gradients:
     }
 
 
+def fsdp1(model: Any, losses: Losses, num_micro: int) -> Gradients:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    trained = {name for name, part in model.named_parameters() if part.requires_grad}
+    wrapped = FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=ModuleWrapPolicy({type(model.model.layers[0])}),
+        device_id=torch.device("cpu"),
+        use_orig_params=True,
+    )
+    for loss in losses(wrapped):
+        loss.backward()
+    with FullyShardedDataParallel.summon_full_params(wrapped, with_grads=True):
+        # What is frozen lies in the same flat parameter as what trains, and shares its gradient.
+        return {
+            name: part.grad.clone()
+            for long, part in wrapped.named_parameters()
+            if (name := long.replace("_fsdp_wrapped_module.", "")) in trained
+        }
+
+
 def zero3(model: Any, losses: Losses, num_micro: int) -> Gradients:
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
@@ -100,7 +122,7 @@ ENGINES = {"ddp": ddp, "fsdp2": fsdp2, "zero3": zero3}
 
 def gradients(engine: str, model: Any, losses: Losses, num_micro: int = 1) -> Gradients:
     """Gradients of the sum of the losses by parameter, whole, on every process."""
-    found = ENGINES[engine](model, losses, num_micro)
+    found = {**ENGINES, "fsdp1": fsdp1}[engine](model, losses, num_micro)
     return {name: gradient.detach().clone() for name, gradient in found.items()}
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engines import ENGINES, HEADS, ROWS, VOCAB, gradients, make_model, save_over_processes
 
+ALL = (*ENGINES, "fsdp1")
 CUTS = [(1, 1), (1, 2), (1, 8), (2, 1), (2, 4), (4, 1), (4, 2)]
 """(processes, micro-batches of each)"""
 WEIGHTED_CUTS = [(1, 1), (1, 4), (2, 2), (4, 2)]
@@ -80,7 +81,7 @@ def mass(batch: dict[str, Tensor]) -> Tensor:
 
 def cases() -> Iterator[tuple[str, str, int, int, str]]:
     """Every cut with the model's own loss; in chunks with two processes; weighted some."""
-    for engine in ENGINES:
+    for engine in ALL:
         for head in HEADS:
             for processes, num_micro in CUTS:
                 yield "model", engine, processes, num_micro, head

@@ -159,6 +159,41 @@ class FSDPOnCPU(BasePlugin):
         return [_AllSharded()]
 
 
+class _AllFlattened(TrainerCallback):
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        from torch.distributed.fsdp import FlatParameter, FullyShardedDataParallel
+
+        units = FullyShardedDataParallel.fsdp_modules(model)
+        assert len(units) > 1
+        assert all(isinstance(unit._flat_param, FlatParameter) for unit in units)
+
+
+class FirstFSDPOnCPU(FSDPOnCPU):
+    """The same for the first generation, which takes a CPU with a number for another device.
+
+    Nothing is saved: there PyTorch dies of a violation of memory when it gathers on a CPU what it
+    saves, whoever the trainer is.
+    """
+
+    def register(self, cfg: Any) -> None:
+        import torch
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        super().register(cfg)
+        init = FullyShardedDataParallel.__init__
+
+        def initialise(unit: Any, *args: Any, **kwargs: Any) -> None:
+            init(unit, *args, **{**kwargs, "device_id": torch.device("cpu")})
+
+        FullyShardedDataParallel.__init__ = initialise
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        trainer.save_model = lambda *_, **__: None
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        return [_AllFlattened()]
+
+
 def _cut_cross_entropy(
     self: Any, input_ids: Any, labels: Any, attention_mask: Any = None, **_: Any
 ) -> Any:

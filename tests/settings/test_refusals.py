@@ -82,12 +82,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tensor_parallel_size": 2}, "tensor_parallel_size: 2: cuts", "set it to 1"),
     ({"expert_parallel_size": 2}, "expert_parallel_size: 2: cuts", "set it to 1"),
     (
-        {"fsdp_config": {"offload_params": True, "fsdp_version": 1}},
-        "fsdp_version: 1: the first",
-        "`fsdp_version: 2`",
-    ),
-    ({"fsdp": ["full_shard"], "fsdp_version": 1}, "fsdp_version: 1", "`fsdp_version: 2`"),
-    (
         {"peft_use_dora": True, "lora_target_modules": ["q_proj", "lm_head"]},
         "peft_use_dora: true: the margin of a head with an adapter",
         "leave `lm_head` out of `lora_target_modules`",
@@ -149,14 +143,48 @@ def test_what_is_not(recipe: dict[str, Any]) -> None:
     assert unsupported(recipe) == []
 
 
-@pytest.mark.parametrize(("version", "refused"), [("0.19.0", True), ("0.20.0", False)])
-def test_fsdp_without_a_generation_is_what_the_host_takes_it_for(
+@pytest.mark.parametrize(("version", "refused"), [("0.19.0", False), ("0.20.0", True)])
+def test_the_first_generation_of_fsdp_where_the_host_has_it(
     monkeypatch: pytest.MonkeyPatch, version: str, refused: bool
 ) -> None:
-    """Axolotl 0.20 has the second generation only, and needs no `fsdp_version`."""
+    """Axolotl 0.20 has the second generation only, and takes a recipe without one for it."""
     monkeypatch.setattr(refusals, "host", lambda: describe(version))
-    assert bool(unsupported({"fsdp_config": {"offload_params": True}})) == refused
-    assert unsupported({"fsdp": ["full_shard"], "fsdp_version": 1})
+    for one in (
+        {"fsdp_config": {"offload_params": True, "fsdp_version": 1}},
+        {"fsdp_config": {"version": "1"}},
+        {"fsdp": ["full_shard"], "fsdp_version": 1},
+    ):
+        errors = unsupported(one)
+        assert bool(errors) == refused
+        assert all("fsdp_version: 1: Axolotl 0.20.0 has" in error.problem for error in errors)
+    assert unsupported({"fsdp_config": {"offload_params": True}}) == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"rl": "dpo"}, "`rl: dpo` trains the same on each process with the second"),
+        (
+            {"adapter": "lora", "lora_target_modules": ["lm_head"]},
+            "`lora_target_modules` makes the head a unit of its own",
+        ),
+        (
+            {"adapter": "lora", "lora_modules_to_save": ["lm_head"]},
+            "`lora_modules_to_save` makes the head a unit of its own",
+        ),
+        (
+            {"fsdp_config": {"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP"}},
+            "`fsdp_config.auto_wrap_policy: SIZE_BASED_WRAP` makes the head a unit",
+        ),
+    ],
+)
+def test_what_the_first_generation_of_fsdp_cannot_do(
+    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], said: str
+) -> None:
+    monkeypatch.setattr(refusals, "host", lambda: describe("0.19.0"))
+    (error,) = unsupported({"fsdp": ["full_shard", "auto_wrap"], **keys})
+    assert error.problem.startswith(f"fsdp_version: 1: {said}")
+    assert error.fix == "set `fsdp_version: 2`"
 
 
 @pytest.mark.parametrize(

@@ -279,11 +279,29 @@ def test_full_fine_tuning_with_deepspeed_zero_3(bench: Bench, tmp_path: Path) ->
         assert two.values(key) == pytest.approx(one.values(key), rel=1e-6, abs=1e-6)
 
 
+SHARDED: dict[str, tuple[int, str | None, dict[str, Any]]] = {
+    "every parameter": (2, None, {}),
+    "adapter": (2, "lora", {}),
+}
+if host().fsdp_generation == 1:
+    # Axolotl 0.20 and 0.21 have the second generation alone.
+    reference = {"smoothing": {"prior": "reference"}}
+    SHARDED["first generation"] = (1, None, {})
+    SHARDED["first generation, adapter"] = (1, "lora", {"ual": reference})
+
+
+OF_GENERATION: dict[int, dict[str, Any]] = {
+    1: {"use_orig_params": True, "sync_module_states": False, "cpu_ram_efficient_loading": False},
+    2: {"reshard_after_forward": True},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("adapter", [None, "lora"], ids=["every parameter", "adapter"])
-def test_fsdp2(bench: Bench, adapter: str | None) -> None:
+@pytest.mark.parametrize(("generation", "adapter", "more"), SHARDED.values(), ids=SHARDED)
+def test_fsdp(bench: Bench, generation: int, adapter: str | None, more: dict[str, Any]) -> None:
     """Two processes that share one model's shards train as one with twice the accumulation."""
     shared: dict[str, Any] = {
+        **more,
         "adapter": adapter,
         "lora_model_dir": adapter and str(bench.adapter),
         "learning_rate": 1e-3,
@@ -293,14 +311,14 @@ def test_fsdp2(bench: Bench, adapter: str | None) -> None:
     one = bench.train(rows(), plugins=[PLUGIN], gradient_accumulation_steps=4, **shared)
     two = bench.train(
         rows(),
-        plugins=["tiny_plugins.FSDPOnCPU", PLUGIN],
+        plugins=[f"tiny_plugins.{'FirstFSDP' if generation == 1 else 'FSDP'}OnCPU", PLUGIN],
         gradient_accumulation_steps=2,
-        fsdp_version=2,
+        fsdp_version=generation,
         fsdp_config={
             "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
             "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
-            "reshard_after_forward": True,
             "state_dict_type": "FULL_STATE_DICT",
+            **OF_GENERATION[generation],
         },
         processes=2,
         **shared,
