@@ -34,6 +34,7 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "axolotl.utils.chat_templates:get_chat_template_from_config(cfg, ds_cfg=, tokenizer=)",
         "axolotl.utils.data.sft:_load_and_process_single_dataset"
         "(dataset_config, cfg, tokenizer, split, seed, processor=, streaming=)",
+        "axolotl.utils.data.sft:wrap_streaming_dataset(dataset, tokenizer, cfg, ds_wrapper_fn)",
         "axolotl.utils.data.wrappers:wrap_dataset_for_tokenized_prompt"
         "(prompt_tokenizer, dataset, **kwargs)",
         "axolotl.utils.logging:get_logger(name, log_level=)",

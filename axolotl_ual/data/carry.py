@@ -39,6 +39,9 @@ class TokenWeights(Protocol):
 
 Weigh = Callable[[Any, Any, Mapping[str, Any]], TokenWeights | None]
 """Of a strategy, its dataset and their entry of `datasets:`; None where rows are weighed whole."""
+Stream = Callable[["CarryingStrategy", str, bool], Any]
+"""Of a strategy that carries columns, the name of its data, and whether rows are packed as they are
+tokenised: the strategy for rows that are streamed."""
 
 
 def load_datasets(
@@ -46,6 +49,7 @@ def load_datasets(
     preprocess: bool,
     renamed: Mapping[str, str] | None = None,
     weigh: Weigh | None = None,
+    stream: Stream | None = None,
 ) -> Any:
     """What Axolotl's own loading returns, with the smoothing in the training data.
 
@@ -54,16 +58,28 @@ def load_datasets(
         preprocess: whether this is `axolotl preprocess`.
         renamed: columns of the user's own to carry as well, by the name they get.
         weigh: checks the weights of rows, or gives what reads those of tokens.
+        stream: see `carrying`.
     """
     from axolotl.common import datasets
     from axolotl.utils.logging import get_logger
 
     ual = parse_ual(cfg.ual)
     unsmoothed = ual.smoothing.mean == 0.0
-    with carrying(renamed=renamed, shared=_shared(ual), weigh=weigh, unsmoothed=unsmoothed):
+    with carrying(
+        renamed=renamed, shared=_shared(ual), weigh=weigh, unsmoothed=unsmoothed, stream=stream
+    ):
         loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
-    get_logger(__name__).info(_summary(loaded.train_dataset))
+    if is_streamed(loaded.train_dataset):
+        line = "UAL: the training rows are streamed, each with its smoothing"
+    else:
+        line = _summary(loaded.train_dataset)
+    get_logger(__name__).info(line)
     return loaded
+
+
+def is_streamed(dataset: Any) -> bool:
+    """Whether a dataset is read row by row while it is trained on."""
+    return not hasattr(dataset, "__len__")
 
 
 def _shared(ual: UALConfig) -> SharedAnnotations | None:
@@ -97,6 +113,7 @@ def carrying(
     shared: SharedAnnotations | None = None,
     weigh: Weigh | None = None,
     unsmoothed: bool = False,
+    stream: Stream | None = None,
 ) -> Iterator[None]:
     """Make Axolotl's data loading keep our columns while the block runs.
 
@@ -106,6 +123,7 @@ def carrying(
         shared: annotations of others, to be joined to the rows before they are tokenised.
         weigh: see `load_datasets`.
         unsmoothed: whether data without a smoothing have one of 0.
+        stream: makes the strategy for rows that are streamed, which are checked one by one.
 
     Raises, from within the loading:
         AnnotationError: an entry of `datasets:` has no `ual_smoothing`, or lost it.
@@ -114,6 +132,7 @@ def carrying(
     from axolotl.utils.data import sft, wrappers
 
     inner_load = sft._load_and_process_single_dataset
+    inner_pack = sft.wrap_streaming_dataset
     inner_wrap = wrappers.wrap_dataset_for_tokenized_prompt
     training: list[Any] = []
 
@@ -123,6 +142,8 @@ def carrying(
         training.append(dataset_config)
         try:
             dataset, prompter = inner_load(dataset_config, *args, **kwargs)
+            if is_streamed(dataset):
+                return dataset, prompter
             if shared is not None and not dataset_config.get("type"):
                 # Rows that come tokenised are wrapped in nothing.
                 dataset = _joined(shared, dataset, dataset_config)
@@ -135,18 +156,43 @@ def carrying(
     def wrap(strategy: Any, dataset: Any, **kwargs: Any) -> Any:
         if not training:
             return inner_wrap(strategy, dataset, **kwargs)
+        if is_streamed(dataset):
+            return inner_wrap(streaming(strategy, dataset, training[-1]), dataset, **kwargs)
         if shared is not None:
             dataset = _joined(shared, dataset, training[-1])
         dataset = _with_zeros(dataset) if unsmoothed else dataset
         _check_values(dataset, training[-1])
-        tokens = None if weigh is None else weigh(strategy, dataset, training[-1])
+        return inner_wrap(carrier(strategy, dataset, training[-1]), dataset, **kwargs)
+
+    def carrier(strategy: Any, dataset: Any, entry: Any) -> CarryingStrategy:
+        tokens = None if weigh is None else weigh(strategy, dataset, entry)
         wanted = {**{name: name for name in columns}, **(renamed or {})}
         present = {
             name: source for name, source in wanted.items() if source in dataset.column_names
         }
-        return inner_wrap(CarryingStrategy(strategy, present, tokens), dataset, **kwargs)
+        return CarryingStrategy(strategy, present, tokens)
+
+    def streaming(strategy: Any, dataset: Any, entry: Any, packed: bool = False) -> Any:
+        _require_smoothing(dataset, entry)
+        made = carrier(strategy, dataset, entry)
+        return made if stream is None else stream(made, str(entry.get("path")), packed)
+
+    def pack(dataset: Any, tokenizer: Any, cfg: Any, ds_wrapper_fn: Any) -> Any:
+        """Axolotl tokenises a buffer of rows at a time, when they are packed."""
+        entry = cfg.datasets[0]
+        _require_smoothing(dataset, entry)
+
+        def join(strategy: Any, rows: Any, **kwargs: Any) -> Any:
+            return inner_wrap(streaming(strategy, rows, entry, packed=True), rows, **kwargs)
+
+        def tokenized(**kwargs: Any) -> Any:
+            with _replaced(wrappers, "wrap_dataset_for_tokenized_prompt", join):
+                return ds_wrapper_fn(**kwargs)
+
+        return inner_pack(dataset, tokenizer, cfg, tokenized)
 
     with ExitStack() as stack:
+        stack.enter_context(_replaced(sft, "wrap_streaming_dataset", pack))
         stack.enter_context(_replaced(sft, "_load_and_process_single_dataset", load))
         stack.enter_context(_replaced(wrappers, "wrap_dataset_for_tokenized_prompt", wrap))
         yield
@@ -268,14 +314,19 @@ def _checked(dataset: Any, config: Mapping[str, Any], columns: Sequence[str]) ->
     )
 
 
-def _check_values(dataset: Any, config: Mapping[str, Any]) -> None:
-    where = f"datasets: `{config.get('path')}`"
+def _require_smoothing(dataset: Any, config: Mapping[str, Any]) -> None:
     if SMOOTHING not in dataset.column_names:
         raise AnnotationError(
-            f"{where} has no column `{SMOOTHING}`, so it would be trained without uncertainty",
+            f"datasets: `{config.get('path')}` has no column `{SMOOTHING}`, so it would be trained "
+            "without uncertainty",
             "add `ual.annotate:` to the recipe and run `axolotl-ual annotate`, or name a dataset "
             "that has the column",
         )
+
+
+def _check_values(dataset: Any, config: Mapping[str, Any]) -> None:
+    _require_smoothing(dataset, config)
+    where = f"datasets: `{config.get('path')}`"
     values = smoothing_values(dataset)
     wrong = np.flatnonzero(~((values >= 0.0) & (values <= 1.0)))
     if wrong.size:

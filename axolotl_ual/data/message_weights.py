@@ -46,14 +46,17 @@ class MessageWeights:
             DataError: naming file, row and message.
         """
         for row, sample in enumerate(dataset):
-            for number, message in enumerate(self.strategy._get_messages(sample)):
-                value = message.get(self.key)
-                if value is not None and not is_weight(value):
-                    raise DataError(
-                        f"datasets: `{self.entry.get('path')}`, row {row}, message {number}: "
-                        f"`{self.key}` is {value!r}, and a weight is a finite number, 0 or more",
-                        "repair the message, or leave the key out of it, which is a weight of 1",
-                    )
+            self._require(self.strategy._get_messages(sample), f"row {row}")
+
+    def _require(self, messages: Any, where: str) -> None:
+        for number, message in enumerate(messages):
+            value = message.get(self.key)
+            if value is not None and not is_weight(value):
+                raise DataError(
+                    f"datasets: `{self.entry.get('path')}`, {where}, message {number}: "
+                    f"`{self.key}` is {value!r}, and a weight is a finite number, 0 or more",
+                    "repair the message, or leave the key out of it, which is a weight of 1",
+                )
 
     def of_tokens(self, sample: Mapping[str, Any], ids: list[int]) -> list[np.float32]:
         """The weight of each token of a row.
@@ -63,7 +66,10 @@ class MessageWeights:
             ids: its tokens, as the strategy gives them.
         """
         strategy, prompt = self.strategy, remove_none_values(sample)
-        given = [message.get(self.key, 1.0) for message in strategy._get_messages(prompt)]
+        messages = strategy._get_messages(prompt)
+        # Of a stream nothing was checked before.
+        self._require(messages, "a row")
+        given = [message.get(self.key, 1.0) for message in messages]
         turns, tools = strategy.get_conversation_thread(prompt), strategy._get_tools(prompt)
         # A system message may have been put before the others, or dropped.
         shared = min(len(turns), len(given))

@@ -94,9 +94,16 @@ def _in_place(cfg: Any, located: Located) -> list[Any]:
     if kind_of_rl(cfg) is not None:
         return [type(cfg)(entry) for entry in located.entries]
     return [
-        type(cfg)(rewritten(entry, file))
+        type(cfg)(_streamable(cfg, rewritten(entry, file)))
         for entry, file in zip(expanded(cfg["datasets"]), located.files, strict=True)
     ]
+
+
+def _streamable(cfg: Any, entry: dict[str, Any]) -> dict[str, Any]:
+    """Where it streams and packs, Axolotl names the path to `load_dataset`, which takes no file."""
+    if not (cfg.get("streaming") and cfg.get("sample_packing")):
+        return entry
+    return {**entry, "path": "parquet", "data_files": entry["path"]}
 
 
 def _exactly_rendered(entry: Mapping[str, Any]) -> Any:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.columns import PREFIX, WEIGHT
-from axolotl_ual.data.carry import TokenWeights, Weigh
+from axolotl_ual.data.carry import TokenWeights, Weigh, is_streamed
+from axolotl_ual.data.streamed import streamed_weights
 from axolotl_ual.errors import AnnotationError, DataError
 from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.settings.loss import WeightConfig, is_weight
@@ -45,6 +46,10 @@ def with_weights(dataset: Any, config: WeightConfig) -> tuple[Any, str]:
         AnnotationError: the column is not there.
         DataError: a weight is no number, negative or not finite; or all are 0, or all equal.
     """
+    if is_streamed(dataset):
+        column = next(iter(own_column(config)), config.dataset_column)
+        line = f"{config.shown}: each streamed row brings its weight"
+        return dataset if column is None else streamed_weights(dataset, config, column), line
     if config.message is not None:
         shown = _of_trained_tokens(dataset)
         return dataset, _summary(config, shown, "trained tokens", 0)
@@ -68,15 +73,31 @@ def weigher(config: WeightConfig | None) -> Weigh | None:
 
     def weigh(strategy: Any, dataset: Any, entry: Mapping[str, Any]) -> TokenWeights | None:
         if config.message is None:
-            check_source(dataset, config, entry)
+            check = require_column if is_streamed(dataset) else check_source
+            check(dataset, config, entry)
             return None
         from axolotl_ual.data.message_weights import MessageWeights
 
         messages = MessageWeights(strategy, config.message, entry)
-        messages.check(dataset)
+        if not is_streamed(dataset):
+            messages.check(dataset)
         return messages
 
     return weigh
+
+
+def require_column(dataset: Any, config: WeightConfig, entry: Mapping[str, Any]) -> None:
+    """Stop where an entry of `datasets:` has no column of weights.
+
+    Raises:
+        AnnotationError: naming the data.
+    """
+    column = str(config.dataset_column)
+    if column not in dataset.column_names:
+        raise AnnotationError(
+            f"{config.shown}: datasets: `{entry.get('path')}` has no column `{column}`",
+            "add the column to the data, or name one that every entry has",
+        )
 
 
 def check_source(dataset: Any, config: WeightConfig, entry: Mapping[str, Any]) -> None:
@@ -86,14 +107,9 @@ def check_source(dataset: Any, config: WeightConfig, entry: Mapping[str, Any]) -
         AnnotationError: the column is not there.
         DataError: naming file and row.
     """
-    where = f"datasets: `{entry.get('path')}`"
-    column = str(config.dataset_column)
-    if column not in dataset.column_names:
-        raise AnnotationError(
-            f"{config.shown}: {where} has no column `{column}`",
-            "add the column to the data, or name one that every entry has",
-        )
-    _mapped(_numbers(dataset, column, config, f"{where}, row"), config)
+    require_column(dataset, config, entry)
+    where = f"datasets: `{entry.get('path')}`, row"
+    _mapped(_numbers(dataset, str(config.dataset_column), config, where), config)
 
 
 def _numbers(dataset: Any, column: str, config: WeightConfig, what: str) -> Numbers:

@@ -35,23 +35,23 @@ def decode_smoothing(bits: Tensor) -> Tensor:
     return bits.view(torch.float32)
 
 
-def join_smoothing(labels: Any, smoothing: float) -> Any:
-    """Labels that carry the smoothing of their row.
+def join_smoothing(labels: Any, smoothing: Any) -> Any:
+    """Labels that carry the smoothing of their row, or each its own.
 
     Args:
         labels: a list of ints, or an array or tensor of integers; each -100 or in [0, 2^23 - 101].
-        smoothing: in [0, 1].
+        smoothing: a number in [0, 1], or a list, array or tensor of one for each label.
 
     Returns:
         A list, or an array or tensor of int64; undone by `split_smoothing`.
     """
     # Labels count from the ignore index, so that none is negative.
-    base = (int(np.float32(smoothing).view(np.int32)) << _LABEL_BITS) - IGNORE_INDEX
+    bits = np.asarray(smoothing, dtype=np.float32).view(np.int32).astype(np.int64)
+    base = (bits << _LABEL_BITS) - IGNORE_INDEX
     if isinstance(labels, Tensor):
-        return labels.long() + base
-    if isinstance(labels, np.ndarray):
-        return labels.astype(np.int64) + base
-    return [label + base for label in labels]
+        return labels.long() + torch.as_tensor(base)
+    joined = np.asarray(labels, dtype=np.int64) + base
+    return joined if isinstance(labels, np.ndarray) else joined.tolist()
 
 
 def split_smoothing(joined: Tensor) -> tuple[Tensor, Tensor]:

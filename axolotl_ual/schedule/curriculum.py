@@ -9,10 +9,11 @@ from typing import Any, Literal, cast
 from axolotl.utils.logging import get_logger
 
 from axolotl_ual.columns import PREFIX
-from axolotl_ual.data.carry import load_datasets
+from axolotl_ual.data.carry import is_streamed, load_datasets
 from axolotl_ual.data.keep import keep_part, own_column
 from axolotl_ual.data.preference import load_pairs, with_margins
 from axolotl_ual.data.sources import trained_sources
+from axolotl_ual.data.streamed import StreamedStrategy, split_again
 from axolotl_ual.data.top_k import with_top_k
 from axolotl_ual.data.weights import own_column as weight_column
 from axolotl_ual.data.weights import weigher, with_weights
@@ -99,7 +100,10 @@ def load(cfg: Any, preprocess: bool, recipe_name: str) -> tuple[Any, Curriculum 
             column = ual.curriculum.column
             own = {} if column.startswith(PREFIX) else {BY: column}
             own = {**own, **own_column(ual.curriculum.keep), **weight_column(ual.loss.weight)}
-            loaded = load_datasets(cfg, preprocess, own, weigher(ual.loss.weight))
+            weigh = weigher(ual.loss.weight)
+            loaded = load_datasets(cfg, preprocess, own, weigh, StreamedStrategy)
+            if is_streamed(loaded.train_dataset) and cfg.sample_packing:
+                loaded.train_dataset = split_again(loaded.train_dataset)
     if ual.curriculum.keep is not None:
         keep_part(cfg, ual.curriculum.keep, loaded)
     if ual.preference.margin is not None:

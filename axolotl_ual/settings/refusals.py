@@ -22,6 +22,7 @@ from axolotl_ual.settings.preference import (
 )
 from axolotl_ual.settings.prompts_rules import of_prompts
 from axolotl_ual.settings.reference_rules import of_the_reference
+from axolotl_ual.settings.streaming_rules import of_streaming
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.settings.weighing import has_adapter_on_head, of_weights
 
@@ -79,7 +80,6 @@ _RULES = (
         lambda value: value not in (None, TRAINER, *PREFERENCE_TRAINERS.values()),
     ),
     _Rule("pretraining_dataset", _NOT_ROWS, "name the data under `datasets:`"),
-    _Rule("streaming", _NOT_ROWS, "set `streaming: false`"),
     _Rule("skip_prepare_dataset", _NOT_ROWS, "set `skip_prepare_dataset: false`"),
     _Rule(
         "push_dataset_to_hub",
@@ -137,6 +137,7 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     errors.extend(_with_an_adapter_on_the_head(recipe))
     errors.extend(_with_a_reference(recipe))
     errors.extend(of_weights(recipe))
+    errors.extend(of_streaming(recipe))
     return errors
 
 

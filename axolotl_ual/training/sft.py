@@ -131,7 +131,8 @@ class UALTrainer(StagedMixin, AxolotlTrainer):
         Raises:
             AnnotationError: the training data carry no smoothing. Evaluation needs none.
         """
-        if SMOOTHING not in self.train_dataset.column_names:
+        # A stream does not know its columns; a batch without the smoothing stops the training.
+        if SMOOTHING not in (self.train_dataset.column_names or (SMOOTHING,)):
             raise AnnotationError(
                 f"the training data have no column `{SMOOTHING}`: another plugin loaded them",
                 "take that plugin out of `plugins:`",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import Trainer
 
-from axolotl_ual.columns import PREFIX, STAGE, UNCERTAINTY
+from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY, WEIGHT
 from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.scoring import TokenScorer
@@ -130,7 +130,9 @@ class StagedMixin(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        ours = [name for name in self.train_dataset.column_names if name.startswith(PREFIX)]
+        # A stream does not know its columns.
+        names = self.train_dataset.column_names or (SMOOTHING, WEIGHT)
+        ours = [name for name in names if name.startswith(PREFIX)]
         self._signature_columns += [name for name in ours if name not in self._signature_columns]
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -66,7 +66,7 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
     "Data": [
         {"sample_packing": True},
         {"val_set_size": 0.05},
-        {"streaming": True},
+        {"streaming": True, "max_steps": 100},
         {"pretraining_dataset": "corpus"},
         {"skip_prepare_dataset": True},
         {"push_dataset_to_hub": "you/data"},
@@ -129,7 +129,7 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {**_PHASED, "curriculum_sampling": True},
         {**_PHASED, "group_by_length": True},
         {**_PHASED, "balance_labels": True},
-        {**_PHASED, "streaming": True},
+        {**_PHASED, "streaming": True, "max_steps": 100},
         {**_PHASED, "accelerator_config": {"split_batches": True}},
         {**_PHASED, "accelerator_config": {"dispatch_batches": True}},
         {**_PHASED, "num_epochs": 1.5},

@@ -153,7 +153,8 @@ def _refuse_other_training(raw: Mapping[str, Any], path: Path, for_pairs: bool) 
             raise ConfigError(
                 f"{path}: {key}: the data are streamed, and the mean smoothing is taken over a "
                 "dataset of known size",
-                "name the data under `datasets:`, without `streaming:`",
+                "name the data under `datasets:`, without `streaming:`; training may stream the "
+                "annotated copy",
             )
 
 

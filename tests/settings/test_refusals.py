@@ -34,7 +34,36 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "pretraining_dataset: a/b: does not give rows",
         "name the data under `datasets:`",
     ),
-    ({"streaming": True}, "streaming: true: does not give rows", "set `streaming: false`"),
+    (
+        {"streaming": True, "max_steps": 1, "rl": "dpo"},
+        "streaming: true: Axolotl reads what `rl: dpo` trains on before it trains",
+        "set `streaming: false`",
+    ),
+    *(
+        (
+            {"streaming": True, "max_steps": 1, "ual": ual},
+            f"{key}: takes all rows before training",
+            f"take `{key.rpartition('.')[2]}` out, or set `streaming: false`",
+        )
+        for key, ual in (
+            ("ual.annotations", {"annotations": "me/them"}),
+            ("ual.curriculum.keep", {"curriculum": {"keep": {"by": "w", "at_least": 1}}}),
+            (
+                "ual.smoothing.reference_top_k",
+                {"smoothing": {"prior": "reference", "reference_top_k": 4}},
+            ),
+        )
+    ),
+    (
+        {
+            "streaming": True,
+            "max_steps": 1,
+            "sample_packing": True,
+            "ual": {"loss": {"weight": "w"}},
+        },
+        "ual.loss.weight: w: Axolotl packs streamed rows by themselves",
+        "set `sample_packing: false`, or `streaming: false`",
+    ),
     (
         {"skip_prepare_dataset": True},
         "skip_prepare_dataset: true: does not give rows",
@@ -125,6 +154,8 @@ def test_what_is_refused(recipe: dict[str, Any], problem: str, fix: str) -> None
         {},
         {"context_parallel_size": 1, "tensor_parallel_size": None, "streaming": False},
         {"context_parallel": {"size": 1}, "use_dft": False},
+        {"streaming": True, "max_steps": 1, "sample_packing": True},
+        {"streaming": True, "max_steps": 1, "ual": {"loss": {"weight": "w"}}},
         {"context_parallel_size": 2},
         {"context_parallel": {"size": 2, "backend": "ulysses"}},
         {"balance_labels": False, "full_determinism": False, "eval_on_start": True},
@@ -204,3 +235,11 @@ def test_what_the_host_would_drop_is_refused(
     assert error.fix == f"take `{next(iter(keys))}` out, or train with a newer Axolotl"
     monkeypatch.setattr(refusals, "host", lambda: describe("0.21.0"))
     assert unsupported(keys) == []
+
+
+def test_what_streaming_needs_is_named() -> None:
+    packed = {"streaming": True, "sample_packing": True, "balance_labels": True}
+    problems = "\n".join(str(error) for error in unsupported(packed))
+    assert "streaming: true: how many rows there are is not known" in problems
+    assert "fix: set `max_steps`" in problems
+    assert "balance_labels: true: with `streaming: true` and `sample_packing: true`" in problems

@@ -105,9 +105,9 @@ def test_training_keys_leave_annotations_valid(
 
 
 def test_every_problem_is_told_at_once(model: Path) -> None:
-    path = write(model, push_dataset_to_hub="me/d", streaming=True, ual={"smoothng": {}})
+    path = write(model, push_dataset_to_hub="me/d", use_dft=True, ual={"smoothng": {}})
     problems = "\n".join(examine(path).problems)
-    for words in ("push_dataset_to_hub", "streaming", "did you mean `smoothing`"):
+    for words in ("push_dataset_to_hub", "use_dft", "did you mean `smoothing`"):
         assert words in problems
 
 
