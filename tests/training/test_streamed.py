@@ -85,7 +85,8 @@ def test_an_annotated_copy_is_streamed_and_packed(model: Path, tmp_path: Path) -
     assert made.exit_code == 0, made.output
     before = train(model, tmp_path / "before", entry, **ual)
     assert before.values("loss") == pytest.approx([token_by_token(model, before)], rel=1e-6)
-    assert before.values("loss/smoothing")[0] > 0.1
+    # The margin of a random model may have either sign; what tells rows apart is far above 1e-6.
+    assert abs(before.values("loss/smoothing")[0]) > 1e-3
     streamed = train(
         model,
         tmp_path / "streamed",
@@ -96,7 +97,7 @@ def test_an_annotated_copy_is_streamed_and_packed(model: Path, tmp_path: Path) -
         dataset_prepared_path=None,
     )
     for key in PARTS:
-        assert streamed.values(key) == pytest.approx(before.values(key), rel=1e-6), key
+        assert streamed.values(key) == pytest.approx(before.values(key), rel=1e-6, abs=1e-6), key
     assert "UAL: the training rows are streamed" in streamed.text
 
 
@@ -117,4 +118,4 @@ def test_weights_of_rows_on_two_processes(model: Path, tmp_path: Path) -> None:
         processes=2,
     )
     for key in PARTS:
-        assert streamed.values(key) == pytest.approx(before.values(key), rel=1e-6), key
+        assert streamed.values(key) == pytest.approx(before.values(key), rel=1e-6, abs=1e-6), key
