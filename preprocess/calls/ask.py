@@ -19,6 +19,7 @@ from ..models.server.endpoint import Endpoint, find_endpoint
 from ..models.server.limiter import Limiter, limiter_of
 from ..progress import Progress
 from .batch import DISCOUNT, BatchRun
+from .breaker import Breaker
 from .budget import Budget, Meter
 from .cache import Answer, AnswerCache, Cache, Values, description
 from .exchange import Exchange
@@ -55,6 +56,7 @@ class Session:
         unscored: JSON Lines file for the answers that give no score, or what else takes them;
             None takes none.
         make_limiter: makes the gate that all requests to an endpoint pass.
+        breaker: counts answers of no use; None: one of this session's own.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Session:
         retry_failed: bool,
         unscored: Path | Unscored | None,
         make_limiter: Callable[[ServerConfig, str], Limiter] = limiter_of,
+        breaker: Breaker | None = None,
     ) -> None:
         self._open_cache = open_cache
         self._cache: AnswerCache | None = None
@@ -76,6 +79,7 @@ class Session:
             unscored = UnscoredFile(unscored)
         self.unscored: Unscored = unscored
         self.make_limiter = make_limiter
+        self.breaker = breaker or Breaker()
 
     def __enter__(self) -> Session:
         return self
@@ -205,7 +209,8 @@ class Asker:
     def _exchange(self) -> Exchange:
         config, section = self.endpoint.config, self.endpoint.server.section
         limiter = self.session.make_limiter(config, section)
-        return Exchange(self.endpoint, self.session.budget, self._say, limiter)
+        session = self.session
+        return Exchange(self.endpoint, session.budget, self._say, limiter, session.breaker)
 
     @property
     def facts(self) -> dict[str, list[str]]:

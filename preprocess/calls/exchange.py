@@ -14,14 +14,13 @@ from ..models.server.dialect import Chat
 from ..models.server.endpoint import Endpoint
 from ..models.server.limiter import Limiter
 from ..models.server.replies import Completion, Kind
+from .breaker import ENOUGH, Breaker
 from .budget import Budget, Meter, ask_paid
-from .cache import Answer
+from .cache import Answer, description
 from .outcomes import Outcome
 from .task import NoLogprobs, Question, Reading, Task, Unparsable
 
 _WITHOUT_COMPLETION: Final = {Kind.REFUSED: Outcome.REFUSED, Kind.TOO_LONG: Outcome.TOO_LONG}
-_ENOUGH: Final = 32
-"""Answers without one score after which no more are paid for."""
 _TRIES_FOR_LOGPROBS: Final = 2
 """Further requests before a server is taken to give no log-probabilities."""
 _SHOWN: Final = 200
@@ -35,6 +34,7 @@ class Exchange:
         budget: of the command.
         say: prints a line for the user.
         limiter: the gate that its requests pass.
+        breaker: counts answers of no use, of all that ask in this command.
 
     Attributes:
         endpoint: likewise.
@@ -43,13 +43,17 @@ class Exchange:
     """
 
     def __init__(
-        self, endpoint: Endpoint, budget: Budget, say: Callable[[str], None], limiter: Limiter
+        self,
+        endpoint: Endpoint,
+        budget: Budget,
+        say: Callable[[str], None],
+        limiter: Limiter,
+        breaker: Breaker,
     ) -> None:
         self.endpoint = endpoint
         self.budget = budget
         self.backend = ChatBackend(endpoint.config, endpoint.server, say, limiter)
-        self._useless: dict[int, int] = {}
-        self._useful: set[int] = set()
+        self._breaker = breaker
         self._no_use: BackendError | None = None
         self._gives_logprobs: bool | None = None
         self._trying = asyncio.Lock()
@@ -167,15 +171,14 @@ class Exchange:
 
     def _note_use(self, task: Task[Any], answer: Answer) -> None:
         """Count answers until one is of use; where many are not, no more are asked for."""
+        about = f"{self.endpoint.server.url} {description(task.identity)}"
         if answer.outcome is Outcome.SCORED:
             if task.needs_logprobs and answer.mass is not None:
                 self._gives_logprobs = True
-            self._useful.add(id(task))
+            self._breaker.note(about, True)
             self.backend.confirm()
-        elif answer.outcome is not Outcome.NO_LOGPROBS and id(task) not in self._useful:
-            self._useless[id(task)] = number = self._useless.get(id(task), 0) + 1
-            if number >= _ENOUGH and self._no_use is None:
-                self._no_use = self._useless_answers(answer, task.max_tokens)
+        elif answer.outcome is not Outcome.NO_LOGPROBS and self._breaker.note(about, False):
+            self._no_use = self._no_use or self._useless_answers(answer, task.max_tokens)
 
     def _useless_answers(self, answer: Answer, max_tokens: int) -> BackendError:
         server, model = self.endpoint.server, self.endpoint.config.model
@@ -192,7 +195,7 @@ class Exchange:
                 "or a server that takes a JSON schema, and then `--retry-failed`"
             )
         return BackendError(
-            f"none of {_ENOUGH} answers of {model} at {server.url} gave a score, so no more are "
+            f"none of {ENOUGH} answers of {model} at {server.url} gave a score, so no more are "
             f"paid for; the last ({answer.outcome}): {answer.text[:_SHOWN]!r}",
             fix,
         )

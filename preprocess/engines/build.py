@@ -16,6 +16,7 @@ from ..dimensions.scores import Scores
 from ..progress import Progress
 from ..sampling.base import Sampled
 from .base import Engine
+from .blocks import Lost
 from .local import LocalEngine
 
 
@@ -57,7 +58,7 @@ def pairs_on_ray(
     Raises:
         UALError: Ray cannot be used, or as sampling and scoring raise.
     """
-    from .pairing import Asked, Pairing, join_parts
+    from .pairing import Asked, Pairing, Part, join_parts, prompt_without_result
     from .ray import Place, do_on_ray
 
     samples = responses is None
@@ -65,8 +66,12 @@ def pairs_on_ray(
     if responses is not None:
         rows = [Asked(*of) for of in zip(prompts, responses, strict=True)]
     work = functools.partial(Pairing, settings, base_model, template, samples)
-    place = Place(settings.engine, settings.cache, session)
-    joined = join_parts(do_on_ray(work, rows, place, progress))
+    place = Place(settings.engine, settings.cache, session, "prompt_id")
+
+    def without(lost: Lost, like: Part) -> Part:
+        return prompt_without_result(lost.asked, like, settings.sampling.n)
+
+    joined = join_parts(do_on_ray(work, rows, place, progress, without))
     return joined.sampled, joined.scores
 
 

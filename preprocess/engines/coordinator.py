@@ -17,10 +17,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from ..calls.breaker import Breaker
 from ..calls.cache import Answer, Cache, Claimed, Entry
 from ..calls.outcomes import Outcome
 from ..models.server.limiter import Bucket
 from .leases import Lease, Treasury
+from .problem import Problem
 
 _MOST_LINES: Final = 1000
 
@@ -30,7 +32,7 @@ class News:
     """What happened since the last look.
 
     Attributes:
-        done: rows done, by block.
+        done: rows done, by the first row of their block.
         lines: to be shown to the user.
         spent: USD, by all workers in the whole run.
     """
@@ -81,7 +83,10 @@ class Coordinator:
     def __init__(self, folder: str | None, limit: float | None) -> None:
         self._folder = folder
         self._treasury = Treasury(limit)
+        self._breaker = Breaker()
         self._claims: dict[bytes, int] = {}
+        self._dead: set[int] = set()
+        self._stopped: Problem | None = None
         self._retried: set[bytes] = set()
         self._turnstiles: dict[str, Turnstile] = {}
         self._news = News()
@@ -112,6 +117,8 @@ class Coordinator:
             worker: its number.
             keys: of the questions, and whether each is a retry.
         """
+        if worker in self._dead:
+            return Claimed()  # A last call of it, that nobody waits for.
         elsewhere = {key for key in keys if self._claims.get(key, worker) != worker}
         final = [key for key, retry in keys.items() if not retry or key in self._retried]
         known = self._cache.find(key for key in final if key not in elsewhere)
@@ -129,12 +136,30 @@ class Coordinator:
         for key in left:
             del self._claims[key]
 
-    async def add(self, entries: Iterable[Entry]) -> None:
-        """Keep answers; returns when they are committed."""
+    async def add(self, entries: Iterable[Entry]) -> Problem | None:
+        """Keep answers; returns when they are committed, and then why no more are to be asked."""
         kept = list(entries)
         self._cache.add(kept)
         for key, _, _ in kept:
             self._claims.pop(key, None)
+        return self._stopped
+
+    async def stop(self, problem: Problem) -> None:
+        """Let workers end: what is in flight is kept, and nothing more is asked."""
+        self._stopped = problem
+
+    async def note(self, about: str, is_useful: bool) -> tuple[bool, bool]:
+        """Count an answer of any worker.
+
+        Args:
+            about: who was asked what kind of question.
+            is_useful: whether it gave what was asked for.
+
+        Returns:
+            Whether any was of use, and whether no more are to be paid for.
+        """
+        is_open = self._breaker.note(about, is_useful)
+        return self._breaker.is_useful(about), is_open
 
     async def lease(
         self, worker: int, spent: float, lost: float, held: float, cost: float
@@ -169,7 +194,7 @@ class Coordinator:
         """Take news of a worker.
 
         Args:
-            block: that it works on.
+            block: first row of the block that it works on.
             done: rows of it that are done.
             lines: to be shown to the user.
         """
@@ -184,5 +209,6 @@ class Coordinator:
 
     async def bury(self, worker: int) -> None:
         """A worker is dead: its claims are free, and what it held may have been spent."""
+        self._dead.add(worker)
         self._treasury.close(worker)
         await self.release(worker)

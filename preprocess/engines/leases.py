@@ -42,11 +42,12 @@ class Lease(NamedTuple):
 
 @dataclass(slots=True)
 class Account:
-    """Of one worker: USD that it spent, may have lost, and holds."""
+    """Of one worker: USD that it spent, may have lost, and holds; and whether it is dead."""
 
     spent: float = 0.0
     lost: float = 0.0
     held: float = 0.0
+    is_closed: bool = False
 
 
 class Treasury:
@@ -71,6 +72,8 @@ class Treasury:
             cost: USD that its next request can cost; 0 to lend nothing.
         """
         account = self._accounts.setdefault(worker, Account())
+        if account.is_closed:
+            return Lease(0.0, self.spent, self.lost, False)
         account.spent, account.lost, account.held = spent, lost, held
         granted = 0.0
         if cost > 0:
@@ -84,10 +87,10 @@ class Treasury:
 
     def close(self, worker: int) -> None:
         """A worker is dead: what it held for requests in flight may have been spent."""
-        account = self._accounts.get(worker)
-        if account is not None:
-            account.lost += account.held
-            account.held = 0.0
+        account = self._accounts.setdefault(worker, Account())
+        account.lost += account.held
+        account.held = 0.0
+        account.is_closed = True
 
     @property
     def left(self) -> float:

@@ -18,6 +18,7 @@ from axolotl_ual.settings.pairs import PairsConfig
 
 from ..calls.ask import Session
 from ..calls.budget import total_usage
+from ..calls.outcomes import Outcome
 from ..calls.plan import Paying
 from ..data.prompt import Prompt
 from ..data.responses import Response, ResponseSet
@@ -130,6 +131,32 @@ def join_parts(parts: Sequence[Part]) -> Part:
             {n: joined_facts([part.facts[n] for part in scores]) for n in scores[0].facts},
         ),
     )
+
+
+def prompt_without_result(asked: Asked, like: Part, n: int) -> Part:
+    """The result of one prompt for which nothing could be done.
+
+    Args:
+        asked: it.
+        like: of other prompts, by the same recipe.
+        n: responses that were to be sampled.
+    """
+    failed = Outcome.FAILED.value
+    responses = asked.responses or [Response.failed(failed) for _ in range(n)]
+    usable = sum(response.failure is None for response in responses)
+    return Part(
+        Sampled([responses], facts=_without_counts(like.sampled.facts)),
+        Scores(
+            {name: np.full(len(responses), np.nan) for name in like.scores.dimensions},
+            {name: np.full(len(responses), np.nan) for name in like.scores.columns},
+            Counter({f"{name}: {failed}": usable for name in like.scores.dimensions if usable}),
+            facts={name: _without_counts(facts) for name, facts in like.scores.facts.items()},
+        ),
+    )
+
+
+def _without_counts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in _COUNTS}
 
 
 def joined_facts(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

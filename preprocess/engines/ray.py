@@ -13,17 +13,19 @@ some numbers a row, which are put in the places of their rows when they come.
                                coordinator (actor beside the cache)
 
 Workers pull: a fast one gets more blocks. A block whose worker dies goes to another, and what was
-answered of it is in the cache. What takes all rows is decided once, by the estimator's `finish`.
+answered of it is in the cache; a row that kills whoever has it is given up (`blocks.py`). What
+takes all rows is decided once, by the estimator's `finish`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 from axolotl_ual.errors import BackendError, LimitError, words_of
@@ -31,44 +33,28 @@ from axolotl_ual.settings.engine import EngineConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.ask import Session
+from ..calls.outcomes import Outcome
 from ..data.rows import Sample
-from ..estimators.base import Estimator, RowScores, join_scores
-from ..models.server.prices import usd
+from ..estimators.base import Estimator, RowScores, join_scores, row_without_scores
 from ..progress import Progress
+from .blocks import Block, Blocks, Lost
 from .cluster import connected, places
-from .coordinator import Coordinator, News
-from .said import Said
+from .coordinator import Coordinator
+from .problem import Problem, coordinator_is_gone
+from .shown import Shown
 from .work import Scoring, Work
-from .worker import Done, Job, Problem, Worker, coordinator_is_gone
+from .worker import Done, Job, Worker
 
 _AHEAD: Final = 2
 """Blocks that a worker has: one it works on, and the next."""
 _LOOK_SECONDS: Final = 0.5
-_TRIES: Final = 3
-"""Workers that may die over one block."""
 _FAILED_STARTS: Final = 3
 """Workers that may die one after the other before any is ready."""
-_PLACES: Final = ("row", "prompt_id")
-"""Of a line of `unscored.jsonl`: what counts from the first row of the block."""
-
-
-@dataclass(slots=True)
-class Block:
-    """Rows that a worker takes at a time.
-
-    Attributes:
-        number: its place among all blocks.
-        start: its first row.
-        rows: how many.
-        reference: of the rows in Ray's store.
-        deaths: of workers that had it in hand.
-    """
-
-    number: int
-    start: int
-    rows: int
-    reference: Any
-    deaths: int = 0
+_IN_VAIN: Final = 12
+"""Workers beyond those of the run that may die while no block is done."""
+_LAST_SECONDS: Final = 35.0
+"""For answers that are in flight when a run ends with an error."""
+_LOOK: Final = "look into Ray's logs on their node: a worker out of memory is the usual reason"
 
 
 @dataclass(slots=True)
@@ -110,8 +96,8 @@ class RayEngine:
         """
         settings = self._settings
         work = functools.partial(Scoring, settings, self._base_model)
-        place = Place(settings.engine, settings.cache, self._session)
-        return join_scores(do_on_ray(work, samples, place, progress))
+        place = Place(settings.engine, settings.cache, self._session, "row")
+        return join_scores(do_on_ray(work, samples, place, progress, _without_scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,15 +108,21 @@ class Place:
         config: the engine.
         cache: folder of the durable cache; None is the user's cache directory.
         session: of the command; its budget, and its file of answers without a score.
+        row: what a row is called in that file.
     """
 
     config: EngineConfig
     cache: str | None
     session: Session
+    row: str
 
 
 def do_on_ray(
-    work: Callable[[Session], Work], rows: Sequence[Any], place: Place, progress: Progress
+    work: Callable[[Session], Work],
+    rows: Sequence[Any],
+    place: Place,
+    progress: Progress,
+    without: Callable[[Lost, Any], Any],
 ) -> list[Any]:
     """Let workers do rows.
 
@@ -139,6 +131,7 @@ def do_on_ray(
         rows: lazy; at least one.
         place: where.
         progress: advances by one for each row.
+        without: makes the result of a row that no worker survives, from what another block gave.
 
     Returns:
         What the work gave for each block, in the order of the rows.
@@ -148,29 +141,40 @@ def do_on_ray(
     """
     config, session = place.config, place.session
     with connected(config) as ray:
-        workers = config.workers or places(ray, config)
+        room = places(ray, config)
+        workers = config.workers or room
         workers = max(1, min(workers, -(-len(rows) // config.rows_per_block)))
         limit, again = session.budget.limit, session.retry_failed
         job = Job(work, place.cache, os.getcwd(), workers, limit, again)
-        run = _Run(ray, job, config, session, progress)
+        run = _Run(ray, job, place, Shown(progress, len(rows), workers))
+        if room < workers:
+            run.shown.say(
+                f"the cluster has room for {room:,} of {workers:,} workers: others begin when "
+                "there is some, and limits are shared by all"
+            )
         try:
-            return run.work(rows)
+            results = run.work(Blocks(ray, rows, config.rows_per_block))
         finally:
             run.close()
+    had = [result for result in results if not isinstance(result, Lost)]
+    if not had:
+        lost: Lost = results[0]
+        raise BackendError(f"no worker survives any of the rows: {lost.words}", _LOOK)
+    return [without(r, had[0]) if isinstance(r, Lost) else r for r in results]
 
 
 class _Run:
-    """One run over all rows."""
+    """One run over all rows.
 
-    def __init__(
-        self, ray: Any, job: Job, config: EngineConfig, session: Session, progress: Progress
-    ) -> None:
+    Attributes:
+        shown: what the user sees.
+    """
+
+    def __init__(self, ray: Any, job: Job, place: Place, shown: Shown) -> None:
         self._ray = ray
         self._job = job
-        self._config = config
-        self._session = session
-        self._progress = progress
-        self._said = Said(progress)
+        self._place = place
+        self.shown = shown
         here = ray.get_runtime_context().get_node_id()
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
         self._coordinator = (
@@ -180,31 +184,27 @@ class _Run:
         )
         self._hands: dict[int, _Hand] = {}
         self._active: dict[Any, tuple[_Hand, Block | None]] = {}
-        self._again: deque[Block] = deque()
         self._results: dict[int, Any] = {}
-        self._failed_starts = self._named = 0
-        self._shown: Counter[int] = Counter()
+        self._failed_starts = self._in_vain = self._named = 0
         self._stopped: Problem | None = None
+        self._until = float("inf")
 
-    def work(self, rows: Sequence[Any]) -> list[Any]:
-        """Do all rows."""
-        blocks = self._blocks(rows)
+    def work(self, blocks: Blocks) -> list[Any]:
+        """Do all blocks."""
         self._call(self._coordinator.where.remote())
         for _ in range(self._job.workers):
             self._hire()
-        while True:
-            self._hand_out(blocks)
-            if not self._active:
-                break
+        # A worker that waits for room is not waited for.
+        while self._hand_out(blocks) and time.monotonic() < self._until:
             done, _ = self._ray.wait(list(self._active), timeout=_LOOK_SECONDS)
             for reference in done:
-                self._take(reference)
-            self._show(len(rows))
-        self._show(len(rows))
-        self._said.finish()
+                self._take(reference, blocks)
+            self._show()
+        self._show()
+        self.shown.finish()
         if self._stopped is not None:
             self._stopped.throw()
-        return [self._results[number] for number in sorted(self._results)]
+        return [self._results[start] for start in sorted(self._results)]
 
     def close(self) -> None:
         """End all actors."""
@@ -212,16 +212,10 @@ class _Run:
             self._ray.kill(hand.actor)
         self._ray.kill(self._coordinator)
 
-    def _blocks(self, rows: Sequence[Any]) -> Iterator[Block]:
-        source, start, number = iter(rows), 0, 0
-        while part := list(islice(source, self._config.rows_per_block)):
-            yield Block(number, start, len(part), self._ray.put(part))
-            start, number = start + len(part), number + 1
-
     def _hire(self) -> None:
         options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-        if self._config.gpus_per_worker:
-            options["num_gpus"] = self._config.gpus_per_worker
+        if self._place.config.gpus_per_worker:
+            options["num_gpus"] = self._place.config.gpus_per_worker
         self._named += 1
         actor = (
             self._ray.remote(Worker)
@@ -230,34 +224,35 @@ class _Run:
         )
         hand = _Hand(self._named, actor)
         self._hands[hand.number] = hand
-        self._active[actor.ready.remote()] = hand, None
+        self._active[actor.ready.options(name="build the scorer").remote()] = hand, None
 
-    def _hand_out(self, blocks: Iterator[Block]) -> None:
-        """Give blocks to workers that have few, one each in turn."""
-        if self._stopped is not None:
-            return
+    def _hand_out(self, blocks: Blocks) -> bool:
+        """Give blocks to workers that have few, one each in turn; whether any is left or out."""
+        hands = self._hands.values()
+        is_left = self._stopped is None and bool(blocks)
         for ahead in range(1, _AHEAD + 1):
-            for hand in self._hands.values():
-                if hand.is_ready and len(hand.blocks) < ahead:
-                    block = self._again.popleft() if self._again else next(blocks, None)
-                    if block is None:
-                        return
+            for hand in hands:
+                if is_left and hand.is_ready and len(hand.blocks) < ahead:
+                    block = blocks.next()
                     hand.blocks.append(block)
-                    name = f"rows {block.start}-{block.start + block.rows - 1}"
-                    task = hand.actor.do.options(name=name)
-                    reference = task.remote(block.number, block.reference)
-                    self._active[reference] = hand, block
+                    task = hand.actor.do.options(name=block.name)
+                    self._active[task.remote(block.start, block.reference)] = hand, block
+                    is_left = bool(blocks)
+        return is_left or any(hand.blocks for hand in hands)
 
-    def _take(self, reference: Any) -> None:
-        """Take what a worker brings: that it is ready, scores, a problem, or its death."""
+    def _take(self, reference: Any, blocks: Blocks) -> None:
+        """Take what a worker brings: that it is ready, results, a problem, or its death."""
         if reference not in self._active:
-            return  # The run was stopped.
+            return  # Its worker is dead.
         hand, block = self._active.pop(reference)
         try:
             brought = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
-            self._lose(hand, block, words_of(error))
-            return
+        except self._ray.exceptions.RayError as error:
+            self._lose(hand, _words(error), blocks)
+        else:
+            self._accept(hand, block, brought)
+
+    def _accept(self, hand: _Hand, block: Block | None, brought: Any) -> None:
         if block is not None:
             hand.blocks.remove(block)
         if isinstance(brought, Problem):
@@ -265,61 +260,76 @@ class _Run:
         elif block is None:
             hand.is_ready, self._failed_starts = True, 0
         elif isinstance(brought, Done):
-            self._results[block.number] = brought.result
+            self._in_vain = 0
+            self._results[block.start] = brought.result
             for line in brought.unscored:
-                moved: dict[str, Any] = {
-                    key: line[key] + block.start for key in _PLACES if key in line
-                }
-                self._session.unscored.write({**line, **moved})
-            self._advance(block.number, block.rows)
+                row = {key: n + block.start for key, n in line.items() if key == self._place.row}
+                self._place.session.unscored.write({**line, **row})
+            for count in brought.counts:
+                self.shown.say(count)
+            self.shown.finished(block)
 
     def _stop(self, problem: Problem) -> None:
-        """Hand out no more; under --max-cost what is in flight is waited for, as it is paid."""
-        if self._stopped is None:
-            self._stopped = problem
-        if not issubclass(problem.kind, LimitError):
-            self._active.clear()
-
-    def _lose(self, hand: _Hand, block: Block | None, words: str) -> None:
-        """A worker is dead: its blocks go to others, and another takes its place."""
-        if block is not None:
-            self._again.append(block)
-        if self._hands.pop(hand.number, None) is None:
+        """Hand out no more; what is in flight is waited for, as it is paid."""
+        if self._stopped is not None:
             return
-        deadly = hand.blocks[0] if hand.blocks else None
-        if deadly is not None:
-            deadly.deaths += 1
+        self._stopped = problem
+        if not issubclass(problem.kind, LimitError):
+            self._until = time.monotonic() + _LAST_SECONDS
+            self._call(self._coordinator.stop.remote(problem))
+
+    def _lose(self, hand: _Hand, words: str, blocks: Blocks) -> None:
+        """A worker is dead, or its engine is: its blocks go to others, and another replaces it."""
+        self._accept_last(hand)
+        del self._hands[hand.number]
+        self._active = {r: of for r, of in self._active.items() if of[0] is not hand}
+        self._ray.kill(hand.actor)
         self._call(self._coordinator.bury.remote(hand.number))
         self._failed_starts += not hand.is_ready
+        self._in_vain += 1
+        for place, block in enumerate(hand.blocks):
+            self.shown.dropped(block)
+            if place:
+                blocks.put_back(block)
+            elif lost := blocks.blame(block, words):
+                self._give_up(block, lost)
         if self._failed_starts >= _FAILED_STARTS:
             self._stop(Problem(BackendError, f"workers die as they start: {words}", _LOOK))
-        elif deadly is not None and deadly.deaths >= _TRIES:
-            rows = f"rows {deadly.start:,} to {deadly.start + deadly.rows - 1:,}"
-            what = f"{_TRIES} workers died over {rows}, one after the other: {words}"
-            self._stop(Problem(BackendError, what, f"{_LOOK}; a smaller rows_per_block narrows it"))
+        elif self._in_vain >= _IN_VAIN + self._job.workers:
+            what = (
+                f"{self._in_vain} workers died, one after the other, and no block is done: {words}"
+            )
+            self._stop(Problem(BackendError, what, f"{_LOOK}; what was answered is in the cache"))
         elif self._stopped is None:
-            self._said.say(f"a worker died, another takes its place: {words}")
+            self.shown.say(f"a worker died, another takes its place: {words}")
             self._hire()
 
-    def _show(self, total: int) -> None:
-        news: News = self._call(self._coordinator.news.remote())
-        for block, done in news.done.items():
-            self._advance(block, done)
-        for line in news.lines:
-            self._said.say(line)
-        self._session.budget.spent = news.spent
-        done = sum(self._shown.values())
-        ready = sum(hand.is_ready for hand in self._hands.values())
-        parts = [f"{ready} of {self._job.workers} workers"]
-        if news.spent:
-            parts.append(f"${usd(news.spent)} of about ${usd(news.spent * total / max(done, 1))}")
-        self._progress.status(", ".join(parts))
+    def _accept_last(self, hand: _Hand) -> None:
+        """What a worker had done before it died is done."""
+        of_it = [reference for reference, of in self._active.items() if of[0] is hand]
+        for reference in of_it:
+            done, _ = self._ray.wait([reference], timeout=0)
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                if done:
+                    brought = self._ray.get(reference)
+                    self._accept(hand, self._active.pop(reference)[1], brought)
 
-    def _advance(self, block: int, done: int) -> None:
-        """Count rows of a block that are done; those that are done again count once."""
-        if done > self._shown[block]:
-            self._progress.advance(done - self._shown[block])
-            self._shown[block] = done
+    def _give_up(self, block: Block, lost: Lost) -> None:
+        """A row gets no result: it is no worker's, and no other row's, misfortune."""
+        self._results[block.start] = lost
+        line = {self._place.row: lost.row, "outcome": Outcome.FAILED.value, "answer": lost.words}
+        self._place.session.unscored.write(line)
+        self.shown.say(
+            f"{self._place.row} {lost.row:,} is left without a result: "
+            f"{block.deaths} workers died over it, one after the other: {lost.words}"
+        )
+        self.shown.finished(block)
+
+    def _show(self) -> None:
+        news = self._call(self._coordinator.news.remote())
+        at_work = {block.start for hand in self._hands.values() for block in hand.blocks}
+        self._place.session.budget.spent = news.spent
+        self.shown.look(news, at_work, sum(hand.is_ready for hand in self._hands.values()))
 
     def _call(self, reference: Any) -> Any:
         try:
@@ -328,4 +338,13 @@ class _Run:
             raise coordinator_is_gone() from None
 
 
-_LOOK: Final = "look into Ray's logs on their node: a worker out of memory is the usual reason"
+def _without_scores(_lost: Lost, like: RowScores) -> RowScores:
+    return row_without_scores(like)
+
+
+def _words(error: Exception) -> str:
+    """What is known of a death; of an error in the worker what it says, and not where."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, Exception):
+        return f"{type(cause).__name__}: {words_of(cause)}"
+    return words_of(error).partition(" Some common causes")[0]

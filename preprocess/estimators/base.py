@@ -20,6 +20,7 @@ from axolotl_ual.columns import ManifestUsage
 from axolotl_ual.errors import BackendError
 
 from ..calls.budget import total_usage
+from ..calls.outcomes import Outcome
 from ..calls.plan import Plan
 from ..data.rows import Sample
 from ..progress import Progress
@@ -83,6 +84,21 @@ def join_scores(parts: Sequence[RowScores]) -> RowScores:
             name: list(dict.fromkeys(line for part in parts for line in part.seen.get(name, [])))
             for name in sorted({name for part in parts for name in part.seen})
         },
+    )
+
+
+def row_without_scores(like: RowScores) -> RowScores:
+    """The scores of one row that none could be had for.
+
+    Args:
+        like: of other rows, by the same estimator.
+    """
+    return RowScores(
+        values={name: np.full(1, np.nan) for name in like.values},
+        failures=Counter({Outcome.FAILED.value: 1}),
+        counts=Counter(dict.fromkeys(like.counts, 0)),
+        facts=like.facts,
+        members={name: row_without_scores(member) for name, member in like.members.items()},
     )
 
 

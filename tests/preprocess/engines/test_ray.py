@@ -20,7 +20,7 @@ import sampling_server
 import yaml
 from click.testing import Result
 from judging_kit import command
-from ray_workers import workers_at_work
+from ray_workers import at_work
 
 import judge_server
 import tiny
@@ -36,7 +36,8 @@ TOKENS = 1000.0
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
     """Ray for this module; the command joins a Ray that its process has."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Workers are nice by default, and what runs beside this would starve them.
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     ray.init(
         address="local",
         num_cpus=4,
@@ -182,10 +183,10 @@ def test_killed_workers_lose_nothing(server: judge_server.Running, tmp_path: Pat
 
     def kill() -> None:
         while len(killed) < 2 and not is_over.is_set():
-            at_work = [pid for pid in workers_at_work() if pid not in killed]
-            if at_work and server.stats()["answered"] > 10 * (len(killed) + 1):
-                killed.append(at_work[0])
-                os.kill(at_work[0], signal.SIGKILL)
+            found = [pid for pid in at_work() if pid not in killed]
+            if found and server.stats()["answered"] > 10 * (len(killed) + 1):
+                killed.append(found[0])
+                os.kill(found[0], signal.SIGKILL)
             time.sleep(0.02)
 
     killer = threading.Thread(target=kill, daemon=True)
