@@ -13,6 +13,7 @@ from datasets import Dataset
 import tiny
 from axolotl_ual.data.carry import carrying
 from axolotl_ual.data.collator import SmoothingCollator
+from axolotl_ual.data.streamed import StreamedStrategy
 from axolotl_ual.data.weights import check_source, own_column, weigher, with_weights
 from axolotl_ual.errors import AnnotationError, DataError, UALError, UnsupportedError
 from axolotl_ual.losses.encoding import decode_smoothing
@@ -155,7 +156,9 @@ TURNS = [
 ]
 
 
-def load(folder: Path, tokenizer: Any, chats: list[Any], **entry: Any) -> Dataset:
+def load(
+    folder: Path, tokenizer: Any, chats: list[Any], streaming: bool = False, **entry: Any
+) -> Any:
     """Chats through Axolotl's own loading."""
     from axolotl.utils.data import sft
     from axolotl.utils.dict import DictDefault
@@ -164,13 +167,14 @@ def load(folder: Path, tokenizer: Any, chats: list[Any], **entry: Any) -> Datase
     path = tiny.write_rows(folder / "data.jsonl", data)
     settings = {"path": str(path), "type": "chat_template", "ds_type": "json", **entry}
     cfg = DictDefault({"sequence_len": 64, "dataset_num_proc": 1, "seed": 0})
-    with carrying(weigh=weigher(weight({"message": "weight"}))):
+    with carrying(weigh=weigher(weight({"message": "weight"})), stream=StreamedStrategy):
         dataset, _ = sft._load_and_process_single_dataset(
             dataset_config=DictDefault(settings),
             cfg=cfg,
             tokenizer=tokenizer,
             split="train",
             seed=0,
+            streaming=streaming,
         )
     return dataset
 
@@ -212,6 +216,19 @@ def test_a_wrong_weight_of_a_message(tmp_path: Path, tokenizer: Any) -> None:
     wrong = [*TURNS[:2], {"role": "assistant", "content": "Hello", "weight": -1.0}]
     with pytest.raises(DataError, match=r"data\.jsonl`, row 1, message 2: `weight` is -1.0"):
         load(tmp_path, tokenizer, [TURNS, wrong])
+
+
+@pytest.mark.slow
+def test_messages_of_streamed_chats(tmp_path: Path, tokenizer: Any) -> None:
+    """Those of chats that are read before; a wrong one stops when its row comes by."""
+    wrong = [*TURNS[:2], {"role": "assistant", "content": "Hello", "weight": -1.0}]
+    before = load(tmp_path / "before", tokenizer, [TURNS, TURNS[:3]])
+    stream = load(tmp_path / "stream", tokenizer, [TURNS, TURNS[:3]], streaming=True)
+    for row, streamed in zip(before, stream, strict=True):
+        for key in ("input_ids", "labels", "ual_weight", "ual_smoothing"):
+            assert streamed[key] == row[key], key
+    with pytest.raises(DataError, match=r"data\.jsonl`, a row, message 2: `weight` is -1.0"):
+        next(iter(load(tmp_path / "wrong", tokenizer, [wrong], streaming=True)))
 
 
 def test_a_strategy_that_knows_no_messages() -> None:
