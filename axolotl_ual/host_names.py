@@ -118,6 +118,7 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "trl.trainer.grpo_config:GRPOConfig",
         "trl.trainer.grpo_trainer:GRPOTrainer._get_train_sampler(self, dataset=)",
         "trl.trainer.grpo_trainer:GRPOTrainer._set_signature_columns_if_needed(self)",
+        "trl.trainer.grpo_trainer:GRPOTrainer._step",
         "trl.trainer.grpo_trainer:GRPOTrainer.get_train_dataloader(self)",
         "trl.trainer.grpo_trainer:GRPOTrainer.num_generations",
         "trl.trainer.grpo_trainer:GRPOTrainer.num_iterations",

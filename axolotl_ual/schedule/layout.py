@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -58,23 +59,24 @@ class Generation:
         """Prompts that are answered at a time."""
         return self.responses // self.num_generations
 
-    def steps(self, layout: Layout) -> int:
+    def steps(self, layout: Layout) -> Fraction:
         """Optimizer steps that train on what was sampled at a time.
 
+        Where it is no whole number, TRL samples anew between two micro-batches of a step.
+
         Raises:
-            UnsupportedError: it is no whole number of steps.
+            UnsupportedError: it is no whole number of micro-batches.
         """
-        per_step = layout.processes * layout.accumulation * layout.micro_batch
-        steps, rest = divmod(self.responses * self.iterations, per_step)
-        if rest or not steps:
+        turn = layout.processes * layout.micro_batch
+        if self.responses % turn:
             raise UnsupportedError(
-                f"trl.generation_batch_size: {self.responses} responses at a time, trained on "
-                f"{self.iterations} time(s), are no whole number of steps of {per_step} (processes "
-                "times gradient_accumulation_steps times micro_batch_size), so that a step would "
-                "mix what was sampled before and after an update",
-                "take `generation_batch_size` out, or make it a multiple of a step",
+                f"trl.generation_batch_size: {self.responses} responses at a time are no whole "
+                f"number of micro-batches of {turn} (processes times micro_batch_size), which "
+                f"TRL refuses: generation_batch_size ({self.responses}) must be divisible by the "
+                f"global batch size ({turn})",
+                f"take `generation_batch_size` out, or make it a multiple of {turn}",
             )
-        return steps
+        return Fraction(self.responses * self.iterations, turn * layout.accumulation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,7 @@ def _of_prompts(
             f"curriculum has {plan.dropped} in all",
             "set a smaller `generation_batch_size`, or more `num_generations`",
         )
-    starts = tuple(start * repeats for start in plan.phase_starts)
+    starts = tuple(int(start * repeats) for start in plan.phase_starts)
     return replace(plan, repeats=repeats, phase_starts=starts)
 
 

@@ -21,7 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -101,7 +103,8 @@ class Plan:
             fill a step of its own.
         geometry: what one step consists of.
         dropped: rows left out at the end by `drop_last`.
-        repeats: optimizer steps in a row that train on the rows of one step of the geometry.
+        repeats: optimizer steps that train on the rows of one step of the geometry. In a step that
+            two of these share, the later one's rows have begun.
     """
 
     rows_R: IntArray
@@ -110,7 +113,7 @@ class Plan:
     phase_starts: tuple[int, ...]
     geometry: Geometry
     dropped: int = 0
-    repeats: int = 1
+    repeats: Fraction = Fraction(1)
 
     @property
     def num_rows(self) -> int:
@@ -126,7 +129,7 @@ class Plan:
     def num_steps(self) -> int:
         """Optimizer steps."""
         per_step = self.geometry.world_size * self.geometry.accumulation
-        return -(-self.num_batches // per_step) * self.repeats
+        return ceil(-(-self.num_batches // per_step) * self.repeats)
 
     @property
     def boundaries(self) -> tuple[int, ...]:
@@ -140,7 +143,7 @@ class Plan:
 
     def rows_until(self, step: int) -> int:
         """Rows trained on in the first `step` steps."""
-        begun = -(-step // self.repeats)
+        begun = ceil(step / self.repeats)
         batch = begun * self.geometry.world_size * self.geometry.accumulation
         if batch <= 0 or not self.num_batches:
             return 0

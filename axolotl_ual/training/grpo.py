@@ -66,6 +66,18 @@ class UALGRPOTrainer(StagedMixin, AxolotlGRPOTrainer):
         )
         return PlannedPrompts(self.plan, repeating)
 
+    def _init_training_state(
+        self, max_steps: int, steps_per_epoch: int, epochs: int, resume: str | None, trial: Any
+    ) -> Any:
+        """Count micro-batches from where the checkpoint was saved.
+
+        TRL begins at 0 and samples by this count, so that a run which goes on in the midst of what
+        is sampled at a time would train on these responses again in the place of the next ones.
+        """
+        result = super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        return result
+
     def _require_plan(self, loader: Any, plan: Plan) -> None:
         """Stop where the dataloader takes its prompts from something else than the plan."""
         sampler: Any = getattr(loader, "batch_sampler", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -317,11 +318,22 @@ def test_what_is_sampled_at_a_time_may_serve_several_steps() -> None:
     assert [plan.rows_until(step) for step in range(9)] == [0, 3, 3, 3, 3, 6, 6, 6, 6]
 
 
+def test_what_is_sampled_at_a_time_may_end_inside_a_step() -> None:
+    # 8 responses at a time, 2 to a prompt, are 4 prompts and 2 of the 3 micro-batches of a step: 12
+    # prompts are 3 times, in 2 steps, and the first step has begun the second time.
+    plan = prompts(Generation(2, 8, 1), num_prompts=12)
+    assert (plan.repeats, plan.num_steps, plan.dropped) == (Fraction(2, 3), 2, 0)
+    assert [plan.rows_until(step) for step in range(3)] == [0, 8, 12]
+    # The second stage's first prompt, 4, is the first of the second time: of the first step.
+    assert plan.phase_starts == (0, 0) and plan.boundaries == (2,)
+    # 9 prompts are 2 times, whose last micro-batch is a step of its own.
+    assert prompts(Generation(2, 8, 1), num_prompts=9).num_steps == 2
+
+
 @pytest.mark.parametrize(
     ("generation", "kind", "said"),
     [
-        (Generation(2, 18, 1), UnsupportedError, "18 responses at a time, trained on 1 time"),
-        (Generation(2, 6, 1), UnsupportedError, "6 responses at a time"),
+        (Generation(2, 18, 1), UnsupportedError, "18 responses at a time are no whole number of"),
         (Generation(1, 12, 1), ConfigError, "12 prompts are sampled at a time, and the curriculum"),
     ],
 )

@@ -124,10 +124,51 @@ def test_two_processes_answer_the_same_prompts_as_one(work: Path) -> None:
     assert run.values("ual/stage") == alone.values("ual/stage")
 
 
-def test_what_says_nothing_of_prompts_is_refused(work: Path) -> None:
-    settings = grpo(work, "refused", {"mode": "phased"})
+def test_a_killed_run_goes_on_with_the_next_prompts(work: Path) -> None:
+    """2 micro-batches of 2 responses to a step, and 6 responses at a time.
+
+    So 3 prompts serve 3 micro-batches, which are a step and a half: responses are sampled before
+    micro-batches 0, 3, 6 and 9, in steps 1, 2, 4 and 5. The checkpoint is of step 2, in the midst
+    of the second three prompts, which are answered again.
+    """
+    more: dict[str, Any] = {"save_strategy": "steps", "save_steps": 2}
+    settings = grpo(work, "undisturbed", {"mode": "phased"}, **more)
+    settings["trl"]["generation_batch_size"] = 6
+    whole = tiny.axolotl(settings, work / "undisturbed")
+    order = prompts_of(answered(work / "undisturbed"))
+    assert sorted(order) == [*range(12)]
+    assert set(order[:5]) == set(NUMBERS["conservative"])
+    assert "3 prompts at a time, in 6 steps" in whole.text
+    # 5, 3 and 4 prompts of a stage, 3 at a time: step 2 begins the second three, of which one is
+    # of the first stage; step 4 the third, whose last is of the third.
+    assert whole.values("ual/stage") == [1, 2, 2, 3, 3, 3]
+    assert sampled(whole) == [1, 2, 4, 5]
+    folder = work / "killed"
+    killed = {
+        **settings,
+        "output_dir": str(folder / "out"),
+        "plugins": ["axolotl_ual.UALPlugin", "tiny_plugins.KilledOnce"],
+    }
+    broken = tiny.axolotl(killed, folder, check=False)
+    assert broken.returncode != 0
+    assert prompts_of(answered(folder)) == order[:6]
+    (folder / "answered.0").unlink()
+    last = str(broken.output / "checkpoint-2")
+    again = tiny.axolotl({**killed, "resume_from_checkpoint": last}, folder, keep=True)
+    assert prompts_of(answered(folder)) == order[3:]
+    assert sampled(again)[-3:] == [3, 4, 5]
+    assert again.values("ual/stage")[-4:] == whole.values("ual/stage")[2:]
+
+
+def sampled(run: tiny.Run) -> list[int]:
+    """Steps in which responses were sampled."""
+    return [entry["step"] for entry in run.log if "reward" in entry]
+
+
+def test_what_trl_refuses_is_refused_before_a_model_is_loaded(work: Path) -> None:
+    settings = grpo(work, "refused", {"mode": "phased"}, micro_batch_size=4)
     settings["trl"]["generation_batch_size"] = 6
     run = tiny.axolotl(settings, work / "refused", check=False)
     assert run.returncode != 0
-    assert "trl.generation_batch_size: 6 responses at a time" in run.text
+    assert "generation_batch_size (6) must be divisible by the global batch size (4)" in run.text
     assert "Loading weights" not in run.text
