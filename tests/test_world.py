@@ -21,7 +21,7 @@ def study() -> Iterator[SimpleNamespace]:
     """The scripts as modules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(EVIDENCE)
-        names = ("world", "world_page", "overfitting")
+        names = ("world", "wide", "world_page", "overfitting")
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -124,6 +124,9 @@ def test_a_quarter_of_the_facts_is_left_out_of_a_corpus() -> None:
 def test_the_page_is_of_the_results(study: SimpleNamespace) -> None:
     results = json.loads(study.world.RESULTS.read_text(encoding="utf-8"))
     assert results["protocol"] == study.world.__doc__
-    assert study.world_page.PAGE.read_text(encoding="utf-8") == study.world_page.text(results), (
+    wide = json.loads(study.wide.RESULTS.read_text(encoding="utf-8"))
+    assert wide["protocol"] == study.wide.__doc__
+    page = study.world_page.PAGE.read_text(encoding="utf-8")
+    assert page == study.world_page.text(results, wide), (
         "run `python benchmarks/evidence/world_page.py`"
     )

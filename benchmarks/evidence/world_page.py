@@ -11,11 +11,15 @@ import argparse
 import itertools
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
+from wide import ARMS as WIDE_ARMS
+from wide import RESULTS as WIDE_RESULTS
+from wide import TRUTH as WIDE_TRUTH
 from world import ARMS, EPOCHS, FURTHER, NOISES, PRIORS, RATES, RESULTS, demo_point, key
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "world.md"
@@ -156,13 +160,15 @@ def all_sft(points: dict[str, Any], base: dict[str, Any]) -> list[str]:
     return table(["point", "seeds", *_titles(), "KL to base"], rows)
 
 
-def at_a_point(point: dict[str, Any], base: dict[str, Any]) -> list[str]:
+def at_a_point(
+    point: dict[str, Any], base: dict[str, Any], arms: Sequence[Any] = (*ARMS, *FURTHER)
+) -> list[str]:
     """The arms, their differences from SFT, and from each other."""
-    arms = [arm.name for arm in (*ARMS, *FURTHER) if arm.name in point]
+    names = [arm.name for arm in arms if arm.name in point]
     rows = [["before tuning", str(len(base)), *_means(base)]]
-    rows += [[name, str(len(point[name])), *_means(point[name])] for name in arms]
+    rows += [[name, str(len(point[name])), *_means(point[name])] for name in names]
     lines = table(["arm", "seeds", *_titles(), "KL to base"], rows)
-    less = [[f"{name} less SFT", *differences(point, name, SFT)] for name in arms if name != SFT]
+    less = [[f"{name} less SFT", *differences(point, name, SFT)] for name in names if name != SFT]
     less += [
         [f"{one} less {other}", *differences(point, one, other)]
         for one, other in QUESTIONS
@@ -181,8 +187,22 @@ def _means(by_seed: dict[str, Any]) -> list[str]:
     return [f"{cell:.3f}" for cell in [*cells, np.mean([run["kl_to_base"] for run in runs])]]
 
 
-def text(document: dict[str, Any]) -> str:
-    """The page."""
+def at_twice_the_width(document: dict[str, Any]) -> list[str]:
+    """The table of `wide.py`."""
+    return [
+        "## Both priors at twice the width",
+        "",
+        "A base model with a hidden size of 256, and LoRAs that learn for 30 epochs, so that plain "
+        "SFT overfits far more than at the demo's point. The protocol stands at the head of "
+        "`benchmarks/evidence/wide.py`, which makes the runs; `true entropy` are arms that know "
+        "the entropy of each question.",
+        "",
+        *at_a_point(document["arms"], document["base"], (*WIDE_ARMS, *WIDE_TRUTH)),
+    ]
+
+
+def text(document: dict[str, Any], wide: dict[str, Any] | None = None) -> str:
+    """The page, of the map and of the table at twice the width."""
     points, base = document["points"], document["base"]
     chosen = demo_point(document)
     parts = [HEAD, "## Plain SFT, from well fitted to overfitted", "", *all_sft(points, base)]
@@ -199,6 +219,8 @@ def text(document: dict[str, Any]) -> str:
         noisy = key(NOISES[-1], rate, epochs)
         if noisy in points:
             parts += [f"## The same with {noisy}", "", *at_a_point(points[noisy], base)]
+    if wide is not None:
+        parts += at_twice_the_width(wide)
     parts += [
         "## The map",
         "",
@@ -218,10 +240,12 @@ def text(document: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--wide", type=Path, default=WIDE_RESULTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args()
     document = json.loads(args.results.read_text(encoding="utf-8"))
-    args.page.write_text(text(document), encoding="utf-8")
+    wide = json.loads(args.wide.read_text(encoding="utf-8")) if args.wide.is_file() else None
+    args.page.write_text(text(document, wide), encoding="utf-8")
     print(f"wrote {args.page}")
 
 
