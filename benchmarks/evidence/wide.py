@@ -7,7 +7,7 @@ Protocol, written before the first run. What is trained and measured is said in
 `benchmarks/overfitting.py`. One base model (SIZE; hidden size 256), which reads the world of the
 map; LoRAs on 300 rows, COURSE: 30 epochs, the rate from 5e-3 to 0 by a cosine; SEEDS of rows,
 adapter and order. All else is as on the map, whose point and rule play no part here. An earlier
-start of this table was stopped after two runs, whose results were not kept.
+start of this table was stopped after a few runs at seed 0, whose results were not kept.
 
 Arms, each at every seed. ARMS first, seed by seed: plain SFT; the uniform prior at mean 0.1 (at
 most 0.5) by the rank of perplexity under the base model, constant and shuffled; the reference prior
