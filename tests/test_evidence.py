@@ -8,7 +8,10 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -204,6 +207,45 @@ def test_a_file_with_another_hash_is_refused(tmp_path: Path) -> None:
     bad = command("sources", "--data", str(tmp_path), "--lock", str(lock))
     assert bad.returncode == 1
     assert "its SHA-256 is" in bad.stderr
+
+
+def test_files_are_fetched_and_only_those_of_the_lock_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources, there, here = load("sources"), tmp_path / "there", tmp_path / "here"
+    lock = write_data(tmp_path, {"right": b"one", "wrong": b"two"})
+    served = there / "some" / "one" / ("0" * 40) / "data"
+    served.mkdir(parents=True)
+    (served / "right.json").write_bytes(b"one")
+    (served / "wrong.json").write_bytes(b"other")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing."""
+
+    handler = partial(Quiet, directory=str(there))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/{{repository}}/{{commit}}/{{file}}"
+        monkeypatch.setattr(sources, "RAW", address)
+        monkeypatch.setenv("no_proxy", "*")
+        words = ["--data", str(here), "--lock", str(lock)]
+        with pytest.raises(SystemExit):
+            sources.main(words)
+        said = capsys.readouterr()
+        assert "right: 3 bytes" in said.out
+        assert "/data/wrong.json: its SHA-256 is" in said.err
+        # What is wrong is not kept, nor half of it; what is right is read without the server.
+        assert [path.name for path in here.rglob("*") if path.is_file()] == ["right.json"]
+        (served / "wrong.json").write_bytes(b"two")
+        (served / "right.json").unlink()
+        sources.main(words)
+        assert "wrong: 3 bytes" in capsys.readouterr().out
+        (here / "some+one" / "data" / "right.json").unlink()
+        with pytest.raises(SystemExit):
+            sources.main(words)
+        assert "cannot be fetched: HTTP Error 404" in capsys.readouterr().err
+        server.shutdown()
 
 
 @pytest.mark.slow

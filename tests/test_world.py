@@ -99,6 +99,30 @@ def test_points_are_counted(study: SimpleNamespace) -> None:
     assert lines[4] == "| 0.2 | uniform | 0 | 0 / 0 | 0 / 0 | 0 / 0 | 0 |"
 
 
+def test_the_table_at_twice_the_width_shows_the_seeds_that_are_there(
+    study: SimpleNamespace,
+) -> None:
+    draw = study.world_page.at_twice_the_width
+    assert "Not run yet." in draw(None)
+
+    def runs(*nll: float) -> dict[str, Any]:
+        groups = study.world_page.GROUPS
+        measures = [{"nll": one, "ece_width_10": one / 10} for one in nll]
+        return {
+            str(n): {"kl_to_base": 0.0, **dict.fromkeys(groups, one)}
+            for n, one in enumerate(measures)
+        }
+
+    arms = {"SFT": runs(1.0, 3.0), "uniform: UAL": runs(2.0, 5.0), "reference: UAL": runs(0.5)}
+    lines = draw({"base": runs(1.0, 1.0), "arms": arms})
+    assert "| SFT | 2 | 2.000 | 0.200 |" in "\n".join(lines)
+    # +1 and +2: mean 1.5, standard deviation sqrt(0.5), over sqrt(2) 0.5, t(0.975, 1) = 12.706.
+    (paired,) = [line for line in lines if line.startswith("| uniform: UAL less SFT")]
+    assert paired.split(" | ")[1] == "+1.500 ± 6.353"
+    (single,) = [line for line in lines if line.startswith("| reference: UAL less SFT")]
+    assert single.split(" | ")[1] == "-0.500"
+
+
 def test_spoiled_answers_are_wrong(study: SimpleNamespace) -> None:
     world = make_world(0, 16)
     rows = draw_rows(world, 200, 1, range(5))
@@ -124,8 +148,8 @@ def test_a_quarter_of_the_facts_is_left_out_of_a_corpus() -> None:
 def test_the_page_is_of_the_results(study: SimpleNamespace) -> None:
     results = json.loads(study.world.RESULTS.read_text(encoding="utf-8"))
     assert results["protocol"] == study.world.__doc__
-    wide = json.loads(study.wide.RESULTS.read_text(encoding="utf-8"))
-    assert wide["protocol"] == study.wide.__doc__
+    wide = study.world_page.read_wide()
+    assert wide is None or wide["protocol"] == study.wide.__doc__
     page = study.world_page.PAGE.read_text(encoding="utf-8")
     assert page == study.world_page.text(results, wide), (
         "run `python benchmarks/evidence/world_page.py`"
