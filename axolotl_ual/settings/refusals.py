@@ -43,7 +43,13 @@ def _above_one(value: Any) -> bool:
 
 
 _OWN_LOSS = "brings a loss of its own, so the label smoothing of a sample would be left out"
-_CUT_SEQUENCE = "cuts the head or its experts over devices, which the smoothed loss does not follow"
+_CUT_LAYERS = (
+    "cuts the weights of each layer over devices, the head's among them, and the smoothed loss has "
+    "not been shown to be right there"
+)
+_CUT_EXPERTS = (
+    "keeps experts on different devices, and the smoothed loss has not been shown to be right there"
+)
 _NOT_ROWS = "does not give rows that carry their smoothing through tokenisation"
 
 _RULES = (
@@ -88,8 +94,8 @@ _RULES = (
         "take `push_dataset_to_hub:` out",
     ),
     _Rule("processor_type", _NOT_ROWS, "train a text model without `processor_type:`"),
-    _Rule("tensor_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
-    _Rule("expert_parallel_size", _CUT_SEQUENCE, "set it to 1", _above_one),
+    _Rule("tensor_parallel_size", _CUT_LAYERS, "set it to 1, with FSDP2 or ZeRO-3", _above_one),
+    _Rule("expert_parallel_size", _CUT_EXPERTS, "set it to 1, with FSDP2 or ZeRO-3", _above_one),
 )
 
 
