@@ -66,7 +66,12 @@ def load_datasets(
     ual = parse_ual(cfg.ual)
     unsmoothed = ual.smoothing.mean == 0.0
     with carrying(
-        renamed=renamed, shared=_shared(ual), weigh=weigh, unsmoothed=unsmoothed, stream=stream
+        renamed=renamed,
+        shared=_shared(ual),
+        weigh=weigh,
+        unsmoothed=unsmoothed,
+        untokenised=bool(cfg.skip_prepare_dataset),
+        stream=stream,
     ):
         loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
     if is_streamed(loaded.train_dataset):
@@ -114,6 +119,7 @@ def carrying(
     weigh: Weigh | None = None,
     unsmoothed: bool = False,
     stream: Stream | None = None,
+    untokenised: bool = False,
 ) -> Iterator[None]:
     """Make Axolotl's data loading keep our columns while the block runs.
 
@@ -124,6 +130,7 @@ def carrying(
         weigh: see `load_datasets`.
         unsmoothed: whether data without a smoothing have one of 0.
         stream: makes the strategy for rows that are streamed, which are checked one by one.
+        untokenised: whether rows are not tokenised before the collator, whatever their type.
 
     Raises, from within the loading:
         AnnotationError: an entry of `datasets:` has no `ual_smoothing`, or lost it.
@@ -144,10 +151,15 @@ def carrying(
             dataset, prompter = inner_load(dataset_config, *args, **kwargs)
             if is_streamed(dataset):
                 return dataset, prompter
-            if shared is not None and not dataset_config.get("type"):
-                # Rows that come tokenised are wrapped in nothing.
+            if shared is not None and (untokenised or not dataset_config.get("type")):
+                # Rows that come tokenised are wrapped in nothing, nor are those that never are.
                 dataset = _joined(shared, dataset, dataset_config)
             dataset = _with_zeros(dataset) if unsmoothed else dataset
+            if untokenised:
+                _check_values(dataset, dataset_config)
+                if weigh is not None:
+                    weigh(None, dataset, dataset_config)
+                dataset = with_own_columns(dataset, renamed or {})
             kept = (*columns, *(renamed or ()), WEIGHT)
             return _checked(dataset, dataset_config, kept), prompter
         finally:
@@ -219,6 +231,24 @@ def _joined(shared: SharedAnnotations, dataset: Any, config: Mapping[str, Any]) 
     else:
         log.info(line)
     return joined.dataset
+
+
+def with_own_columns(dataset: Any, renamed: Mapping[str, str]) -> Any:
+    """Rows with columns of the user's own under the names that they have in training as well.
+
+    Args:
+        dataset: of N rows.
+        renamed: the source column by the name it gets; one that the rows lack is left out, and
+            missed by what would read it.
+    """
+    from datasets import concatenate_datasets
+
+    own = [
+        dataset.select_columns([source]).rename_column(source, name)
+        for name, source in renamed.items()
+        if source in dataset.column_names
+    ]
+    return concatenate_datasets([dataset, *own], axis=1) if own else dataset
 
 
 @contextmanager

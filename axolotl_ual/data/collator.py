@@ -3,7 +3,8 @@
 A collator of Axolotl pads, packs, flattens or bins the keys it knows, and no others. Label and
 smoothing of a token travel through it as one integer (`losses.encoding`). Where rows bring weights
 or the prediction of a reference, the collator runs once more for each, with the bits of a token's
-weight, or its number, in the place of its label, and so tells where it went.
+weight, or its number, in the place of its label, and so tells where it went. Rows with images have
+no labels before their collator makes them: there a row's smoothing is put on its tokens afterwards.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from axolotl_ual.columns import PREFIX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING, WEIGHT
+from axolotl_ual.data.untokenised import spread
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.encoding import (
     IGNORE_INDEX,
@@ -53,6 +55,10 @@ class SmoothingCollator:
                 f"a batch mixes rows with and without `{SMOOTHING}`",
                 "every entry of `datasets:` needs the column",
             )
+        if "labels" not in rows[0]:
+            batch = self.base(_of_each(features, binned, _without_ours), **options)
+            batch.update(spread(rows, batch["labels"]))
+            return batch
         batch = self.base(_of_each(features, binned, _join), **options)
         batch["labels"], batch[SMOOTHING] = split_smoothing(batch["labels"])
         if WEIGHT in rows[0]:

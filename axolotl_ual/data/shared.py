@@ -38,13 +38,19 @@ def content_hash(row: Mapping[str, Any]) -> str:
 
 
 def _canonical(value: Any) -> Any:
-    """A value without null fields; whole numbers are the same as float and as integer."""
+    """A value without null fields; whole numbers are the same as float and as integer.
+
+    Images that a column holds are their pixels; those that are named by a path are that path.
+    """
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items() if item is not None}
     if isinstance(value, (list, tuple, np.ndarray)):
         return [_canonical(item) for item in value]
     if isinstance(value, float) and value.is_integer():
         return int(value)
+    if hasattr(value, "mode") and hasattr(value, "tobytes"):
+        # An image that was decoded: its pixels, because its text has its place in memory.
+        return [value.mode, *value.size, hashlib.sha256(value.tobytes()).hexdigest()]
     return value
 
 

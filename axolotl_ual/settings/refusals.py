@@ -12,6 +12,7 @@ from typing import Any
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.host import Host, host
 from axolotl_ual.settings.deepspeed import deepspeed_config
+from axolotl_ual.settings.image_rules import of_images
 from axolotl_ual.settings.parallel_rules import of_context, of_fsdp
 from axolotl_ual.settings.preference import (
     ON_PROMPTS,
@@ -86,14 +87,12 @@ _RULES = (
         lambda value: value not in (None, TRAINER, *PREFERENCE_TRAINERS.values()),
     ),
     _Rule("pretraining_dataset", _NOT_ROWS, "name the data under `datasets:`"),
-    _Rule("skip_prepare_dataset", _NOT_ROWS, "set `skip_prepare_dataset: false`"),
     _Rule(
         "push_dataset_to_hub",
         "keeps prepared data under a name that does not change with the annotations, so that old "
         "ones could be trained on",
         "take `push_dataset_to_hub:` out",
     ),
-    _Rule("processor_type", _NOT_ROWS, "train a text model without `processor_type:`"),
     _Rule("tensor_parallel_size", _CUT_LAYERS, "set it to 1, with FSDP2 or ZeRO-3", _above_one),
     _Rule("expert_parallel_size", _CUT_EXPERTS, "set it to 1, with FSDP2 or ZeRO-3", _above_one),
 )
@@ -139,6 +138,7 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     errors.extend(_unknown_to_the_host(recipe, on))
     errors.extend(_conflicts(recipe))
     errors.extend(of_context(recipe))
+    errors.extend(of_images(recipe))
     errors.extend(of_fsdp(recipe, on))
     errors.extend(_with_an_adapter_on_the_head(recipe))
     errors.extend(_with_a_reference(recipe))

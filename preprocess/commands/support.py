@@ -26,6 +26,7 @@ _SCALED: Final = {"ual": {"curriculum": {"mode": "phased", "learning_rate_scale"
 _BOUNDARY: Final = {"ual": {"curriculum": {"mode": "phased", "evaluate_at_boundary": True}}}
 _REFRESHED: Final = {"ual": {"curriculum": {"mode": "phased", "refresh_reference": True}}}
 _REFERENCE: Final = {"ual": {"smoothing": {"prior": "reference"}}}
+_IMAGES: Final = {"processor_type": "AutoProcessor", "skip_prepare_dataset": True}
 _TOP_K: Final = {"ual": {"smoothing": {"prior": "reference", "reference_top_k": 64}}}
 
 
@@ -71,6 +72,19 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {"skip_prepare_dataset": True},
         {"push_dataset_to_hub": "you/data"},
         {"processor_type": "AutoProcessor"},
+    ],
+    "Images": [
+        _IMAGES,
+        {**_IMAGES, "val_set_size": 0.05},
+        {**_IMAGES, "sample_packing": True},
+        {**_IMAGES, "group_by_length": True},
+        {**_IMAGES, "remove_unused_columns": True},
+        {**_IMAGES, "context_parallel_size": 2},
+        {**_IMAGES, **_PHASED},
+        {**_IMAGES, **_REFERENCE},
+        {**_IMAGES, **_TOP_K},
+        {**_IMAGES, "ual": {"loss": {"weight": "importance"}}},
+        {**_IMAGES, "ual": {"loss": {"weight": {"message": "weight"}}}},
     ],
     "Losses": [
         {"rl": "gdpo"},
@@ -214,7 +228,7 @@ def _concerns(setting: Mapping[str, Any], kind: str) -> bool:
     ual = setting.get("ual", {})
     if any(key.startswith("dpo_") for key in setting):
         return kind in SMOOTHED
-    if "annotations" in ual:
+    if "annotations" in ual or setting.keys() >= _IMAGES.keys():
         return kind == "sft"
     if "trl" in setting:
         return kind == "grpo"

@@ -11,6 +11,7 @@ from axolotl_ual.host import describe
 from axolotl_ual.settings import refusals
 from axolotl_ual.settings.refusals import TRAINER, unsupported
 
+IMAGES = {"processor_type": "AutoProcessor", "skip_prepare_dataset": True}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"rl": "gdpo"}, "rl: gdpo: brings a loss of its own", "take `rl:` out"),
     ({"reward_model": True}, "reward_model: true: brings a loss", "take `reward_model:` out"),
@@ -66,8 +67,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         {"skip_prepare_dataset": True},
-        "skip_prepare_dataset: true: does not give rows",
-        "set `skip_prepare_dataset: false`",
+        "skip_prepare_dataset: true: without `processor_type:` no collator",
+        "`processor_type: AutoProcessor`",
     ),
     (
         {"push_dataset_to_hub": "me/data"},
@@ -76,8 +77,50 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     (
         {"processor_type": "AutoProcessor"},
-        "processor_type: AutoProcessor: does not give rows",
-        "without `processor_type:`",
+        "processor_type: AutoProcessor: its collator takes rows of messages",
+        "set `skip_prepare_dataset: true`",
+    ),
+    (
+        {"processor_type": "AutoProcessor", "rl": "dpo"},
+        "processor_type: AutoProcessor: `rl: dpo` is trained on text alone",
+        "take `processor_type:` out",
+    ),
+    (
+        {**IMAGES, "streaming": True, "max_steps": 1},
+        "streaming: true: streamed rows are checked where they are tokenised",
+        "set `streaming: false`",
+    ),
+    (
+        {**IMAGES, "remove_unused_columns": True},
+        "remove_unused_columns: true: takes messages and images away",
+        "set `remove_unused_columns: false`",
+    ),
+    *(
+        (
+            {**IMAGES, key: True},
+            f"{key}: true: {what} rows by",
+            f"set `{key}: false`",
+        )
+        for key, what in (
+            ("sample_packing", "packs"),
+            ("eval_sample_packing", "packs"),
+            ("group_by_length", "batches"),
+        )
+    ),
+    (
+        {**IMAGES, "context_parallel": {"size": 2}},
+        "context_parallel.size: 2: cuts sequences, and the images",
+        "set `context_parallel.size: 1`",
+    ),
+    (
+        {**IMAGES, "ual": {"smoothing": {"prior": "reference", "reference_top_k": 8}}},
+        "ual.smoothing.reference_top_k: 8: is computed before training",
+        "take `reference_top_k` out",
+    ),
+    (
+        {**IMAGES, "ual": {"loss": {"weight": {"message": "weight"}}}},
+        "ual.loss.weight.message: weight: the processor does not tell",
+        "name a column",
     ),
     (
         {"context_parallel_size": 2, "rl": "dpo"},
@@ -243,3 +286,14 @@ def test_what_streaming_needs_is_named() -> None:
     assert "streaming: true: how many rows there are is not known" in problems
     assert "fix: set `max_steps`" in problems
     assert "balance_labels: true: with `streaming: true` and `sample_packing: true`" in problems
+
+
+def test_rows_with_images_are_not_balanced_by_their_labels() -> None:
+    (error,) = unsupported({**IMAGES, "balance_labels": True}, describe("0.21.0"))
+    assert "balance_labels: true: batches rows by how many of their tokens" in error.problem
+
+
+def test_rows_with_images_are_accepted() -> None:
+    staged = {"curriculum": {"mode": "phased"}, "loss": {"weight": "importance"}}
+    for ual in ({}, staged, {"smoothing": {"prior": "reference"}}):
+        assert unsupported({**IMAGES, "adapter": "lora", "num_epochs": 1, "ual": ual}) == []
