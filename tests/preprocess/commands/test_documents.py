@@ -84,13 +84,14 @@ def test_errors_tell_message_and_cure() -> None:
 
 
 def test_support_says_what_the_rules_say() -> None:
-    # The first generation of FSDP is refused, and it is what 0.19 means where none is named.
+    # The first generation of FSDP is what 0.19 means where none is named, and it trains SFT alone.
     found = verdict({"fsdp_config": {"offload_params": False}})
-    assert {kind: len(hosts) for kind, hosts in found.accepted.items()} == dict.fromkeys(KINDS, 2)
+    expected = {**dict.fromkeys(KINDS, 2), "sft": 3}
+    assert {kind: len(hosts) for kind, hosts in found.accepted.items()} == expected
     (reason,) = found.reasons
     assert reason.problem.startswith("fsdp_version: 1")
     page = support_page()
-    row = "| `fsdp_config.offload_params: false` |" + " 0.20, 0.21 |" * len(KINDS)
+    row = "| `fsdp_config.offload_params: false` | yes |" + " 0.20, 0.21 |" * (len(KINDS) - 1)
     assert row in page and "| FSDP where the recipe names no version | 1 | 2 | 2 |" in page
     assert '| `dpo_loss_type: ["robust"]` | - | no | no | - | - | - |' in page
     assert "| `ual.annotations: you/annotations` | yes | - | - | - | - | - |" in page
