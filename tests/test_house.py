@@ -53,6 +53,8 @@ FLOORS = {
     "errors": 0,
     "columns": 0,
     "host": 0,
+    # Code that shipped recipes name.
+    "recipes": 0,
 }
 SHARED = {"evaluation", "settings", "errors", "columns", "host"}
 SHARED_MODULES = {

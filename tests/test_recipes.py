@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 import recipe_runs
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.data.shipped import Shipped, find, shipped
+from axolotl_ual.recipes.math_answers import correct
 from axolotl_ual.settings.ual import parse_ual
 
 pytestmark = pytest.mark.host
@@ -48,7 +50,7 @@ def _length(lines: list[str]) -> int:
 @EACH
 def test_it_says_what_it_is_and_how_to_run_it(recipe: Shipped) -> None:
     assert 20 < len(recipe.title) < 98 and recipe.title != recipe.name
-    made = "pairs" if recipe.raw.get("rl") else "annotate"
+    made = next((one for one in ("annotate", "pairs") if one in recipe.raw["ual"]), "check")
     for command in (
         f"axolotl-ual recipes copy {recipe.name}",
         f"axolotl-ual {made} {recipe.name}.yaml",
@@ -77,6 +79,18 @@ def test_deepspeed_files_are_what_their_names_say() -> None:
         assert offloads == ({"offload_optimizer"} | parameters if "_" in name else set())
 
 
+def test_the_reward_of_grpo_is_whether_a_response_ends_at_the_answer() -> None:
+    asked, right = ["12 * 12?"] * 4, ["144", "1,440", "144", "7"]
+    said: list[Any] = [
+        "First 12 * 10 is 120, then 24 more: 144.",
+        [{"role": "assistant", "content": "It is 1440"}],
+        r"\boxed{144} or \boxed{145}",
+        "I do not know",
+    ]
+    # The last box counts, spaces and commas do not; what has no number ends nowhere.
+    assert correct(asked, said, right, pass_rate=[0.5] * 4) == [1, 1, 0, 0]
+
+
 def test_every_file_is_in_the_wheel() -> None:
     text = (ROOT / "pyproject.toml").read_text()
     (patterns,) = re.findall(r'^"axolotl_ual\.recipes" = (\[.*\])$', text, re.M)
@@ -95,8 +109,10 @@ def test_each_passes_check_as_it_is_copied(tmp_path: Path, monkeypatch: pytest.M
     assert result.exit_code == 0, result.output
     accepted = "Axolotl imports the plugin and accepts the recipe"
     found = re.sub(r"\s+", " ", result.output)
-    assert found.count("nothing is wrong; next: axolotl-ual") == len(RECIPES)
+    made = [one for one in RECIPES if {"annotate", "pairs"} & one.raw["ual"].keys()]
+    assert found.count("nothing is wrong; next: axolotl-ual") == len(made)
     assert found.count(accepted) == len(RECIPES)
+    assert found.count("prompts, which carry no label smoothing") == 1
 
 
 @pytest.fixture(scope="module")

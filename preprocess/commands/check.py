@@ -24,6 +24,7 @@ from axolotl_ual import columns
 from axolotl_ual.data.annotated import locate
 from axolotl_ual.errors import AnnotationError, ConfigError, UALError
 from axolotl_ual.host import PLUGIN, asks_for_plugin, host, names_plugin, runs_without_a_line
+from axolotl_ual.settings.preference import ON_PROMPTS, kind_of_rl
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
@@ -158,6 +159,8 @@ def _data(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> Iterator[str
         name = str(entry["path"])
         if ual.annotations is not None:
             yield f"{name}: joined by content to `ual.annotations: {ual.annotations.name}`"
+        elif kind_of_rl(recipe) == ON_PROMPTS:
+            yield f"{name}: prompts, which carry no label smoothing"
         else:
             yield _describe(Path(name), name)
 

