@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -196,6 +197,34 @@ def test_a_paired_difference_has_the_error_of_rows_and_of_seeds() -> None:
     half = stats.t.ppf(0.975, 32 / 19) * (4 / 3) ** 0.5
     assert found.value == pytest.approx(3.0)
     assert (found.low, found.high) == pytest.approx((3 - half, 3 + half))
+
+
+def test_repeats_and_steadiness_of_stages_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(EVIDENCE)
+    page = importlib.import_module("staged_page")
+
+    def arm(*seeds: tuple[str, str, str]) -> dict[int, Any]:
+        """Whether each of four pairs is right, after each third of the steps."""
+        return {
+            seed: {"margins": [[1.0 if one == "+" else -1.0 for one in third] for third in thirds]}
+            for seed, thirds in enumerate(seeds)
+        }
+
+    runs = {
+        # Accuracies 0, 1/2, 3/4 and 1/4, 1/4, 1: mean changes 3/8 and 3/8.
+        "staged": arm(("----", "++--", "+++-"), ("+---", "+---", "++++")),
+        # 1/2, 1/2, 1/2 and 1, 1/2, 1/2: 0 and 1/4.
+        "shuffled": arm(("++--", "++--", "++--"), ("++++", "++--", "--++")),
+    }
+    steady = page.steadiness(runs)
+    assert (steady.value, steady.seeds) == (pytest.approx(3 / 8 - 1 / 8), 2)
+    # At the end staged's seeds disagree about the last pair, shuffled's about all four: 1/4 - 1.
+    # Rows differ from it by -1/4, -1/4, -1/4 and 3/4: variance 4 / 3 * 3/4 / 4^2 = 1/16, t(3).
+    repeats = page.repeats(runs)
+    half = stats.t.ppf(0.975, 3) / 4
+    assert (repeats.value, repeats.seeds) == (pytest.approx(-3 / 4), 2)
+    assert (repeats.low, repeats.high) == pytest.approx((-3 / 4 - half, -3 / 4 + half))
+    assert page.repeats({}) is page.steadiness({}) is None
 
 
 @pytest.mark.slow

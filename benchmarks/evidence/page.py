@@ -9,6 +9,7 @@ results says so.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import estimators_page
 import staged_page
 import training_page
 from study import PROTOCOL, RESULTS, results_of
-from verdicts import Claim
+from verdicts import AGAINST, NOT_RUN, SUPPORTED, UNKNOWN, Claim
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
 SECTIONS = {
@@ -55,7 +56,14 @@ def text(results: Path = RESULTS, protocol: Path = PROTOCOL) -> str:
 def _claims(claims: Sequence[Claim]) -> str:
     lines = ["| claim | verdict | numbers |", "|---|---|---|"]
     lines += [f"| {one.claim} | {one.verdict} | {one.numbers} |" for one in claims]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + f"\n\n{_counted(claims)}\n"
+
+
+def _counted(claims: Sequence[Claim]) -> str:
+    """How many claims came out how."""
+    number = Counter(claim.verdict for claim in claims)
+    each = ", ".join(f"{said}: {number[said]}" for said in (SUPPORTED, AGAINST, UNKNOWN, NOT_RUN))
+    return f"Of {len(claims)} claims: {each}."
 
 
 def write(results: Path = RESULTS, protocol: Path = PROTOCOL, page: Path = PAGE) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from study import Results
-from verdicts import NOT_RUN, Claim, Difference, Section, higher, paired
+from verdicts import NOT_RUN, Claim, Difference, Section, by_seed, higher, lower, paired
 
 TITLE = "Study 4: preference pairs in stages"
 ARMS = ("staged", "shuffled", "clear", "smoothed")
@@ -16,6 +18,12 @@ CLAIMS = {
     "Staged DPO prefers the chosen answer more often than DPO on clear pairs alone": "clear",
     "Staged DPO prefers the chosen answer more often than per-pair smoothing": "smoothed",
 }
+REPEATS = "Repeats of staged DPO differ less about the held-out pairs than those on shuffled pairs"
+STABLE = "Staged DPO is steadier from one third of the steps to the next than DPO on shuffled pairs"
+THIRDS = (
+    "A third of the steps is no stage: each epoch goes through all three. What a change of stage "
+    "does by itself is not measured.\n"
+)
 Runs = Mapping[str, Mapping[int, Any]]
 
 
@@ -28,6 +36,11 @@ def section(results: Results) -> Section:
         by_arm.setdefault(run["arm"], {})[run["seed"]] = run
     margin = results.protocol["margin"]
     claims = [_claim(words, by_arm, other, margin) for words, other in CLAIMS.items()]
+    for words, found_difference, what in (
+        (REPEATS, repeats(by_arm), "of the pairs"),
+        (STABLE, steadiness(by_arm), "in accuracy"),
+    ):
+        claims.append(_said(words, found_difference, lower, margin, what))
     if base is None or not by_arm:
         return Section(TITLE, [f"{NOT_RUN.capitalize()}.\n"], claims)
     head = (
@@ -36,7 +49,7 @@ def section(results: Results) -> Section:
         f"the steps. The base model finds the chosen answer likelier in "
         f"{base['chosen is likelier']:.2f} of the pairs.\n"
     )
-    return Section(TITLE, [head, _table(by_arm)], claims)
+    return Section(TITLE, [head, THIRDS, _table(by_arm)], claims)
 
 
 def _right(run: Any, third: int) -> list[float]:
@@ -44,19 +57,70 @@ def _right(run: Any, third: int) -> list[float]:
 
 
 def _claim(words: str, runs: Runs, other: str, margin: float) -> Claim:
-    difference = _difference(runs, "staged", other)
+    return _said(words, _difference(runs, "staged", other), higher, margin, "in accuracy")
+
+
+def _said(
+    words: str,
+    difference: Difference | None,
+    say: Callable[[Difference, float], str],
+    margin: float,
+    what: str,
+) -> Claim:
     if difference is None:
         return Claim(words, NOT_RUN, "")
     seeds = f"{difference.seeds} seed" + ("s" if difference.seeds > 1 else "")
-    return Claim(words, higher(difference, margin), f"{difference} in accuracy, {seeds}")
+    return Claim(words, say(difference, margin), f"{difference} {what}, {seeds}")
+
+
+def _common(runs: Runs, arm: str, other: str) -> list[tuple[Any, Any]]:
+    """Runs of two arms with equal seeds."""
+    first, second = runs.get(arm, {}), runs.get(other, {})
+    return [(first[seed], second[seed]) for seed in sorted(first) if seed in second]
+
+
+def repeats(runs: Runs) -> Difference | None:
+    """Of how often two seeds of an arm disagree about a held-out pair; the error is over pairs.
+
+    Returns:
+        Staged less shuffled, or None below two seeds.
+    """
+    common = _common(runs, "staged", "shuffled")
+    if len(common) < 2:
+        return None
+
+    def disagreement(place: int) -> list[float]:
+        right = np.array([_right(pair[place], -1) for pair in common])
+        each = [np.abs(one - other) for one, other in combinations(right, 2)]
+        return list(np.mean(each, axis=0))
+
+    first, second = disagreement(0), disagreement(1)
+    found = paired([first], [second], [1.0] * len(first))
+    return replace(found, seeds=len(common))
+
+
+def steadiness(runs: Runs) -> Difference | None:
+    """Of the mean change of accuracy from a third of the steps to the next, whatever its sign.
+
+    Returns:
+        Staged less shuffled, or None without a common seed.
+    """
+    common = _common(runs, "staged", "shuffled")
+    if not common:
+        return None
+
+    def change(run: Any) -> float:
+        accuracy = [np.mean(_right(run, third)) for third in range(3)]
+        return float(np.abs(np.diff(accuracy)).mean())
+
+    return by_seed(*([change(pair[place]) for pair in common] for place in (0, 1)))
 
 
 def _difference(runs: Runs, arm: str, other: str) -> Difference | None:
-    first, second = runs.get(arm, {}), runs.get(other, {})
-    seeds = [seed for seed in sorted(first) if seed in second]
-    if not seeds:
+    common = _common(runs, arm, other)
+    if not common:
         return None
-    values = [[_right(one[seed], -1) for seed in seeds] for one in (first, second)]
+    values = [[_right(pair[place], -1) for pair in common] for place in (0, 1)]
     return paired(*values, [1.0] * len(values[0][0]))
 
 

@@ -27,8 +27,8 @@ _INTERVALS = (
     "and say nothing of what another seed would give:\n"
 )
 _LOOKED_AT = (
-    "Results of the first four arms were looked at when they had one, two and three seeds, before "
-    "the five that were planned. Nothing was changed or stopped by what they showed, but whoever "
+    "Results of the first four arms were looked at when they had one, two, three and four seeds, "
+    "before the five that were planned. Nothing was changed by what they showed, but whoever "
     "looks more than once errs more often than 5 % of the time.\n"
 )
 Run = Mapping[str, Any]
