@@ -21,6 +21,7 @@ from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.encoding import decode_smoothing
 from reference.smoothed_ce import smoothed_sum
+from reference.token_weights import weighted_sum
 
 SMOOTHINGS = [0.0, 0.05, 0.1, 0.2, 0.3, 0.4]
 STAGES = ["conservative"] * 2 + ["moderate"] * 2 + ["exploratory"] * 2
@@ -156,6 +157,28 @@ def test_a_reference_sees_the_images(bench: Bench) -> None:
         },
     )
     assert run.values("ual/reference_kl")[0] == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_rows_are_left_out_and_tokens_weighed(bench: Bench) -> None:
+    """Rows 0 to 3 of six, each token by its probability; the anchor is 0 before the first step."""
+    run = bench.train(
+        "left_out",
+        micro_batch_size=4,
+        ual={
+            "curriculum": {"keep": {"by": "uncertainty", "at_most": 0.2}},
+            "loss": {"token_weight": "probability", "anchor": {"weight": 0.5}},
+        },
+    )
+    expected, tokens = 0.0, 0
+    for (logits, labels), eps in zip(bench.of_each_row()[:4], SMOOTHINGS, strict=False):
+        eps_N = torch.full(labels.shape, _eps(eps))
+        expected += weighted_sum(
+            logits, labels, eps_N, torch.ones(labels.shape), "probability"
+        ).item()
+        tokens += len(labels)
+    assert run.values("ual/tokens") == [tokens]
+    assert run.values("loss")[0] == pytest.approx(expected / tokens, rel=1e-6)
 
 
 def _collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
