@@ -3,6 +3,9 @@
 A block over which workers die is halved, and its halves are tried apart, until the row is alone
 that does it. That row gets no result, and all others have theirs: so the cost of a bad row is some
 workers, whatever the size of a block.
+
+A worker that dies may take what it had just finished with it, so of two blocks the first could be
+blamed for what the second did. A block over which a worker died is therefore given out alone.
 """
 
 from __future__ import annotations
@@ -77,9 +80,17 @@ class Blocks:
             self._again.append(block)
         return bool(self._again)
 
-    def next(self) -> Block:
-        """One that is to be done; there must be one."""
-        return self._again.popleft() if self._again else next(self._fresh)
+    def next(self, *, beside: bool) -> Block | None:
+        """One that is to be done, or None.
+
+        Args:
+            beside: whether the worker has another; then only one over which no worker died.
+        """
+        for place, block in enumerate(self._again):
+            if not (beside and block.deaths):
+                del self._again[place]
+                return block
+        return next(self._fresh, None)
 
     def put_back(self, block: Block) -> None:
         """Its worker is gone, for a reason that has nothing to do with it."""

@@ -232,8 +232,11 @@ class _Run:
         is_left = self._stopped is None and bool(blocks)
         for ahead in range(1, _AHEAD + 1):
             for hand in hands:
-                if is_left and hand.is_ready and len(hand.blocks) < ahead:
-                    block = blocks.next()
+                if not (is_left and hand.is_ready and len(hand.blocks) < ahead):
+                    continue
+                if any(block.deaths for block in hand.blocks):
+                    continue
+                if (block := blocks.next(beside=bool(hand.blocks))) is not None:
                     hand.blocks.append(block)
                     task = hand.actor.do.options(name=block.name)
                     self._active[task.remote(block.start, block.reference)] = hand, block
@@ -316,7 +319,7 @@ class _Run:
 
     def _give_up(self, block: Block, lost: Lost) -> None:
         """A row gets no result: it is no worker's, and no other row's, misfortune."""
-        self._results[block.start] = lost
+        self._results[block.start], self._in_vain = lost, 0
         line = {self._place.row: lost.row, "outcome": Outcome.FAILED.value, "answer": lost.words}
         self._place.session.unscored.write(line)
         self.shown.say(

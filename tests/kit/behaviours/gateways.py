@@ -105,7 +105,9 @@ def the_first_row_forbidden(asked: Asked) -> Answer:
     return raw(403, page, content_type="text/html") if asked.row == 0 else good(asked)
 
 
-@behaviour("any: a key without rights", fails=True, scored=0, requests=3, says="does not accept")
+@behaviour(
+    "any: a key without rights", fails=True, scored=0, rows=24, requests=12, says="does not accept"
+)
 def everything_forbidden(asked: Asked) -> Answer:
     return bad(403, "You have insufficient permissions for this operation.")
 
