@@ -36,12 +36,12 @@ from axolotl_ual.demo.world import (
     untold,
 )
 from axolotl_ual.evaluation.predictions import MEASURES, Predictions, sum_by_row
+from axolotl_ual.labels.ranks import rank
+from axolotl_ual.labels.smoothing import solve_smoothing
 from axolotl_ual.losses.encoding import encode_smoothing
 from axolotl_ual.losses.objective import SmoothedObjective
 from axolotl_ual.losses.reference import AdapterOff
 from axolotl_ual.losses.rule import Weights
-from axolotl_ual.preprocess.labels.ranks import rank
-from axolotl_ual.preprocess.labels.smoothing import solve_smoothing
 from axolotl_ual.preprocess.progress import show_progress
 
 GROUPS = ("known", "new", "open")

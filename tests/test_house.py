@@ -49,6 +49,7 @@ FLOORS = {
     "host_names": 1,
     # What both halves share.
     "evaluation": 1,
+    "labels": 1,
     "settings": 1,
     "errors": 0,
     "columns": 0,
@@ -56,7 +57,7 @@ FLOORS = {
     # Code that shipped recipes name.
     "recipes": 0,
 }
-SHARED = {"evaluation", "settings", "errors", "columns", "host"}
+SHARED = {"evaluation", "labels", "settings", "errors", "columns", "host"}
 SHARED_MODULES = {
     "axolotl_ual.data.annotated",
     "axolotl_ual.data.carry",

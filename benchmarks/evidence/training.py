@@ -21,7 +21,7 @@ from smollm import model_folder
 from study import Place, Results, main
 from tuning import Tuned
 
-from axolotl_ual.preprocess.labels.smoothing import solve_smoothing
+from axolotl_ual.labels.smoothing import solve_smoothing
 
 NAME = "training"
 Floats = np.ndarray[Any, Any]

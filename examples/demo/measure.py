@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.preprocess.labels.ranks import average_ranks
+from axolotl_ual.labels.ranks import average_ranks
 
 Floats = npt.NDArray[np.float64]
 

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from axolotl_ual.columns import Manifest
 from axolotl_ual.errors import BackendError, ConfigError, DataError
+from axolotl_ual.labels.smoothing import SmoothingMap, solve_smoothing
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.ask import open_session
@@ -29,7 +30,6 @@ from ..engines.build import build_engine, engine_lines
 from ..estimators import build_estimator
 from ..estimators.base import Estimation, Estimator, FloatArray
 from ..labels.remarks import remarks
-from ..labels.smoothing import SmoothingMap, solve_smoothing
 from ..labels.stages import assign_stages
 from ..output.annotated import UNREADABLE_FILE, UNSCORED_FILE, Outcome, write_annotated
 from ..output.folder import check_target

@@ -3,8 +3,8 @@
     u_i = sum_m w_m v_im / sum_m w_m        over the members m that have a value for row i
 
 with v_im the uncertainty of member m (`mix: value`) or its rank over all rows mapped to [0, 1]
-(`mix: rank`, `labels/ranks.py`), which makes members comparable whose uncertainties are spread
-differently. A row is missing only where no member has a value.
+(`mix: rank`, `axolotl_ual.labels.ranks`), which makes members comparable whose uncertainties are
+spread differently. A row is missing only where no member has a value.
 
     u_i = prod_m v_im ^ (M w_m / sum_m w_m)     over all M members (`mix: product`)
 
@@ -27,11 +27,11 @@ from typing import Final
 import numpy as np
 
 from axolotl_ual.columns import PREFIX
+from axolotl_ual.labels.ranks import rank
 
 from ..calls.budget import total_usage
 from ..calls.plan import Plan, joined
 from ..data.sample import Sample
-from ..labels.ranks import rank
 from ..progress import Progress, Uncounted
 from .base import Estimation, Estimator, FloatArray, RowScores
 

@@ -15,8 +15,8 @@ not sampled: it asks how spread the model's own choice is and not how likely the
 the entropy over whole sampled responses, by meaning (`dimensions/semantic.py`).
 
 Rows are read in windows, sorted by length, measured in batches, and mapped over all samples of the
-run by their rank or by min-max (`labels/ranks.py`), so an uncertainty is relative to the data it
-was estimated with. MC dropout (`mc_dropout.py`) shares all of this.
+run by their rank or by min-max (`axolotl_ual.labels.ranks`), so an uncertainty is relative to the
+data it was estimated with. MC dropout (`mc_dropout.py`) shares all of this.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from typing import Any, Final
 import numpy as np
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.labels.ranks import MAPPINGS, Scores
 from axolotl_ual.settings.estimators import LocalModelConfig, MappedModelConfig
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.plan import Plan
 from ..data.rows import Sample
-from ..labels.ranks import MAPPINGS, Scores
 from ..models.local.causal import LocalModel, Measure, nll
 from ..models.local.encoding import Encoded, encode
 from ..progress import Progress

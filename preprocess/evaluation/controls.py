@@ -23,12 +23,12 @@ import pyarrow as pa
 from axolotl_ual.columns import GAP, PREFIX, SMOOTHING, STAGE, STAGES, UNCERTAINTY
 from axolotl_ual.data.annotated import rewritten
 from axolotl_ual.errors import DataError
+from axolotl_ual.labels.ranks import rank
+from axolotl_ual.labels.smoothing import solve_smoothing
 
 from ..data.annotated_tables import annotated_tables
 from ..data.recipe import Entry, Recipe
 from ..data.rows import read_samples
-from ..labels.ranks import rank
-from ..labels.smoothing import solve_smoothing
 from ..labels.stages import assign_stages
 from ..output.folder import float_column, write_parquet
 from .grid import PLAIN

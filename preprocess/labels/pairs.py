@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.labels.smoothing import SmoothingMap, solve_smoothing
 from axolotl_ual.settings.pairs import Policy
 
-from .smoothing import SmoothingMap, solve_smoothing
 from .stages import StageCodes, assign_stages
 
 IntArray = npt.NDArray[np.int64]

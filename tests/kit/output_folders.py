@@ -28,7 +28,7 @@ from axolotl_ual.columns import (
     ManifestSource,
     ManifestUsage,
 )
-from axolotl_ual.preprocess.labels.smoothing import solve_smoothing
+from axolotl_ual.labels.smoothing import solve_smoothing
 from axolotl_ual.preprocess.labels.stages import assign_stages
 from axolotl_ual.settings.server import shaping
 from axolotl_ual.settings.ual import parse_ual

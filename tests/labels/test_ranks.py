@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from axolotl_ual.preprocess.labels.ranks import (
+from axolotl_ual.labels.ranks import (
     MAPPINGS,
     average_ranks,
     clipped,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from axolotl_ual.errors import ConfigError
-from axolotl_ual.preprocess.labels.smoothing import solve_smoothing
+from axolotl_ual.labels.smoothing import solve_smoothing
 
 uncertainties = hnp.arrays(
     np.float32,

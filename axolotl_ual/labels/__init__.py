@@ -1,0 +1,1 @@
+"""Scores as uncertainties and uncertainties as smoothing: what annotating and training share."""
