@@ -41,6 +41,12 @@ REFERENCE_IDS: Final = "ual_reference_ids"
 REFERENCE_LOGPROBS: Final = "ual_reference_logprobs"
 """Prepared data only: int32 and float32 lists, K for each trained token of the row, in order."""
 
+ROW: Final = "ual_row"
+"""Training data only: int64, a row's number in the training set, where smoothing is replaced."""
+
+PLACE: Final = "ual_place"
+"""Training batches only: int64, which of a batch's rows a token is of; negative for padding."""
+
 CONTENT: Final = "ual_content"
 """string: digest of a row's own columns, where annotations are published without the rows."""
 

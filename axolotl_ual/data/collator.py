@@ -1,10 +1,11 @@
 """Smoothing and weights through whichever collator Axolotl chose.
 
 A collator of Axolotl pads, packs, flattens or bins the keys it knows, and no others. Label and
-smoothing of a token travel through it as one integer (`losses.encoding`). Where rows bring weights
-or the prediction of a reference, the collator runs once more for each, with the bits of a token's
-weight, or its number, in the place of its label, and so tells where it went. Rows with images have
-no labels before their collator makes them: there a row's smoothing is put on its tokens afterwards.
+smoothing of a token travel through it as one integer (`losses.encoding`). Where rows bring weights,
+a number of their own or the prediction of a reference, the collator runs once more for each, with
+the bits of a token's weight, its row's place in the batch or its own number in the place of its
+label, and so tells where it went. Rows with images have no labels before their collator makes them:
+there a row's smoothing is put on its tokens afterwards.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from axolotl_ual.columns import PREFIX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING, WEIGHT
+from axolotl_ual.columns import (
+    PLACE,
+    PREFIX,
+    REFERENCE_IDS,
+    REFERENCE_LOGPROBS,
+    ROW,
+    SMOOTHING,
+    WEIGHT,
+)
 from axolotl_ual.data.untokenised import spread
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.encoding import (
@@ -32,7 +41,9 @@ class SmoothingCollator:
 
     The batch of the wrapped collator gets a further tensor `ual_smoothing`, int32 of the shape of
     `labels`: the bits of the float32 smoothing of each token, 0 for padding. Rows without the
-    column (a validation set) give a batch without it. Rows with weights give `ual_weight` likewise.
+    column (a validation set) give a batch without it. Rows with weights give `ual_weight` likewise,
+    and rows with a number `ual_place`: int64 of that shape, of which of the batch's rows each token
+    is, counted from 0, and negative for padding.
 
     Args:
         base: the collator that Axolotl would use.
@@ -64,6 +75,8 @@ class SmoothingCollator:
         if WEIGHT in rows[0]:
             weighed = self.base(_of_each(features, binned, _weighed), **options)["labels"]
             batch[WEIGHT] = weighed.clamp(min=0).to(torch.int32)
+        if ROW in rows[0]:
+            batch[PLACE] = self.base(_placed(features, rows, binned), **options)["labels"]
         if REFERENCE_IDS in rows[0]:
             numbered = _numbered(features, rows, binned)
             number_BT = self.base(numbered, **options)["labels"]
@@ -112,6 +125,23 @@ def predicted_places(labels: Any) -> Any:
     return np.flatnonzero(np.asarray(labels)[1:] != IGNORE_INDEX) + 1
 
 
+def _placed(features: Sequence[Any], rows: Sequence[Any], binned: bool) -> list[Any]:
+    """The rows with their place in the batch as the label of each of their tokens."""
+    found = [
+        _labelled(row, np.full(len(row["labels"]), place, dtype=np.int64))
+        for place, row in enumerate(rows)
+    ]
+    return _as_given(found, features, binned)
+
+
+def _as_given(rows: list[Any], features: Sequence[Any], binned: bool) -> list[Any]:
+    """Rows in the bins that `features` has them in, if it has."""
+    if not binned:
+        return rows
+    left = iter(rows)
+    return [[next(left) for _ in part] for part in features]
+
+
 def _numbered(features: Sequence[Any], rows: Sequence[Any], binned: bool) -> list[Any]:
     """The rows with numbers as labels: counted over the batch, of tokens that have a prediction."""
     found, count = [], 0
@@ -122,10 +152,7 @@ def _numbered(features: Sequence[Any], rows: Sequence[Any], binned: bool) -> lis
             labels[places] = np.arange(count, count + len(places))
             count += len(places)
         found.append(_labelled(row, labels))
-    if not binned:
-        return found
-    numbered = iter(found)
-    return [[next(numbered) for _ in part] for part in features]
+    return _as_given(found, features, binned)
 
 
 def _reference(rows: Sequence[Any], number_BT: Tensor) -> dict[str, Tensor]:

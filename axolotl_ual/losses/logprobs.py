@@ -87,8 +87,8 @@ def token_statistics(
     """What the prediction of each label says, without gradients.
 
     Returns:
-        Shape (3, N): log-probability of the label, the largest log-probability, and 1 where the
-        label has it.
+        Shape (4, N): log-probability of the label, the largest log-probability, 1 where the label
+        has it, and the entropy in nats.
     """
     pieces = zip(hidden_NH.split(chunk), labels_N.split(chunk), strict=True)
     with torch.no_grad():
@@ -118,7 +118,8 @@ class _Head:
         total_C = torch.logsumexp(logits_CV, dim=1)
         best_C, place_C = logits_CV.max(dim=1)
         hit_C = (place_C == labels_C).to(best_C.dtype)
-        return torch.stack([picked_C - total_C, best_C - total_C, hit_C])
+        entropy_C = torch.special.entr(torch.softmax(logits_CV, dim=1)).sum(dim=1)
+        return torch.stack([picked_C - total_C, best_C - total_C, hit_C, entropy_C])
 
 
 class _Randomness:

@@ -34,8 +34,9 @@ class TokenScorer:
       label is -100 and at the first position;
     - `ual_aligned=True`: of shape (2, B, T) instead, that log-probability and the logarithm of the
       sum of squared probabilities of the position, the latter without gradients;
-    - `ual_statistics=True`: of shape (3, B, T) instead, without gradients: that
-      log-probability, the largest one of the position, and 1 where the label has it.
+    - `ual_statistics=True`: of shape (4, B, T) instead, without gradients: that
+      log-probability, the largest one of the position, 1 where the label has it, and the entropy
+      of the position in nats.
 
     Args:
         model: the innermost causal language model: no adapter, no engine around it.

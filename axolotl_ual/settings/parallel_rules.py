@@ -59,6 +59,12 @@ def _of_ual(recipe: Mapping[str, Any], what: str) -> Iterator[UALError]:
             "sequence, and not over the tokens of a step",
             "set `ual.loss.kernel: auto`",
         )
+    if ual.reestimate is not None:
+        yield UnsupportedError(
+            f"ual.reestimate: with `{what}` a process sees the predictions of one part of each "
+            "sequence",
+            "take `reestimate:` out",
+        )
     if ual.curriculum.active and ual.curriculum.evaluate_at_boundary:
         yield UnsupportedError(
             f"ual.curriculum.evaluate_at_boundary: with `{what}` a process sees the predictions of "

@@ -22,6 +22,7 @@ from axolotl_ual.settings.preference import (
     kind_of_rl,
 )
 from axolotl_ual.settings.prompts_rules import of_prompts
+from axolotl_ual.settings.reestimate_rules import of_reestimation
 from axolotl_ual.settings.reference_rules import of_the_reference
 from axolotl_ual.settings.streaming_rules import of_streaming
 from axolotl_ual.settings.ual import UALConfig, parse_ual
@@ -220,7 +221,7 @@ def _conflicts(recipe: Mapping[str, Any]) -> list[UALError]:
     except ConfigError:
         return []
     rl = kind_of_rl(recipe)
-    found: list[UALError] = []
+    found: list[UALError] = [*of_reestimation(recipe, ual)]
     if ual.curriculum.active:
         found += _of_the_curriculum(recipe, ual)
     if ual.curriculum.refresh_reference:

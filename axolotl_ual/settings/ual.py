@@ -35,6 +35,7 @@ from axolotl_ual.settings.evaluate import EvaluateConfig
 from axolotl_ual.settings.loss import LossConfig
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.preference import PreferenceConfig
+from axolotl_ual.settings.reestimate import ReestimateConfig
 from axolotl_ual.settings.server import OPERATIONAL, Section, shaping
 
 Estimator = Single | Literal["ensemble", "distilled"]
@@ -214,6 +215,9 @@ class UALConfig(Section):
     stages: StagesConfig = Field(default_factory=StagesConfig)
     loss: LossConfig = Field(default_factory=LossConfig)
     curriculum: CurriculumConfig = Field(default_factory=CurriculumConfig)
+    reestimate: ReestimateConfig | None = Field(
+        None, description="Estimate smoothing again while a curriculum trains."
+    )
     preference: PreferenceConfig = Field(default_factory=PreferenceConfig)
     pairs: PairsConfig | None = Field(None, description="Preference pairs from sampled responses.")
     evaluate: EvaluateConfig = Field(

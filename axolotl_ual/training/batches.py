@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 from torch.utils.data import BatchSampler
 
-from axolotl_ual.columns import STAGE, UNCERTAINTY
+from axolotl_ual.columns import ROW, STAGE, UNCERTAINTY
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.schedule.plan import Plan
 from axolotl_ual.schedule.staging import Staging
@@ -66,7 +66,8 @@ class StageCollator:
     """Wraps a collator: its batches tell in which stage their rows are.
 
     The batch gets `ual_stage`, int64 of shape (rows,), counted from 0; and `ual_uncertainty`,
-    float32 of shape (rows,), NaN where it is not known, if rows have one.
+    float32 of shape (rows,), NaN where it is not known, if rows have one; and
+    `ual_row`, int64 of shape (rows,), if rows have a number.
 
     Args:
         base: a collator that leaves our columns out of what it collates.
@@ -89,4 +90,6 @@ class StageCollator:
             known = [row[UNCERTAINTY] for row in rows]
             values = [float("nan") if value is None else value for value in known]
             batch[UNCERTAINTY] = torch.tensor(values, dtype=torch.float32)
+        if all(ROW in row for row in rows):
+            batch[ROW] = torch.tensor([row[ROW] for row in rows], dtype=torch.int64)
         return batch

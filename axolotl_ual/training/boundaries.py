@@ -28,7 +28,12 @@ def order_digest(plan: Plan) -> str:
 
 
 def write_progress(
-    folder: Path, plan: Plan, names: list[str], step: int, refreshes: bool = False
+    folder: Path,
+    plan: Plan,
+    names: list[str],
+    step: int,
+    refreshes: bool = False,
+    estimates: str | None = None,
 ) -> None:
     """Write down which stage a checkpoint was saved in.
 
@@ -38,6 +43,7 @@ def write_progress(
         names: stage of each phase.
         step: optimizer steps done.
         refreshes: whether each stage has a reference of its own.
+        estimates: how the smoothing of each stage is estimated; None: it is that of the data.
     """
     phase = plan.phase_at(max(step - 1, 0))
     record = {
@@ -49,20 +55,24 @@ def write_progress(
         "boundary": step in plan.boundaries,
         "order": order_digest(plan),
         "refresh_reference": refreshes,
+        "reestimate": estimates,
     }
     (folder / PROGRESS_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
-def check_resume(folder: Path, plan: Plan, refreshes: bool = False) -> None:
+def check_resume(
+    folder: Path, plan: Plan, refreshes: bool = False, estimates: str | None = None
+) -> None:
     """Stop where a checkpoint was trained in another order than the run that resumes from it.
 
     Args:
         folder: of the checkpoint.
         plan: of the run.
         refreshes: whether each stage has a reference of its own.
+        estimates: how the smoothing of each stage is estimated; None: it is that of the data.
 
     Raises:
-        ConfigError: order or references differ, or the checkpoint tells of none.
+        ConfigError: order, references or estimates differ, or the checkpoint tells of none.
     """
     path = folder / PROGRESS_FILE
     if not path.is_file():
@@ -76,6 +86,12 @@ def check_resume(folder: Path, plan: Plan, refreshes: bool = False) -> None:
         raise ConfigError(
             f"ual.curriculum.refresh_reference: {str(refreshes).lower()}: {folder} was trained "
             "with the opposite, and so towards another reference",
+            "resume with what that run had, or train anew",
+        )
+    if record.get("reestimate") != estimates:
+        raise ConfigError(
+            f"ual.reestimate: {estimates or 'not set'}: {folder} was trained with "
+            f"{record.get('reestimate') or 'the smoothing of the data'}",
             "resume with what that run had, or train anew",
         )
     if record["order"] != order_digest(plan):
@@ -177,6 +193,14 @@ class CurriculumCallback(TrainerCallback):
         refreshes = self.trainer.curriculum.config.refresh_reference
         if refreshes:
             self.trainer.frozen.save(folder)
+        self.trainer.keep_estimate(folder)
         if state.is_world_process_zero and folder.is_dir():
             names = [phase.name for phase in self.trainer.curriculum.phases]
-            write_progress(folder, self.trainer.plan, names, state.global_step, refreshes)
+            write_progress(
+                folder,
+                self.trainer.plan,
+                names,
+                state.global_step,
+                refreshes,
+                self.trainer.estimates,
+            )

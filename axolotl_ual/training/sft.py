@@ -46,8 +46,8 @@ from axolotl_ual.training.metrics import (
     WEIGHT_METRIC,
     Means,
 )
+from axolotl_ual.training.reestimated import ReestimatedMixin
 from axolotl_ual.training.reference import make_reference
-from axolotl_ual.training.staged import StagedMixin
 
 _KERNELS = (
     "chunked_cross_entropy",
@@ -58,7 +58,7 @@ _KERNELS = (
 """Keys of a recipe that choose how the model computes its cross entropy."""
 
 
-class UALTrainer(StagedMixin, AxolotlTrainer):
+class UALTrainer(ReestimatedMixin, AxolotlTrainer):
     """Axolotl's SFT trainer; each sample's loss is smoothed by its `ual_smoothing`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

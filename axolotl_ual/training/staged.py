@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import Trainer
 
 from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY, WEIGHT
@@ -51,6 +52,14 @@ class StagedMixin(Trainer):
     plan: Plan | None = None
     data_collator: Any
     lr_scheduler: Any
+
+    @property
+    def estimates(self) -> str | None:
+        """How the smoothing of stages is estimated in training; None: it is that of the data."""
+        return None
+
+    def keep_estimate(self, folder: Path) -> None:
+        """Write into a checkpoint what smoothing was estimated in training."""
 
     def follow(self, curriculum: Curriculum) -> None:
         """Train in the order of `curriculum`."""
@@ -125,7 +134,8 @@ class StagedMixin(Trainer):
         """Resume only in the order that the checkpoint was trained in."""
         if self.plan is not None and resume is not None:
             assert self.curriculum is not None
-            check_resume(Path(resume), self.plan, self.curriculum.config.refresh_reference)
+            refreshes = self.curriculum.config.refresh_reference
+            check_resume(Path(resume), self.plan, refreshes, self.estimates)
         return super()._init_training_state(max_steps, steps_per_epoch, epochs, resume, trial)
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -226,6 +236,16 @@ class StagedMixin(Trainer):
 
     def scores(self, inputs: dict[str, Any]) -> Scores:
         """Predictions of a validation batch: next tokens, where the labels ask for them."""
+        statistics_XBT, asked_BT = self._statistics(inputs)
+        logp_M, best_M, hit_M, _ = statistics_XBT[:, asked_BT]
+        return Scores(-logp_M, best_M.exp(), hit_M)
+
+    def _statistics(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Statistics of each token's prediction (see `TokenScorer`), and where labels ask for it.
+
+        Returns:
+            (4, B, T), and bool of (B, T).
+        """
         inputs = dict(inputs)
         labels_BT = inputs.pop("labels")
         with self._scorer.installed():
@@ -234,8 +254,7 @@ class StagedMixin(Trainer):
             )
         asked_BT = labels_BT != IGNORE_INDEX
         asked_BT[:, 0] = False
-        logp_M, best_M, hit_M = outputs.logits[:, asked_BT]
-        return Scores(-logp_M, best_M.exp(), hit_M)
+        return outputs.logits, asked_BT
 
     @cached_property
     def _scorer(self) -> TokenScorer:

@@ -25,6 +25,9 @@ _PHASED: Final = {"ual": {"curriculum": {"mode": "phased"}}}
 _SCALED: Final = {"ual": {"curriculum": {"mode": "phased", "learning_rate_scale": [1, 0.5, 0.5]}}}
 _BOUNDARY: Final = {"ual": {"curriculum": {"mode": "phased", "evaluate_at_boundary": True}}}
 _REFRESHED: Final = {"ual": {"curriculum": {"mode": "phased", "refresh_reference": True}}}
+_REESTIMATED: Final = {
+    "ual": {"curriculum": {"mode": "phased"}, "reestimate": {"estimator": "perplexity"}}
+}
 _REFERENCE: Final = {"ual": {"smoothing": {"prior": "reference"}}}
 _IMAGES: Final = {"processor_type": "AutoProcessor", "skip_prepare_dataset": True}
 _TOP_K: Final = {"ual": {"smoothing": {"prior": "reference", "reference_top_k": 64}}}
@@ -158,6 +161,10 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {**_REFRESHED, "adapter": None},
         {**_REFRESHED, **_zero(2)},
         {**_REFRESHED, "precompute_ref_log_probs": True},
+        _REESTIMATED,
+        {**_REESTIMATED, "sample_packing": True},
+        {**_REESTIMATED, **_zero(3)},
+        {**_REESTIMATED, "context_parallel_size": 2},
         {"trl": {"async_prefetch": True}},
     ],
 }
@@ -228,7 +235,7 @@ def _concerns(setting: Mapping[str, Any], kind: str) -> bool:
     ual = setting.get("ual", {})
     if any(key.startswith("dpo_") for key in setting):
         return kind in SMOOTHED
-    if "annotations" in ual or setting.keys() >= _IMAGES.keys():
+    if {"annotations", "reestimate"} & ual.keys() or setting.keys() >= _IMAGES.keys():
         return kind == "sft"
     if "trl" in setting:
         return kind == "grpo"

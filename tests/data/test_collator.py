@@ -78,6 +78,28 @@ def test_flattening() -> None:
     assert smoothing(batch) == [[0.0, 0.25, 0.25, 0.0, 0.5]]
 
 
+@pytest.mark.parametrize("name", ["", "V2BatchSampler", "Flattening"])
+def test_each_token_tells_which_row_it_is_of(tokenizer: Any, name: str) -> None:
+    """Rows of any numbers: a place is counted in the batch."""
+    from axolotl.utils import collators
+    from transformers import DataCollatorWithFlattening
+
+    rows: list[Any] = [row(FIRST, ual_row=70), row(SECOND, ual_row=5), row(SECOND, ual_row=5)]
+    if name == "Flattening":
+        base = DataCollatorWithFlattening(return_tensors="pt")
+        # What separates samples is not trained, whatever it is of.
+        expected = [[-100, 0, 0, -100, 1, -100, 2]]
+    elif name:
+        base = getattr(collators, f"{name}DataCollatorForSeq2Seq")(tokenizer)
+        rows, expected = [rows[:2], rows[2:]], [[0, 0, 0, 1, 1], [2, 2, -100, -100, -100]]
+    else:
+        base, expected = collators.DataCollatorForSeq2Seq(tokenizer), [[0, 0, 0]]
+        expected += [[1, 1, -100], [2, 2, -100]]
+    batch = SmoothingCollator(base)(rows)
+    assert batch["ual_place"].tolist() == expected
+    assert batch["ual_place"].shape == batch["labels"].shape
+
+
 def test_evaluation_leaves_all_our_columns_out() -> None:
     seen: list[Any] = []
     SmoothingCollator(seen.extend, keep=False)([row(FIRST, ual_stage="moderate")])

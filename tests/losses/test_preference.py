@@ -183,6 +183,7 @@ def test_statistics_of_a_prediction(chunk: int) -> None:
     labels[:5] = logp[:5].argmax(dim=-1)
     ours = token_statistics(hidden, labels, head, chunk=chunk)
     expected = [logp.gather(1, labels[:, None])[:, 0], logp.amax(1), logp.argmax(1) == labels]
+    expected.append(-(logp.exp() * logp).sum(1))
     torch.testing.assert_close(ours, torch.stack([part.double() for part in expected]))
     assert ours[2, :5].tolist() == [1.0] * 5
 

@@ -294,6 +294,12 @@ def test_only_the_same_order_is_resumed(tmp_path: Path) -> None:
         check_resume(tmp_path, small_plan(), refreshes=True)
     write_progress(tmp_path, small_plan(), list(STAGES), 3, refreshes=True)
     check_resume(tmp_path, small_plan(), refreshes=True)
+    with pytest.raises(ConfigError, match=r"reestimate: by x: .* the smoothing of the data"):
+        check_resume(tmp_path, small_plan(), refreshes=True, estimates="by x")
+    write_progress(tmp_path, small_plan(), list(STAGES), 3, estimates="by y")
+    with pytest.raises(ConfigError, match=r"reestimate: not set: .* trained with by y"):
+        check_resume(tmp_path, small_plan())
+    check_resume(tmp_path, small_plan(), estimates="by y")
 
 
 # --- prompts -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.settings.reestimate_rules import estimate_of
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import parse_ual
 
@@ -233,6 +234,67 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+ESTIMATED = {**PHASED, "reestimate": {"estimator": "perplexity"}}
+BY_JUDGE = {"output": "a", "estimator": "judge", "judge": {"model": "m"}}
+BY_ENTROPY = {"output": "a", "estimator": "entropy"}
+REESTIMATE = "ual.reestimate: "
+REFUSED += [
+    (
+        {"rl": "dpo", "ual": ESTIMATED},
+        f"{REESTIMATE}`rl: dpo` does not smooth the tokens of a sample",
+        "take `reestimate:` out",
+    ),
+    (
+        {"ual": {"reestimate": {"estimator": "entropy"}}},
+        f"{REESTIMATE}`ual.curriculum.mode: none` has no stages",
+        "set `ual.curriculum.mode` to phased or cumulative",
+    ),
+    (
+        {"ual": {**ESTIMATED, "smoothing": {"mean": 0}}},
+        f"{REESTIMATE}`ual.smoothing.mean: 0` smooths no sample",
+        "take `reestimate:` out",
+    ),
+    (
+        {
+            "ual": {**ESTIMATED, "smoothing": {"prior": "reference", "reference_top_k": 8}},
+            "adapter": "lora",
+        },
+        f"{REESTIMATE}`ual.smoothing.reference_top_k` keeps the reference of rows that are",
+        "take `reference_top_k` out",
+    ),
+    (
+        {"ual": {**PHASED, "reestimate": {}}},
+        f"{REESTIMATE}the recipe has no `ual.annotate` that names an estimator",
+        "set `ual.reestimate.estimator` to perplexity or entropy",
+    ),
+    (
+        {"ual": {**ESTIMATED, "annotate": BY_JUDGE}},
+        f"{REESTIMATE}`ual.annotate.estimator: judge` is not what a forward pass of the model",
+        "annotate with perplexity or entropy",
+    ),
+    (
+        {"ual": {**ESTIMATED, "annotate": BY_ENTROPY}},
+        "ual.reestimate.estimator: perplexity: `ual.annotate.estimator: entropy` is another",
+        "take `ual.reestimate.estimator` out",
+    ),
+    (
+        {"ual": ESTIMATED, "streaming": True, "max_steps": 9},
+        f"{REESTIMATE}the map to smoothing is solved over all rows",
+        "take `streaming` out",
+    ),
+    (
+        {"ual": ESTIMATED, "processor_type": "AutoProcessor", "skip_prepare_dataset": True},
+        f"{REESTIMATE}`processor_type: AutoProcessor` makes the tokens of rows with images a batch",
+        "take `reestimate:` out",
+    ),
+    (
+        {"ual": ESTIMATED, "context_parallel_size": 2},
+        f"{REESTIMATE}with `context_parallel_size: 2` a process sees the predictions of one part",
+        "take `reestimate:` out",
+    ),
+]
+
+
 @pytest.mark.parametrize(("keys", "problem", "fix"), REFUSED)
 def test_contradictions_are_refused(keys: dict[str, Any], problem: str, fix: str) -> None:
     found = [error for error in unsupported(keys) if error.problem.startswith(problem)]
@@ -253,6 +315,10 @@ def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
     "keys",
     [
         {"ual": PHASED},
+        {"ual": ESTIMATED},
+        {"ual": ESTIMATED, "sample_packing": True},
+        {"ual": ESTIMATED, "deepspeed": ZERO_3},
+        {"ual": {**PHASED, "annotate": BY_ENTROPY, "reestimate": {}}},
         {"rl": "dpo"},
         {"rl": "dpo", "ual": {"preference": {"smoothing": False, "weighting": "wpo"}}},
         {"rl": "dpo", "adapter": "lora", "ual": REFRESHED},
@@ -268,6 +334,31 @@ def test_the_deepspeed_config_may_be_a_file(tmp_path: Path) -> None:
 )
 def test_what_can_be_trained_is_not_refused(keys: dict[str, Any]) -> None:
     assert unsupported(keys) == []
+
+
+@pytest.mark.parametrize(
+    ("ual", "shown"),
+    [
+        (PHASED, None),
+        (ESTIMATED, "perplexity, mapped by rank"),
+        ({**PHASED, "annotate": BY_ENTROPY, "reestimate": {}}, "entropy, mapped by rank"),
+        (
+            {
+                **PHASED,
+                "annotate": {**BY_ENTROPY, "entropy": {"mapping": "minmax"}},
+                "reestimate": {"estimator": "entropy"},
+            },
+            "entropy, mapped by minmax",
+        ),
+        (
+            {**PHASED, "annotate": BY_ENTROPY, "reestimate": {"mapping": "clipped"}},
+            "entropy, mapped by clipped",
+        ),
+    ],
+)
+def test_smoothing_is_estimated_as_annotating_did(ual: dict[str, Any], shown: str | None) -> None:
+    found = estimate_of(parse_ual(ual))
+    assert shown == (None if found is None else str(found))
 
 
 @pytest.mark.parametrize(
