@@ -171,7 +171,7 @@ def limits(folder: Path, rows: int) -> Iterator[Figures]:
                 "spent_of_limit": round(spent / limit, 4),
                 "said": said(recipe)[-2:],
             }
-        for a_minute, asked in ((100, 150), (3000, 2500)):
+        for a_minute, asked in ((100, 150), (3000, 4000)):
             server.restore()
             server.set(latency=0.05)
             recipe = write_recipe(
@@ -189,6 +189,7 @@ def limits(folder: Path, rows: int) -> Iterator[Figures]:
                 "rows": asked,
                 "status": found["status"],
                 "kept": round(kept / a_minute, 4),
+                "most_in_a_minute": stats["most_in_a_minute"],
             }
 
 

@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +89,7 @@ class Stats:
         distinct: distinct questions that got a completion.
         first: time of the first request, in seconds of the server's clock.
         last: time of the last response.
+        most_in_a_minute: requests in any 60 seconds.
     """
 
     requests: int = 0
@@ -101,6 +102,19 @@ class Stats:
     first: float = 0.0
     last: float = 0.0
     questions: Counter[bytes] = field(default_factory=Counter)
+    minute: deque[float] = field(default_factory=deque)
+    most_in_a_minute: int = 0
+
+    def came(self, now: float) -> None:
+        """Count a request that comes at this time of the server's clock."""
+        self.first = self.first or now
+        self.requests += 1
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.minute.append(now)
+        while now - self.minute[0] >= 60.0:
+            self.minute.popleft()
+        self.most_in_a_minute = max(self.most_in_a_minute, len(self.minute))
 
     def report(self) -> dict[str, Any]:
         return {
@@ -112,6 +126,7 @@ class Stats:
             "most_in_flight": self.most_in_flight,
             "first": self.first,
             "last": self.last,
+            "most_in_a_minute": self.most_in_a_minute,
             "distinct": len(self.questions),
             "most_repeats": max(self.questions.values(), default=0),
         }

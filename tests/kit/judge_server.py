@@ -92,14 +92,10 @@ class Connection(asyncio.Protocol):
             # Some clients ask nothing at first, to see the limits; that is not counted.
             self._send(400, error("messages is empty", "invalid_request_error"))
             return
-        stats, now = self._judge.stats, time.monotonic()
-        stats.first = stats.first or now
-        stats.requests += 1
-        stats.in_flight += 1
-        stats.most_in_flight = max(stats.most_in_flight, stats.in_flight)
+        self._judge.stats.came(time.monotonic())
         answer = self._judge.respond(body, authorization)
         if answer is None:
-            stats.by_status[0] += 1
+            self._judge.stats.by_status[0] += 1
             return
         delay = self._judge.options.latency if answer[0] == 200 else 0.0
         if delay:
@@ -165,14 +161,15 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(core: int | None = None, **options: Any) -> Iterator[Running]:
+def running(core: int | None = None, port: int = 0, **options: Any) -> Iterator[Running]:
     """Run a server process until the block ends.
 
     Args:
         core: the processor core it is pinned to, or None.
+        port: that it listens at; 0: any that is free.
         options: of `Options`.
     """
-    command = [sys.executable, __file__, "--options", json.dumps(options)]
+    command = [sys.executable, __file__, "--port", str(port), "--options", json.dumps(options)]
     if core is not None:
         command = ["taskset", "-c", str(core), *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

@@ -13,12 +13,22 @@ from axolotl_ual.settings.server import ServerConfig
 
 from .pacing import Pacing, Start
 
-_BURST_SECONDS: Final = 0.02
+_BURST_SECONDS: Final = 0.25
+"""What starts late, because a timer or a process was, is caught up with for so long."""
+_WAY_SECONDS: Final = 0.25
+"""A request may be so much longer on its way than one that is sent after it."""
 _MINUTE: Final = 60.0
 
 
 class Bucket:
     """A token bucket that starts nearly empty, so that no minute ever holds more than its limit.
+
+    In any span of T seconds at most capacity + rate T tokens are taken, so the rate is
+
+        (per_minute + 1 - capacity) / (minute + way)
+
+    which is 0.991 of the limit, or more: no minute of the server's holds one request too many. Of
+    tokens, of which a request takes more than the capacity at once, it may be what one takes.
 
     Args:
         per_minute: tokens that flow in.
@@ -26,8 +36,8 @@ class Bucket:
     """
 
     def __init__(self, per_minute: float, now: float) -> None:
-        self._rate = per_minute / _MINUTE
-        self._capacity = max(1.0, self._rate * _BURST_SECONDS)
+        self._capacity = max(1.0, per_minute / _MINUTE * _BURST_SECONDS)
+        self._rate = (per_minute + 1.0 - self._capacity) / (_MINUTE + _WAY_SECONDS)
         self._level = 1.0
         self._at = now
 
