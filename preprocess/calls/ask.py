@@ -17,6 +17,7 @@ from axolotl_ual.settings.server import ServerConfig
 from ..data.sample import Sample
 from ..models.server.endpoint import Endpoint, find_endpoint
 from ..models.server.limiter import Limiter, limiter_of
+from ..models.server.track_record import TrackRecord
 from ..progress import Progress
 from .batch import DISCOUNT, BatchRun
 from .breaker import Breaker
@@ -56,6 +57,7 @@ class Session:
         unscored: JSON Lines file for the answers that give no score, or what else takes them;
             None takes none.
         make_limiter: makes the gate that all requests to an endpoint pass.
+        make_record: makes the record of whether an endpoint has answered, from its name.
         breaker: counts answers of no use; None: one of this session's own.
     """
 
@@ -67,6 +69,7 @@ class Session:
         retry_failed: bool,
         unscored: Path | Unscored | None,
         make_limiter: Callable[[ServerConfig, str], Limiter] = limiter_of,
+        make_record: Callable[[str], TrackRecord] = lambda endpoint: TrackRecord(),
         breaker: Breaker | None = None,
     ) -> None:
         self._open_cache = open_cache
@@ -79,6 +82,7 @@ class Session:
             unscored = UnscoredFile(unscored)
         self.unscored: Unscored = unscored
         self.make_limiter = make_limiter
+        self.make_record = make_record
         self.breaker = breaker or Breaker()
 
     def __enter__(self) -> Session:
@@ -210,7 +214,8 @@ class Asker:
         config, section = self.endpoint.config, self.endpoint.server.section
         limiter = self.session.make_limiter(config, section)
         session = self.session
-        return Exchange(self.endpoint, session.budget, self._say, limiter, session.breaker)
+        record = session.make_record(f"{self.endpoint.server.url} {config.model}")
+        return Exchange(self.endpoint, session.budget, self._say, limiter, session.breaker, record)
 
     @property
     def facts(self) -> dict[str, list[str]]:

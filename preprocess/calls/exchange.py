@@ -14,6 +14,7 @@ from ..models.server.dialect import Chat
 from ..models.server.endpoint import Endpoint
 from ..models.server.limiter import Limiter
 from ..models.server.replies import Completion, Kind
+from ..models.server.track_record import TrackRecord
 from .breaker import ENOUGH, Breaker
 from .budget import Budget, Meter, ask_paid
 from .cache import Answer, description
@@ -35,6 +36,7 @@ class Exchange:
         say: prints a line for the user.
         limiter: the gate that its requests pass.
         breaker: counts answers of no use, of all that ask in this command.
+        record: whether the endpoint has answered.
 
     Attributes:
         endpoint: likewise.
@@ -49,10 +51,11 @@ class Exchange:
         say: Callable[[str], None],
         limiter: Limiter,
         breaker: Breaker,
+        record: TrackRecord,
     ) -> None:
         self.endpoint = endpoint
         self.budget = budget
-        self.backend = ChatBackend(endpoint.config, endpoint.server, say, limiter)
+        self.backend = ChatBackend(endpoint.config, endpoint.server, say, limiter, record)
         self._breaker = breaker
         self._no_use: BackendError | None = None
         self._gives_logprobs: bool | None = None

@@ -1,4 +1,6 @@
-"""What the workers of one command share: cache, claims, money, limits, news. One small actor.
+"""What the workers of one command share: cache, claims, money, limits, news of servers and rows.
+
+One small actor.
 
 It runs on the node of the command, beside the cache file that every other run of the command uses:
 an answer is committed there before it counts. Files of the workers' own, to be merged, would be
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -21,6 +24,7 @@ from ..calls.breaker import Breaker
 from ..calls.cache import Answer, Cache, Claimed, Entry
 from ..calls.outcomes import Outcome
 from ..models.server.limiter import Bucket
+from ..models.server.track_record import TrackRecord
 from .leases import Lease, Treasury
 from .problem import Problem
 
@@ -84,6 +88,7 @@ class Coordinator:
         self._folder = folder
         self._treasury = Treasury(limit)
         self._breaker = Breaker()
+        self._records: defaultdict[str, TrackRecord] = defaultdict(TrackRecord)
         self._claims: dict[bytes, int] = {}
         self._dead: set[int] = set()
         self._stopped: Problem | None = None
@@ -160,6 +165,23 @@ class Coordinator:
         """
         is_open = self._breaker.note(about, is_useful)
         return self._breaker.is_useful(about), is_open
+
+    async def saw(self, endpoint: str, is_completion: bool) -> None:
+        """A worker had an answer.
+
+        Args:
+            endpoint: who gave it.
+            is_completion: whether it was one.
+        """
+        record = self._records[endpoint]
+        if is_completion:
+            record.completed()
+        else:
+            record.worked()
+
+    async def recall(self, endpoint: str) -> TrackRecord:
+        """What workers, also those that are dead, have seen of an endpoint."""
+        return self._records[endpoint]
 
     async def lease(
         self, worker: int, spent: float, lost: float, held: float, cost: float

@@ -1,4 +1,7 @@
-"""What workers share, from a worker: cache, limits of a minute, breaker. The coordinator has it."""
+"""What workers share, from a worker: cache, limits of a minute, breaker, what is known of servers.
+
+The coordinator has it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from ..calls.cache import Answer, Claimed, Entry, Values
 from ..calls.outcomes import Outcome
 from ..models.server.limiter import Limiter
 from ..models.server.pacing import Start
+from ..models.server.track_record import TrackRecord
 from .problem import Problem
 
 
@@ -181,6 +185,39 @@ class SharedBreaker(Breaker):
             self._useful.add(about)
         elif is_open:
             self._open.add(about)
+
+
+class SharedRecord(TrackRecord):
+    """Any worker's answer counts: one that takes the place of another waits for its server as long.
+
+    Args:
+        endpoint: what is asked.
+        coordinator: where its record is.
+    """
+
+    def __init__(self, endpoint: str, coordinator: Any) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+        self._coordinator = coordinator
+
+    async def recall(self) -> None:
+        """Learn what other workers have seen."""
+        if not self.has_completed:
+            seen: TrackRecord = await self._coordinator.recall.remote(self._endpoint)
+            self.has_worked |= seen.has_worked
+            self.has_completed |= seen.has_completed
+
+    def worked(self) -> None:
+        """The server answered."""
+        if not self.has_worked:
+            self._coordinator.saw.remote(self._endpoint, False)
+        super().worked()
+
+    def completed(self) -> None:
+        """The model gave a completion."""
+        if not self.has_completed:
+            self._coordinator.saw.remote(self._endpoint, True)
+        super().completed()
 
 
 def _get(reference: Any) -> Any:

@@ -21,7 +21,7 @@ from ..models.server.limiter import Limiter
 from .leases import LeasedBudget
 from .problem import Problem, coordinator_is_gone
 from .said import is_count
-from .shared import SharedBreaker, SharedCache, SharedLimiter
+from .shared import SharedBreaker, SharedCache, SharedLimiter, SharedRecord
 from .work import Work
 
 _TOLD_EVERY: Final = 0.5
@@ -85,6 +85,7 @@ class Worker:
             retry_failed=job.retry_failed,
             unscored=self._unscored,
             make_limiter=self._limiter,
+            make_record=lambda endpoint: SharedRecord(endpoint, coordinator),
             breaker=SharedBreaker(coordinator),
         )
         self._work: Work | None = None

@@ -30,6 +30,7 @@ from .limiter import Limiter, limiter_of
 from .pacing import Start
 from .patience import AloneUnanswered, Patience
 from .replies import read_reply
+from .track_record import TrackRecord
 from .transport import ConnectionFailed, Transport
 from .verdicts import Kind, Verdict
 
@@ -117,6 +118,7 @@ class ChatBackend:
         server: where it is.
         say: prints a line for the user.
         limiter: the gate that requests pass; by default one of its own.
+        record: whether the server has answered; by default what is seen here alone.
 
     Attributes:
         counts: what was sent, and what it took.
@@ -129,6 +131,7 @@ class ChatBackend:
         server: Server,
         say: Callable[[str], None],
         limiter: Limiter | None = None,
+        record: TrackRecord | None = None,
     ) -> None:
         def tell(line: str) -> None:
             say(server.redact(line))
@@ -146,12 +149,14 @@ class ChatBackend:
         )
         self._limiter = limiter or limiter_of(config, server.section)
         threshold = max(32, 2 * config.max_concurrency)
-        self._patience = Patience(config.patience, threshold, server.url, tell, self._limiter.abort)
+        self._record = record or TrackRecord()
+        self._patience = Patience(
+            config.patience, threshold, server.url, tell, self._limiter.abort, self._record
+        )
         self._watch: asyncio.Task[None] | None = None
         self._dialect = Dialect(config, tell)
         self._gate = Gate()
         self._refusals = self._faults = self._forbidden = 0
-        self._has_completed = False
         self._prompts = CutPrompts()
         self._has_asked_context = self._has_told_of_cuts = False
         self._asking_context = asyncio.Lock()
@@ -285,6 +290,8 @@ class ChatBackend:
             self._limiter.finish(reserved, used)
         if verdict.message:
             verdict = replace(verdict, message=self._server.redact(verdict.message))
+        if verdict.completion is None:
+            await self._record.recall()
         self._report(verdict, start)
         return verdict
 
@@ -304,7 +311,7 @@ class ChatBackend:
             self._patience.succeeded()
 
     async def _completed(self, chat: Chat, completion: Completion) -> Completion:
-        self._has_completed = True
+        self._record.completed()
         self._forbidden = 0
         self._gate.widen(_FEW)
         self.counts.prompt_tokens += completion.prompt_tokens
@@ -356,8 +363,8 @@ class ChatBackend:
             return False
         self._forbidden += 1
         if verdict.status == 404:
-            return self._has_completed and self._forbidden < _NOT_FOUND
-        return self._forbidden < (_FORBIDDEN if self._has_completed else _FORBIDDEN_AT_START)
+            return self._record.has_completed and self._forbidden < _NOT_FOUND
+        return self._forbidden < (_FORBIDDEN if self._record.has_completed else _FORBIDDEN_AT_START)
 
     def _give_up_where_useless(self, verdict: Verdict, tries: int) -> None:
         """Raise unless asking once more may help."""
@@ -366,11 +373,11 @@ class ChatBackend:
             raise endings.fatal(self._server, model, verdict)
         if verdict.status == 404 and tries <= self._config.max_retries:
             return
-        if verdict.kind is Kind.UNREACHABLE and not self._patience.has_worked:
+        if verdict.kind is Kind.UNREACHABLE and not self._record.has_worked:
             if tries >= _TRIES_AT_START:
                 raise endings.unreachable(self._server, verdict)
             return
-        if not self._has_completed:
+        if not self._record.has_completed:
             self._refusals += verdict.kind is Kind.BAD_REQUEST
             self._faults += verdict.kind is Kind.RETRY and verdict.in_answer
             if self._refusals >= _REFUSALS_AT_START:
@@ -379,7 +386,7 @@ class ChatBackend:
                 raise endings.no_answers(self._server, model, verdict)
         if verdict.kind not in _AGAIN:
             raise NoCompletion(verdict.kind, verdict.message)
-        may_be_starting = verdict.is_about_the_server and not self._patience.has_worked
+        may_be_starting = verdict.is_about_the_server and not self._record.has_worked
         if tries > self._config.max_retries and not may_be_starting:
             raise NoCompletion(verdict.kind, f"{verdict.message} ({tries} tries)")
 

@@ -19,6 +19,8 @@ from typing import Final
 
 from axolotl_ual.errors import BackendError
 
+from .track_record import TrackRecord
+
 _FIRST_PAUSE: Final = 2.0
 _LONGEST_PAUSE: Final = 60.0
 _TOLD_FROM: Final = 3.0
@@ -42,9 +44,7 @@ class Patience:
         where: what the server is called in messages.
         say: prints a line for the user.
         abort: ends the waits that others hold.
-
-    Attributes:
-        has_worked: whether the server has answered anything but errors of its own.
+        record: whether the server has worked.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Patience:
         where: str,
         say: Callable[[str], None],
         abort: Callable[[Exception], None],
+        record: TrackRecord,
     ) -> None:
         self._patience = seconds
         self._threshold = threshold
@@ -68,7 +69,7 @@ class Patience:
         self._probing = False
         self._over: Exception | None = None
         self._changed = asyncio.Event()
-        self.has_worked = False
+        self._record = record
 
     def began(self) -> None:
         """A request wants an answer."""
@@ -96,7 +97,7 @@ class Patience:
 
     def succeeded(self) -> None:
         """The server answered."""
-        self.has_worked = True
+        self._record.worked()
         self._in_a_row = self._long_waits = 0
         self._since = self._told_at = time.monotonic()
         if self._open_until is not None:
@@ -120,7 +121,7 @@ class Patience:
         self._reason = reason
         if retry_after is not None and retry_after > self._patience - (now - self._since):
             self._long_waits += 1
-            if not self.has_worked or self._long_waits >= _SURE:
+            if not self._record.has_worked or self._long_waits >= _SURE:
                 raise self._too_long_a_wait(retry_after)
         many = self._in_a_row >= self._threshold
         if now - self._since >= self._patience and (many or not self._in_flight):

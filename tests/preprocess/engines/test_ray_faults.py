@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import yaml
 from click.testing import Result
 from judging_kit import command
 from ray.cluster_utils import Cluster
+from ray_workers import at_work
 
 import judge_server
 
@@ -150,3 +153,39 @@ def test_a_node_dies_and_a_worker_without_room_is_not_waited_for(
         local = recipe(tmp_path / "local", rows, None, judge=judge)
         assert annotate(local).exit_code == 0
     assert uncertainty(local) == uncertainty(path)
+
+
+def test_a_worker_that_replaces_another_waits_for_a_server_that_has_answered(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """A server that never answered is given up after three tries, within 3 s; this one has."""
+    rows = [f"text {n}" for n in range(40)]
+    with contextlib.ExitStack() as until_the_end:
+        server = until_the_end.enter_context(judge_server.running(latency=0.1))
+        judge = {"model": "m", "base_url": server.base_url, "max_concurrency": 2}
+        path = recipe(tmp_path / "r", rows, {"workers": 1, "rows_per_block": 20}, judge=judge)
+        answered: list[int] = []
+
+        def restart() -> None:
+            while server.stats()["answered"] < 8:
+                time.sleep(0.05)
+            (killed,) = at_work()
+            answered.append(server.stats()["answered"])
+            assert server.process is not None
+            server.process.kill()
+            os.kill(killed, signal.SIGKILL)
+            while not [number for number in at_work() if number != killed]:
+                time.sleep(0.05)
+            time.sleep(4.0)
+            port = urllib.parse.urlsplit(server.root).port
+            again = judge_server.running(port=port or 0, latency=0.0)
+            until_the_end.enter_context(again)
+
+        restarter = threading.Thread(target=restart)
+        restarter.start()
+        result = annotate(path)
+        restarter.join()
+        assert result.exit_code == 0, result.output
+        # What is asked of the one that comes back is what was in flight, and the rest.
+        assert 0 <= server.stats()["requests"] - (len(rows) - answered[0]) <= 2
+    assert "40 rows: 40 scored" in result.output
