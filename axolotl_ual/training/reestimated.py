@@ -37,9 +37,15 @@ from axolotl_ual.errors import ConfigError
 from axolotl_ual.labels.ranks import MAPPINGS, average_ranks
 from axolotl_ual.labels.smoothing import solve_smoothing
 from axolotl_ual.losses.encoding import IGNORE_INDEX, encode_smoothing
+from axolotl_ual.schedule.plan import Plan
 from axolotl_ual.settings.reestimate_rules import Estimate, estimate_of
 from axolotl_ual.settings.ual import SmoothingConfig, parse_ual
-from axolotl_ual.training.metrics import REESTIMATED_CORRELATION, REESTIMATED_MAX, REESTIMATED_MEAN
+from axolotl_ual.training.metrics import (
+    REESTIMATED_CORRELATION,
+    REESTIMATED_MAX,
+    REESTIMATED_MEAN,
+    REESTIMATED_STAGE,
+)
 from axolotl_ual.training.staged import StagedMixin
 
 LOG = get_logger(__name__)
@@ -149,21 +155,24 @@ class ReestimatedMixin(StagedMixin):
         settings = parse_ual(self.axolotl_cfg.ual).smoothing
         before_N = self._uncertainty()
         self._smoothed = found = Smoothed.solve(scores_N, estimate.mapping, settings)
+        step = self.state.global_step
         logs = {
-            REESTIMATED_MEAN: float(found.smoothing_N.mean(dtype=np.float64)),
+            REESTIMATED_MEAN: _mean(found.smoothing_N),
+            REESTIMATED_STAGE: _mean(found.smoothing_N[rows_of_stage(self.plan, step)]),
             REESTIMATED_MAX: float(found.smoothing_N.max()),
         }
-        correlation = rank_correlation(before_N, found.uncertainty_N)
-        if correlation is not None:
-            logs[REESTIMATED_CORRELATION] = correlation
-        step = self.state.global_step
+        rho = rank_correlation(before_N, found.uncertainty_N)
+        if rho is not None:
+            logs[REESTIMATED_CORRELATION] = rho
         name = self.curriculum.phases[self.plan.phase_at(step)].name
-        shown = "not known" if correlation is None else f"{correlation:.3f}"
+        missing = int(np.isnan(scores_N).sum())
         LOG.info(
-            f"ual: stage {name}: smoothing by {estimate} of the model after {step} steps: mean "
-            f"{logs[REESTIMATED_MEAN]:.4f}, largest {logs[REESTIMATED_MAX]:.4f}, rank correlation "
-            f"with the uncertainty before {shown}, {int(np.isnan(scores_N).sum())} of "
-            f"{len(scores_N)} rows without a score; order and stages stay"
+            f"ual: stage {name}: smoothing estimated again by the model after {step} steps "
+            f"({estimate}): mean {logs[REESTIMATED_MEAN]:.4f} over all {len(scores_N)} rows, "
+            f"{logs[REESTIMATED_STAGE]:.4f} over those of the stage, largest "
+            f"{logs[REESTIMATED_MAX]:.4f}; rank correlation with the uncertainty before: "
+            + ("not known" if rho is None else f"{rho:.3f}")
+            + (f"; {missing} rows have no score and get the mean" if missing else "")
         )
         self.log(logs)
 
@@ -251,6 +260,17 @@ def evaluating(model: Any) -> Iterator[None]:
         yield
     finally:
         model.train(training)
+
+
+def rows_of_stage(plan: Plan, start: int) -> npt.NDArray[np.int64]:
+    """Rows that are trained on from the step `start`, at which a stage begins, to its end."""
+    end = next(boundary for boundary in plan.boundaries if boundary > start)
+    rows: npt.NDArray[np.int64] = plan.rows_R[plan.rows_until(start) : plan.rows_until(end)]
+    return rows
+
+
+def _mean(values: npt.NDArray[np.float32]) -> float:
+    return float(values.mean(dtype=np.float64))
 
 
 def batches_by_length(dataset: Any, size: int) -> list[npt.NDArray[np.intp]]:

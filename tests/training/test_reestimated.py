@@ -161,6 +161,9 @@ def test_later_stages_are_smoothed_by_the_model_that_a_stage_left(
         assert found["smoothing"] == pytest.approx(smoothing, abs=1e-5)
         values = [whole.values(f"ual/reestimated_smoothing{end}")[turn] for end in logged]
         assert values == pytest.approx([MEAN, smoothing.max()], abs=1e-5)
+        of_stage = [row["ual_stage"] == NAMES[turn + 1] for row in rows]
+        mean = whole.values("ual/reestimated_stage_smoothing")[turn]
+        assert mean == pytest.approx(smoothing[of_stage].mean(), abs=1e-5)
         rho = whole.values(RHO)[turn]
         assert rho == pytest.approx(spearmanr(before, uncertainty).statistic, abs=1e-9)
         before = found["uncertainty"]
@@ -168,7 +171,10 @@ def test_later_stages_are_smoothed_by_the_model_that_a_stage_left(
     assert estimated(whole.output, 3)["smoothing"].tobytes() == (
         estimated(whole.output, 4)["smoothing"].tobytes()
     )
-    assert "stage moderate: smoothing by perplexity, mapped by minmax" in whole.text
+    assert (
+        "stage moderate: smoothing estimated again by the model after 2 steps (perplexity, mapped "
+        "by minmax): mean 0.1000 over all 24 rows, "
+    ) in whole.text
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(work: Path, whole: tiny.Run) -> None:
@@ -276,7 +282,7 @@ def test_two_processes_estimate_as_one(
     work: Path, packed: tiny.Run, expected: Expected, engine: str
 ) -> None:
     """Five batches of up to 5 rows: in the last round the second process has none of its own."""
-    given = {"gradient_accumulation_steps": 2, **BY_ENTROPY}
+    given = {"gradient_accumulation_steps": 2, "save_steps": 3, **BY_ENTROPY}
     environment: dict[str, str] = {}
     if engine != "none":
         stand_in, further, environment = ENGINES[engine]
