@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.host import installed
 
-Use = Literal["data", "messages", "trainer", "sft", "preference", "prompts", "reference"]
+Use = Literal["data", "messages", "trainer", "sft", "preference", "reward", "prompts", "reference"]
 
 NAMES: Final[dict[Use, tuple[str, ...]]] = {
     "data": (
@@ -112,6 +112,14 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "trl.trainer.dpo_trainer:DPOTrainer.router_aux_loss_coef",
         "trl.trainer.kto_trainer:KTOTrainer._get_train_sampler(self, train_dataset=)",
         "trl.trainer.utils:use_adapter(model, adapter_name)",
+    ),
+    "reward": (
+        "axolotl.core.trainers:AxolotlRewardTrainer",
+        "trl.trainer.reward_trainer:RewardTrainer._set_signature_columns_if_needed(self)",
+        "trl.trainer.reward_trainer:RewardTrainer._total_train_tokens",
+        "trl.trainer.reward_trainer:RewardTrainer.compute_loss"
+        "(self, model, inputs, return_outputs=, num_items_in_batch=)",
+        "trl.trainer.reward_trainer:RewardTrainer.log(self, logs, start_time=)",
     ),
     "prompts": (
         "axolotl.core.trainers.grpo.trainer:AxolotlGRPOTrainer",

@@ -57,16 +57,11 @@ class UALPlugin(BasePlugin):
             return None
         from axolotl_ual.host_names import check
         from axolotl_ual.schedule.curriculum import load
-        from axolotl_ual.settings.preference import ON_PROMPTS, kind_of_rl
+        from axolotl_ual.settings.preference import kind_of_rl, trains_reward_model
         from axolotl_ual.settings.ual import parse_ual
 
         self._refuse_rivals(cfg)
-        rl = kind_of_rl(cfg)
-        check(
-            "data",
-            "trainer",
-            "prompts" if rl == ON_PROMPTS else "sft" if rl is None else "preference",
-        )
+        check("data", "trainer", _use(kind_of_rl(cfg), trains_reward_model(cfg)))
         ual = parse_ual(cfg.ual)
         if ual.smoothing.prior == "reference" or ual.loss.anchor is not None:
             check("reference")
@@ -87,6 +82,12 @@ class UALPlugin(BasePlugin):
         """The trainer with the smoothed loss; preference trainers are named by `trainer_cls`."""
         if cfg.rl or not self._acts(cfg):
             return None
+        from axolotl_ual.settings.preference import trains_reward_model
+
+        if trains_reward_model(cfg):
+            from axolotl_ual.training.reward import UALRewardTrainer
+
+            return UALRewardTrainer
         from axolotl_ual.training.sft import UALTrainer
 
         return UALTrainer
@@ -136,6 +137,15 @@ class UALPlugin(BasePlugin):
         from transformers import set_seed
 
         set_seed(cfg.seed)
+
+
+def _use(rl: str | None, reward: bool) -> Any:
+    """What of Axolotl and TRL a kind of training uses beyond their documented interfaces."""
+    from axolotl_ual.settings.preference import ON_PROMPTS
+
+    if rl is None:
+        return "reward" if reward else "sft"
+    return "prompts" if rl == ON_PROMPTS else "preference"
 
 
 def _warn_of_untested() -> None:

@@ -17,7 +17,7 @@ from axolotl.utils.dict import DictDefault
 from axolotl_ual import host_names
 from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.plugin import UALPlugin
-from axolotl_ual.training import dpo, sft
+from axolotl_ual.training import dpo, reward, sft
 
 pytestmark = pytest.mark.host
 
@@ -92,6 +92,7 @@ def test_every_private_attribute_of_a_host_is_known() -> None:
         dpo.UALORPOTrainer,
         dpo.UALCPOTrainer,
         dpo.UALKTOTrainer,
+        reward.UALRewardTrainer,
     ],
 )
 def test_every_method_of_a_host_that_a_trainer_overrides_is_known(trainer: type) -> None:
@@ -154,6 +155,7 @@ def test_names_are_compared_by_their_parameters(monkeypatch: pytest.MonkeyPatch)
         ("trainer", {"ual": {}}),
         ("sft", {"ual": {}}),
         ("preference", {"ual": {}, "rl": "dpo"}),
+        ("reward", {"ual": {}, "reward_model": True}),
         ("reference", {"ual": {"smoothing": {"prior": "reference"}}}),
     ],
 )

@@ -88,8 +88,10 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.schedule.plan",
     "axolotl_ual.training.dpo",
     "axolotl_ual.training.grpo",
+    "axolotl_ual.training.pairs",
     "axolotl_ual.training.reestimated",
     "axolotl_ual.training.refreshed",
+    "axolotl_ual.training.reward",
     "axolotl_ual.training.sft",
 }
 

@@ -19,7 +19,7 @@ from axolotl_ual.data.shared import folder_of
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.settings.annotations import AnnotationsConfig
 from axolotl_ual.settings.pairs import PairsConfig
-from axolotl_ual.settings.preference import SMOOTHED, kind_of_rl
+from axolotl_ual.settings.preference import kind_of_rl, smooths_pairs, trains_reward_model
 from axolotl_ual.settings.server import shaping
 from axolotl_ual.settings.ual import UALConfig
 
@@ -163,9 +163,9 @@ def pairs_entry(path: Path) -> dict[str, Any]:
 def needed_column(recipe: Mapping[str, Any], ual: UALConfig) -> str | None:
     """The first column without which a recipe cannot be trained as it says; None: there is none."""
     rl, keep, margin = kind_of_rl(recipe), ual.curriculum.keep, ual.preference.margin
-    if rl is None:
+    if rl is None and not trains_reward_model(recipe):
         return SMOOTHING if ual.smoothing.mean else None
-    if rl in SMOOTHED and ual.preference.smoothing:
+    if smooths_pairs(recipe) and ual.preference.smoothing:
         return SMOOTHING
     if ual.curriculum.active:
         return ual.curriculum.column

@@ -350,7 +350,8 @@ def _require_smoothing(dataset: Any, config: Mapping[str, Any]) -> None:
             f"datasets: `{config.get('path')}` has no column `{SMOOTHING}`, so it would be trained "
             "without uncertainty",
             "add `ual.annotate:` to the recipe and run `axolotl-ual annotate`, or name a dataset "
-            "that has the column",
+            "that has the column; pairs of a reward model may go without it with "
+            "`ual.preference.smoothing: false`",
         )
 
 

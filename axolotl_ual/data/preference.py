@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
 import numpy as np
 from axolotl.common import datasets
 from axolotl.utils.logging import get_logger
 
-from axolotl_ual.columns import MARGIN, SMOOTHING
-from axolotl_ual.data.carry import command_line, smoothing_values
+from axolotl_ual.columns import (
+    GAP,
+    MARGIN,
+    PREFIX,
+    SMOOTHING,
+    UNCERTAINTY_CHOSEN,
+    UNCERTAINTY_REJECTED,
+)
+from axolotl_ual.data.carry import CARRIED, Weigh, carrying, command_line, smoothing_values
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError
 from axolotl_ual.losses.target_margin import target_margins
 from axolotl_ual.settings.preference import ON_PROMPTS, SMOOTHED, MarginConfig, kind_of_rl
 from axolotl_ual.settings.ual import UALConfig
 
 LOG = get_logger(__name__)
+
+MARGIN_BY: Final = "ual_margin_by"
+"""What a column of the user's own is called in the training data of a reward model."""
+_OF_PAIRS: Final = (*CARRIED, GAP, UNCERTAINTY_CHOSEN, UNCERTAINTY_REJECTED)
 
 
 def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
@@ -38,6 +50,38 @@ def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
     return loaded
 
 
+def load_reward_pairs(
+    cfg: Any, ual: UALConfig, preprocess: bool, own: Mapping[str, str], weigh: Weigh | None
+) -> Any:
+    """Axolotl's loading of a reward model's pairs, each with our columns.
+
+    Axolotl tokenises them as it does samples, and drops the columns of their source.
+
+    Args:
+        cfg: the validated recipe.
+        ual: its `ual:` block.
+        preprocess: whether this is `axolotl preprocess`.
+        own: columns of the user's own to carry as well, by the name they get.
+        weigh: checks weights where rows are read.
+
+    Raises:
+        AnnotationError: pairs are to be smoothed and have no `ual_smoothing`.
+        DataError: a smoothing is null or outside [0, 0.5).
+    """
+    smoothed = ual.preference.smoothing
+    with carrying(_OF_PAIRS, renamed=own, weigh=weigh, unsmoothed=not smoothed):
+        loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
+    if smoothed:
+        LOG.info(_checked_pairs(loaded.train_dataset))
+    return loaded
+
+
+def own_column(config: MarginConfig | None) -> dict[str, str]:
+    """The column of the user's own that margins go by, under the name that it gets."""
+    column = None if config is None else config.column
+    return {} if column is None or column.startswith(PREFIX) else {MARGIN_BY: column}
+
+
 def with_margins(dataset: Any, config: MarginConfig) -> Any:
     """Training pairs with `ual_margin`, which is fixed on all of them.
 
@@ -47,14 +91,15 @@ def with_margins(dataset: Any, config: MarginConfig) -> Any:
         ConfigError: all gaps are equal, so that no margin differs from the mean one.
     """
     where = f"ual.preference.margin.by: {config.by}"
-    if config.column not in dataset.column_names:
+    column = MARGIN_BY if MARGIN_BY in dataset.column_names else config.column
+    if column not in dataset.column_names:
         raise AnnotationError(
             f"{where}: the training pairs have no column `{config.column}`",
             "make pairs that have it, or name a column that every entry of `datasets:` has",
         )
-    table = dataset.select_columns([config.column]).with_format("arrow")[:]
+    table = dataset.select_columns([column]).with_format("arrow")[:]
     try:
-        gaps = np.asarray(table[config.column].to_pylist(), dtype=np.float64)
+        gaps = np.asarray(table[column].to_pylist(), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(
             f"{where}: a value is not a number: {error}", "name a column of numbers"

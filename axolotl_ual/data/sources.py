@@ -26,13 +26,13 @@ from axolotl_ual.data.annotated import (
     rewritten,
 )
 from axolotl_ual.data.fingerprint import plain
-from axolotl_ual.settings.preference import TRAINED_ON_PAIRS, kind_of_rl
+from axolotl_ual.settings.preference import TRAINED_ON_PAIRS, kind_of_rl, trains_reward_model
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 RECIPE: Final = "ual_recipe"
 """The key of Axolotl's configuration under which the recipe is remembered."""
 
-_REMEMBERED = ("base_model", "datasets", "rl", "seed")
+_REMEMBERED = ("base_model", "datasets", "reward_model", "rl", "seed")
 _RENDERED = ("chat_template", "chat_template.default")
 """Types of preference data whose answers `PAIRS_TYPE` renders as they are."""
 _AXOLOTL_DEFAULT = "last_run_prepared"
@@ -118,6 +118,9 @@ def _prepared_path(cfg: Any, located: Located, ual: UALConfig) -> str:
     taken_by = [f"{key}: {name}" for key, name in columns.items() if not name.startswith(PREFIX)]
     if ual.loss.weight is not None and kind_of_rl(cfg) is None:
         taken_by.append(ual.loss.weight.shown)
+    margin = ual.preference.margin
+    if margin is not None and trains_reward_model(cfg):
+        taken_by.append(f"margin: {margin.column}")
     if taken_by:
         content = content_digest(iter((content, *taken_by)))
     base = Path(cfg.get("dataset_prepared_path") or _AXOLOTL_DEFAULT)

@@ -11,7 +11,8 @@ from axolotl.utils.logging import get_logger
 from axolotl_ual.columns import PREFIX
 from axolotl_ual.data.carry import is_streamed, load_datasets
 from axolotl_ual.data.keep import keep_part, own_column
-from axolotl_ual.data.preference import load_pairs, with_margins
+from axolotl_ual.data.preference import load_pairs, load_reward_pairs, with_margins
+from axolotl_ual.data.preference import own_column as margin_column
 from axolotl_ual.data.sources import trained_sources
 from axolotl_ual.data.streamed import StreamedStrategy, split_again
 from axolotl_ual.data.top_k import with_top_k
@@ -22,7 +23,7 @@ from axolotl_ual.schedule.layout import Generation, Layout, PackingArguments, Ro
 from axolotl_ual.schedule.plan import Phase, Plan, make_phases
 from axolotl_ual.schedule.staging import Staging, fit_staging, stage_values
 from axolotl_ual.settings.curriculum import CurriculumConfig
-from axolotl_ual.settings.preference import ON_PROMPTS, kind_of_rl
+from axolotl_ual.settings.preference import ON_PROMPTS, kind_of_rl, trains_reward_model
 from axolotl_ual.settings.ual import parse_ual
 
 LOG = get_logger(__name__)
@@ -101,7 +102,11 @@ def load(cfg: Any, preprocess: bool, recipe_name: str) -> tuple[Any, Curriculum 
             own = {} if column.startswith(PREFIX) else {BY: column}
             own = {**own, **own_column(ual.curriculum.keep), **weight_column(ual.loss.weight)}
             weigh = weigher(ual.loss.weight)
-            loaded = load_datasets(cfg, preprocess, own, weigh, StreamedStrategy)
+            if trains_reward_model(cfg):
+                own = {**own, **margin_column(ual.preference.margin)}
+                loaded = load_reward_pairs(cfg, ual, preprocess, own, weigh)
+            else:
+                loaded = load_datasets(cfg, preprocess, own, weigh, StreamedStrategy)
             if is_streamed(loaded.train_dataset) and cfg.sample_packing:
                 loaded.train_dataset = split_again(loaded.train_dataset)
     if ual.curriculum.keep is not None:

@@ -23,6 +23,9 @@ PREFERENCE_TRAINERS: Final = {
 SMOOTHED: Final = ("dpo", "ipo")
 """Those whose loss smooths each pair."""
 
+REWARD_MODEL: Final = "reward_model"
+"""The key of a recipe that trains a reward model on pairs, without `rl:`."""
+
 ON_PROMPTS: Final = "grpo"
 """The one that is trained on prompts, without given responses."""
 
@@ -61,7 +64,7 @@ class MarginConfig(BaseModel):
 
 
 class PreferenceConfig(BaseModel):
-    """What a preference loss (`rl: dpo`, `rl: ipo`) does with a pair's smoothing and stage."""
+    """What a loss of pairs (`rl: dpo`, `rl: ipo`, a reward model) does with smoothing and stage."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True)
 
@@ -122,3 +125,13 @@ def kind_of_rl(recipe: Mapping[str, Any]) -> str | None:
     """The recipe's `rl:` as text, also where Axolotl has made an enumeration of it."""
     value = recipe.get("rl")
     return None if not value else str(getattr(value, "value", value))
+
+
+def trains_reward_model(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe trains a reward model on pairs."""
+    return bool(recipe.get(REWARD_MODEL)) and kind_of_rl(recipe) is None
+
+
+def smooths_pairs(recipe: Mapping[str, Any]) -> bool:
+    """Whether the loss of a recipe can smooth each pair."""
+    return kind_of_rl(recipe) in SMOOTHED or trains_reward_model(recipe)

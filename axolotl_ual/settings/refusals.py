@@ -20,10 +20,12 @@ from axolotl_ual.settings.preference import (
     SMOOTHED,
     TRAINED_ON_PAIRS,
     kind_of_rl,
+    trains_reward_model,
 )
 from axolotl_ual.settings.prompts_rules import of_prompts
 from axolotl_ual.settings.reestimate_rules import of_reestimation
 from axolotl_ual.settings.reference_rules import of_the_reference
+from axolotl_ual.settings.reward_rules import of_reward_models
 from axolotl_ual.settings.streaming_rules import of_streaming
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.settings.weighing import has_adapter_on_head, of_weights
@@ -61,7 +63,6 @@ _RULES = (
         f"take `rl:` out, use one of {', '.join(PREFERENCE_TRAINERS)}, or take the plugin out",
         lambda value: bool(value) and kind_of_rl({"rl": value}) not in PREFERENCE_TRAINERS,
     ),
-    _Rule("reward_model", _OWN_LOSS, "take `reward_model:` out"),
     _Rule("process_reward_model", _OWN_LOSS, "take `process_reward_model:` out"),
     _Rule(
         "use_eaft",
@@ -138,6 +139,9 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     ]
     errors.extend(_unknown_to_the_host(recipe, on))
     errors.extend(_conflicts(recipe))
+    errors.extend(of_reward_models(recipe, on.fsdp_generation))
+    if trains_reward_model(recipe):
+        return errors
     errors.extend(of_context(recipe))
     errors.extend(of_images(recipe))
     errors.extend(of_fsdp(recipe, on))

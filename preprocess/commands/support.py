@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from axolotl_ual.errors import ConfigError, UALError
 from axolotl_ual.host import NEWEST, OLDEST, Host, describe
-from axolotl_ual.settings.preference import PREFERENCE_TRAINERS, SMOOTHED
+from axolotl_ual.settings.preference import PREFERENCE_TRAINERS, REWARD_MODEL, SMOOTHED
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import parse_ual
 
@@ -184,7 +184,9 @@ class Verdict:
     reasons: list[UALError]
 
 
-KINDS: Final = ("sft", *PREFERENCE_TRAINERS)
+REWARD: Final = "reward"
+"""A reward model, whose recipe has no `rl:`."""
+KINDS: Final = ("sft", *PREFERENCE_TRAINERS, REWARD)
 
 
 def verdict(setting: Mapping[str, Any]) -> Verdict:
@@ -210,6 +212,8 @@ def plain(kind: str) -> dict[str, Any]:
     recipe: dict[str, Any] = {"base_model": "model", "adapter": "lora", "num_epochs": 1}
     if kind == "sft":
         return recipe
+    if kind == REWARD:
+        return {**recipe, REWARD_MODEL: True}
     return {**recipe, "rl": kind, **({} if kind in SMOOTHED else _PHASED)}
 
 
@@ -262,9 +266,10 @@ def support_page() -> str:
 _OPENING: Final = """# Support
 
 Written by `axolotl-ual agent-docs support`: each setting is put on top of a plain recipe (a LoRA
-adapter; for `orpo`, `simpo`, `kto` and `grpo` a curriculum), and the rules are asked that
-`axolotl-ual check` and the plugin ask. *yes*: accepted. *no*: the run stops before the model is
-loaded. A number: only on these versions of Axolotl. A dash: this kind of training does not read it.
+adapter; for `orpo`, `simpo`, `kto` and `grpo` a curriculum; `reward` is `reward_model: true`), and
+the rules are asked that `axolotl-ual check` and the plugin ask. *yes*: accepted. *no*: the run
+stops before the model is loaded. A number: only on these versions of Axolotl. A dash: this kind of
+training does not read it.
 
 Accepted is what the rules accept. What Axolotl itself refuses is not in these tables; `axolotl-ual
 check RECIPE` asks both. Settings that are not named here are Axolotl's own and left alone.

@@ -128,7 +128,7 @@ def losses(trainer: Any, micro: int, seen: list[Tensor], model: Any) -> Iterator
     """The micro-batches' losses as the trainer hands them to backward."""
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-    from axolotl_ual.training.dpo import PairCollator
+    from axolotl_ual.training.pairs import PairCollator
 
     rank, world, rows = dist.get_rank(), dist.get_world_size(), pairs()
     size = ROWS // world // micro

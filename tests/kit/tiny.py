@@ -93,6 +93,22 @@ def make_model(
     return folder
 
 
+def make_reward_model(folder: Path, **config: Any) -> Path:
+    """Save such a Llama with a head of one reward in the place of the vocabulary's.
+
+    Args:
+        config: see `make_model`.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    make_model(folder, **config)
+    made = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+    # Drawn wide, as the rest is: rewards differ.
+    made.score.weight.data.normal_(std=0.3)
+    made.save_pretrained(folder)
+    return folder
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as .jsonl, or as .parquet by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from axolotl_ual.settings.refusals import TRAINER, unsupported
 IMAGES = {"processor_type": "AutoProcessor", "skip_prepare_dataset": True}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"rl": "gdpo"}, "rl: gdpo: brings a loss of its own", "take `rl:` out"),
-    ({"reward_model": True}, "reward_model: true: brings a loss", "take `reward_model:` out"),
     (
         {"process_reward_model": True},
         "process_reward_model: true: brings a loss",

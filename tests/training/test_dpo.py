@@ -373,7 +373,7 @@ def test_without_smoothing_it_is_the_loss_of_trl(
 def test_padding_has_no_weight_and_shares_add_up(
     base: Path, recipe: dict[str, Any], tmp_path: Path
 ) -> None:
-    from axolotl_ual.training.dpo import SHARE
+    from axolotl_ual.training.pairs import SHARE
 
     trainer = make_trainer(trainer_class(), base, tmp_path, adapter=True, dtype=torch.float64)
     batch = batch_of(trainer)
@@ -553,7 +553,7 @@ def test_models_that_scale_or_cap_their_logits_score_as_they_predict() -> None:
 
 def test_kto_compares_with_completions_of_its_own_batch() -> None:
     from axolotl_ual.training.batches import StageCollator
-    from axolotl_ual.training.dpo import PairCollator
+    from axolotl_ual.training.pairs import PairCollator
 
     seen: list[Any] = []
     pairs = PairCollator(lambda rows: seen.extend(rows) or {})

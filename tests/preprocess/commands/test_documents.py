@@ -88,8 +88,9 @@ def test_support_says_what_the_rules_say() -> None:
     found = verdict({"fsdp_config": {"offload_params": False}})
     expected = {**dict.fromkeys(KINDS, 2), "sft": 3}
     assert {kind: len(hosts) for kind, hosts in found.accepted.items()} == expected
-    (reason,) = found.reasons
-    assert reason.problem.startswith("fsdp_version: 1")
+    reason, of_rewards = found.reasons
+    assert reason.problem.startswith("fsdp_version: 1: `rl: dpo`")
+    assert of_rewards.problem.startswith("fsdp_version: 1: `reward_model: true`")
     page = support_page()
     row = "| `fsdp_config.offload_params: false` | yes |" + " 0.20, 0.21 |" * (len(KINDS) - 1)
     assert row in page and "| FSDP where the recipe names no version | 1 | 2 | 2 |" in page
