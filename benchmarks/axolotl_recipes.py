@@ -2,11 +2,16 @@
 
     git clone https://github.com/axolotl-ai-cloud/axolotl
     python benchmarks/axolotl_recipes.py axolotl/examples [--each]
+    python benchmarks/axolotl_recipes.py axolotl/examples --train results.jsonl [--only PATTERN]
 
 Each recipe is validated by the Axolotl that is installed, as it stands, in a process of its own;
 what it says is no matter of the plugin. To those that validate the plugin is added with an empty
 `ual:` block, and the rules are asked that `axolotl-ual check` and the plugin ask before a model is
 loaded. Nothing is downloaded and no model is made. A minute or two for all.
+
+With `--train` those that are accepted are trained for two steps on a CPU, each with a tiny model
+and tiny rows in place of its own (`axolotl_tiny.py`), by the real command in a process of its own
+(`axolotl_train.py`). A run that is broken off goes on where it was.
 """
 
 from __future__ import annotations
@@ -17,10 +22,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "kit"))
 
 from axolotl_ual.host import PLUGIN, Host, host
 from axolotl_ual.settings.refusals import unsupported
@@ -110,8 +118,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("examples", type=Path)
     parser.add_argument("--each", action="store_true", help="list what is refused as well")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="train, results into FILE")
+    parser.add_argument("--only", default="*", help="paths that match, below `examples`")
+    parser.add_argument("--shard", default="0/1", help="i/n: every n-th recipe from the i-th on")
+    parser.add_argument("--limit", type=int, default=90, help="processor seconds a run")
     given = parser.parse_args()
-    found = dict(recipes(given.examples))
+    part, of = map(int, given.shard.split("/"))
+    every = dict(list(recipes(given.examples))[part::of])
+    found = {
+        path: recipe
+        for path, recipe in every.items()
+        if fnmatch(str(path.relative_to(given.examples)), given.only)
+    }
+    if given.train is not None:
+        import axolotl_train
+
+        axolotl_train.train_all(found, given.examples, given.train, given.limit)
+        print("\n".join(axolotl_train.table(axolotl_train.read(given.train))))
+        return
     said = refused_by_axolotl(list(found))
     lines = [*report(found, said), *(each(found, said) if given.each else [])]
     print("\n".join(lines))
