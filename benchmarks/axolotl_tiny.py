@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tiny
 import tiny_images
+
+import tiny
 
 Recipe = dict[str, Any]
 
@@ -115,7 +116,7 @@ _NOT_HERE = re.compile(
     r"|use_otel|use_ray|ray_|hub_|device_map|experimental_skip|low_cpu|peft$|reinit|local_rank"
     r"|tokenizer_|model_type|trust_remote|revision|processor_type|base_model_|model_config"
     r"|cls_model|resume_|auto_resume|lora_model_dir|activation_offloading|tiled_mlp|gemma4_hybrid"
-    r"|eval_table|eval_causal|do_causal|use_tensorboard|vllm|test_value|strict|push_dataset"
+    r"|batch_size$|eval_table|eval_causal|do_causal|use_tensorboard|vllm|test_value|strict|push_dataset"
 )
 """Keys that need a GPU, a network, or the model that the recipe names."""
 _PLUGINS = re.compile(r"Liger|CutCross|Kernels|Swanlab|SwanLab|LLMCompressor|nvfp4|expert_parallel")
@@ -127,14 +128,14 @@ def family(name: str) -> str:
     return next(found, "llama")
 
 
-def make_model(recipe: Recipe, folder: Path) -> str:
-    """Save a tiny model for a recipe; gives the architecture that it is of."""
+def make_model(recipe: Recipe, folder: Path) -> tuple[str, str]:
+    """Save a tiny model for a recipe; gives its architecture, and its kind of attention."""
     import torch
     from transformers import AutoModelForCausalLM
 
     if recipe.get("processor_type"):
         tiny_images.make_model(folder)
-        return "llava"
+        return "llava", "sdpa"
     tokenizer = tiny.make_tokenizer(folder)
     named = [*_TOKENS, *(recipe.get("special_tokens") or {}).values()]
     named += [*(recipe.get("eot_tokens") or []), *(recipe.get("tokens") or [])]
@@ -144,10 +145,11 @@ def make_model(recipe: Recipe, folder: Path) -> str:
     for given in (kind, "llama"):
         torch.manual_seed(0)
         try:
-            AutoModelForCausalLM.from_config(_config(given, tokenizer)).save_pretrained(folder)
+            model = AutoModelForCausalLM.from_config(_config(given, tokenizer))
+            model.save_pretrained(folder)
         except Exception:  # any architecture may need more than sizes: then it is a Llama's turn
             continue
-        return given
+        return given, "sdpa" if model._supports_sdpa else "eager"
     raise AssertionError("a Llama could not be made")
 
 
@@ -269,19 +271,21 @@ def swapped(recipe: Recipe, folder: Path) -> tuple[Recipe, str, list[str]]:
     """A recipe for a CPU.
 
     Args:
+        recipe: as Axolotl ships it.
         folder: where model, rows and run are put.
 
     Returns:
         The recipe, the architecture of its model, and the keys that were taken out or changed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    kind = make_model(recipe, folder / "model")
+    kind, attention = make_model(recipe, folder / "model")
     images = bool(recipe.get("processor_type"))
     kept = {key: value for key, value in recipe.items() if value is not None}
     gone = {key for key in kept if _NOT_HERE.match(key)}
     small = {**{k: v for k, v in kept.items() if k not in gone}, **dict(_sizes(kept, folder))}
     if images:
         small.update(processor_type="AutoProcessor", chat_template="qwen2_vl")
+    small["attn_implementation"] = attention
     small["base_model"] = str(folder / "model")
     small["plugins"] = [name for name in kept.get("plugins", []) if not _PLUGINS.search(name)]
     for key in ("datasets", "test_datasets", "pretraining_dataset"):

@@ -22,17 +22,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import tiny
 import tiny_zygote
 import yaml
 from axolotl_tiny import swapped
 
+import tiny
 from axolotl_ual.host import PLUGIN, host
 from axolotl_ual.settings.refusals import unsupported
 
 Recipe = dict[str, Any]
 
 _ERROR = re.compile(r"^(\w[\w.]*(?:Error|Exception|Refused|Exit)): (.*)$")
+_SAID = "Axolotl said "
 _PLUMBING = ("tiny_plugins.BF16OnCPU", "tiny_plugins.Recorder")
 
 
@@ -76,7 +77,7 @@ def train_all(recipes: Mapping[Path, Recipe], folder: Path, results: Path, limit
 
 
 def _asked(path: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """What Axolotl says against a recipe as it stands, or the rules of the plugin; None: nothing."""
+    """What Axolotl or the rules of the plugin say against a recipe as it stands, if anything."""
     heard, say = os.pipe()
     child = os.fork()
     if child == 0:
@@ -84,13 +85,15 @@ def _asked(path: Path, recipe: Recipe) -> dict[str, Any] | None:
         os.dup2(say, 1)
         from axolotl_ual.preprocess.data.axolotl_says import problems
 
-        tiny_zygote.status_of(lambda: print(json.dumps(problems(path))))
+        tiny_zygote.status_of(lambda: print(_SAID + json.dumps(problems(path))))
         os._exit(0)
     os.close(say)
     with os.fdopen(heard) as stream:
-        lines = stream.read().splitlines()
+        lines = [line for line in stream.read().splitlines() if line.startswith(_SAID)]
     os.waitpid(child, 0)
-    against = json.loads(lines[-1]) if lines else ["Axolotl ended without an answer"]
+    against = (
+        json.loads(lines[-1].removeprefix(_SAID)) if lines else ["Axolotl ended without an answer"]
+    )
     if against:
         return {"outcome": "invalid", "why": " ".join(against[0].split())[:300]}
     errors = unsupported({**recipe, "plugins": [*(recipe.get("plugins") or []), PLUGIN], "ual": {}})
@@ -183,12 +186,16 @@ def _run(recipe: Recipe, folder: Path, output: Path, plugin: bool) -> int:
 
 def _reason(text: str, status: int) -> dict[str, Any]:
     """The error that a run ended with: one of the plugin's own, or any other."""
-    found = [match for line in text.splitlines() if (match := _ERROR.match(line.strip()))]
+    lines = text.splitlines()
+    found = [(n, match) for n, line in enumerate(lines) if (match := _ERROR.match(line.strip()))]
     if status == -signal.SIGKILL:
         return {"outcome": "failed", "why": "killed: too long, or too little memory"}
     if not found:
-        last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+        last = next((line for line in reversed(lines) if line.strip()), "")
         return {"outcome": "failed", "why": f"status {status}: {last.strip()[:200]}"}
-    name, said = found[-1].groups()
+    number, match = found[-1]
+    name, said = match.groups()
+    if name.endswith("ValidationError"):
+        said = lines[number + 1].strip()
     refused = name.startswith("axolotl_ual.errors.")
     return {"outcome": "refused" if refused else "failed", "why": f"{name}: {said}"[:300]}

@@ -184,18 +184,22 @@ def carrying(
         }
         return CarryingStrategy(strategy, present, tokens)
 
-    def streaming(strategy: Any, dataset: Any, entry: Any, packed: bool = False) -> Any:
-        _require_smoothing(dataset, entry)
+    def streaming(
+        strategy: Any, dataset: Any, entry: Any, packed: bool = False, key: str = "datasets"
+    ) -> Any:
+        _require_smoothing(dataset, entry, key)
         made = carrier(strategy, dataset, entry)
-        return made if stream is None else stream(made, str(entry.get("path")), packed)
+        return made if stream is None else stream(made, _shown(entry, key), packed)
 
     def pack(dataset: Any, tokenizer: Any, cfg: Any, ds_wrapper_fn: Any) -> Any:
         """Axolotl tokenises a buffer of rows at a time, when they are packed."""
-        entry = cfg.datasets[0]
-        _require_smoothing(dataset, entry)
+        key = "pretraining_dataset" if cfg.pretraining_dataset else "datasets"
+        entry = cfg[key][0]
+        _require_smoothing(dataset, entry, key)
 
         def join(strategy: Any, rows: Any, **kwargs: Any) -> Any:
-            return inner_wrap(streaming(strategy, rows, entry, packed=True), rows, **kwargs)
+            made = streaming(strategy, rows, entry, packed=True, key=key)
+            return inner_wrap(made, rows, **kwargs)
 
         def tokenized(**kwargs: Any) -> Any:
             with _replaced(wrappers, "wrap_dataset_for_tokenized_prompt", join):
@@ -344,10 +348,21 @@ def _checked(dataset: Any, config: Mapping[str, Any], columns: Sequence[str]) ->
     )
 
 
-def _require_smoothing(dataset: Any, config: Mapping[str, Any]) -> None:
-    if SMOOTHING not in dataset.column_names:
+def _shown(config: Mapping[str, Any], key: str) -> str:
+    """An entry of the recipe, for messages; a stream of files has the format as its path."""
+    return f"{key}: `{config.get('data_files') or config.get('path')}`"
+
+
+def _columns(dataset: Any) -> Sequence[str]:
+    """The columns of rows; a stream of JSON tells them by its first row alone."""
+    names: Sequence[str] | None = dataset.column_names
+    return list(next(iter(dataset), {})) if names is None else names
+
+
+def _require_smoothing(dataset: Any, config: Mapping[str, Any], key: str = "datasets") -> None:
+    if SMOOTHING not in _columns(dataset):
         raise AnnotationError(
-            f"datasets: `{config.get('path')}` has no column `{SMOOTHING}`, so it would be trained "
+            f"{_shown(config, key)} has no column `{SMOOTHING}`, so it would be trained "
             "without uncertainty",
             "add `ual.annotate:` to the recipe and run `axolotl-ual annotate`, or name a dataset "
             "that has the column; pairs of a reward model may go without it with "

@@ -5,7 +5,9 @@ What is checked of a whole dataset elsewhere is checked of each row here, when i
 Without packing a row keeps its columns. With packing Axolotl tokenises a buffer of rows, packs them
 and keeps of what a strategy returns only what can be laid end to end, as the labels are. So label
 and smoothing of a token travel through the packing as one integer (`losses.encoding`), and come
-out of the stream as labels and a list of smoothings, one for each token.
+out of the stream as labels and a list of smoothings, one for each token. Bare text of
+`pretraining_dataset:` comes without labels, which Axolotl takes from the tokens while it packs; it
+leaves labels alone that are there already.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class StreamedStrategy:
 
     Args:
         strategy: which carries the columns.
-        path: of the entry of `datasets:`, for messages.
+        path: the entry of the recipe, for messages.
         joined: whether labels get the smoothing of their row into them.
     """
 
@@ -63,7 +65,7 @@ class StreamedStrategy:
             if not is_number(value) or not 0.0 <= value <= 1.0:
                 row = {k: v[place] for k, v in prompt.items()} if batched else prompt
                 raise DataError(
-                    f"datasets: `{self.path}`: `{SMOOTHING}` is {value!r}, and must be a number in "
+                    f"{self.path}: `{SMOOTHING}` is {value!r}, and must be a number in "
                     f"[0, 1], in the row {str(dict(row))[:_SHOWN]}",
                     "annotate the data again, or repair the column",
                 )
@@ -72,12 +74,12 @@ class StreamedStrategy:
 
     def _with_joined(self, result: dict[str, Any]) -> dict[str, Any]:
         """What was returned, with the smoothing of a row in its labels and nowhere else."""
-        values = result[SMOOTHING]
+        values, given = result[SMOOTHING], result.get("labels", result["input_ids"])
         if self.supports_batched:
-            pairs = zip(result["labels"], values, strict=True)
+            pairs = zip(given, values, strict=True)
             labels = [join_smoothing(row, value) for row, value in pairs]
         else:
-            labels = join_smoothing(result["labels"], values)
+            labels = join_smoothing(given, values)
         kept = ("input_ids", "attention_mask", "position_ids", "token_type_ids")
         return {**{key: result[key] for key in kept if key in result}, "labels": labels}
 

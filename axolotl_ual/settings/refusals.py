@@ -54,7 +54,6 @@ _CUT_LAYERS = (
 _CUT_EXPERTS = (
     "keeps experts on different devices, and the smoothed loss has not been shown to be right there"
 )
-_NOT_ROWS = "does not give rows that carry their smoothing through tokenisation"
 
 _RULES = (
     _Rule(
@@ -88,7 +87,6 @@ _RULES = (
         f"take it out, or name `{TRAINER}`",
         lambda value: value not in (None, TRAINER, *PREFERENCE_TRAINERS.values()),
     ),
-    _Rule("pretraining_dataset", _NOT_ROWS, "name the data under `datasets:`"),
     _Rule(
         "push_dataset_to_hub",
         "keeps prepared data under a name that does not change with the annotations, so that old "

@@ -37,7 +37,7 @@ class Words:
 
 def strategy(*, batched: bool, joined: bool) -> StreamedStrategy:
     carrying = CarryingStrategy(Words(batched=batched), {"ual_smoothing": "ual_smoothing"})
-    return StreamedStrategy(carrying, "d", joined)
+    return StreamedStrategy(carrying, "datasets: `d`", joined)
 
 
 def test_smoothing_goes_through_a_packing_that_knows_only_labels() -> None:

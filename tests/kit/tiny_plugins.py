@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import importlib.util
+import itertools
 import json
 import os
 import signal
@@ -193,6 +194,24 @@ class FirstFSDPOnCPU(FSDPOnCPU):
 
     def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
         return [_AllFlattened()]
+
+
+class BatchWriter(BasePlugin):
+    """Writes what the loss is computed of to `output_dir/batch-N.pt`, from 0 on."""
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        import torch
+
+        compute, folder = trainer.compute_loss, Path(cfg.output_dir)
+        numbers = itertools.count()
+
+        def writing(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(dict(inputs), folder / f"batch-{next(numbers)}.pt")
+            return compute(model, inputs, *args, **kwargs)
+
+        trainer.compute_loss = writing
+        return []
 
 
 def _cut_cross_entropy(

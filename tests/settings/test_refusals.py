@@ -30,9 +30,34 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"trainer_cls": "a.B"}, "trainer_cls: a.B: brings a trainer", "take it out"),
     (
-        {"pretraining_dataset": "a/b"},
-        "pretraining_dataset: a/b: does not give rows",
-        "name the data under `datasets:`",
+        {"pretraining_dataset": "a/b", "max_steps": 1},
+        "pretraining_dataset: without packing, Axolotl keeps nothing of a row but the tokens",
+        "set `sample_packing: true`",
+    ),
+    *(
+        (
+            {"pretraining_dataset": "a/b", "max_steps": 1, "sample_packing": True, **more},
+            problem,
+            fix,
+        )
+        for more, problem, fix in [
+            ({"rl": "dpo"}, "pretraining_dataset: Axolotl reads what `rl: dpo`", "name the rows"),
+            (
+                {"ual": {"loss": {"weight": "w"}}},
+                "ual.loss.weight: w: Axolotl packs streamed rows by themselves",
+                "name the rows under `datasets:` in its place",
+            ),
+            (
+                {"ual": {"annotations": "a/b"}},
+                "ual.annotations: takes all rows before training, and `pretraining_dataset` reads",
+                "take `annotations` out, or name the rows",
+            ),
+            (
+                {"ual": {"annotate": {"output": "o", "estimator": "perplexity"}}},
+                "ual.annotate: annotates what `datasets:` names",
+                "annotate the rows in a recipe that has them under `datasets:`",
+            ),
+        ]
     ),
     (
         {"streaming": True, "max_steps": 1, "rl": "dpo"},
@@ -62,7 +87,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
             "ual": {"loss": {"weight": "w"}},
         },
         "ual.loss.weight: w: Axolotl packs streamed rows by themselves",
-        "set `sample_packing: false`, or `streaming: false`",
+        "set `sample_packing: false`, or set `streaming: false`",
     ),
     (
         {"skip_prepare_dataset": True},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def train(model: Path, folder: Path, entry: dict[str, Any], **recipe: Any) -> ti
         **recipe,
     }
     made = tiny.recipe(model, folder, [{"type": "alpaca", **entry}], **settings)
+    if "pretraining_dataset" in made:
+        del made["datasets"]
     return tiny.axolotl(made, folder, **launch)
 
 
@@ -99,6 +102,87 @@ def test_an_annotated_copy_is_streamed_and_packed(model: Path, tmp_path: Path) -
     for key in PARTS:
         assert streamed.values(key) == pytest.approx(before.values(key), rel=1e-6, abs=1e-6), key
     assert "UAL: the training rows are streamed" in streamed.text
+
+
+def texts() -> list[dict[str, Any]]:
+    """Short rows, several of which share a sequence, and one that is cut to the length of one."""
+    short = [
+        {"text": f"Text {n} says: {'perhaps ' * (1 + n % 3)}", "ual_smoothing": (n % 4) / 10}
+        for n in range(16)
+    ]
+    long = {"text": " ".join(str(n) for n in range(150)), "ual_smoothing": 0.45}
+    return [*short, long]
+
+
+def packed_token_by_token(model: Path, run: tiny.Run) -> float:
+    """The loss in float64 of the packed batches of a step, as Axolotl has packed them.
+
+    A text in a sequence starts where positions do. Its first token is predicted after the end of
+    the text before it, as Axolotl trains on it, and smoothed as the text that it belongs to.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = AutoModelForCausalLM.from_pretrained(model).double()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    known = [(tokenizer(row["text"])["input_ids"], row["ual_smoothing"]) for row in texts()]
+    total, mass, seen = 0.0, 0, set()
+    for path in sorted(run.output.glob("batch-*.pt")):
+        batch = torch.load(path)
+        ids, places = batch["input_ids"][0], batch["position_ids"][0]
+        given = {key: batch[key] for key in ("input_ids", "position_ids", "attention_mask")}
+        with torch.no_grad():
+            logits = base(**given).logits[0, :-1]
+        starts = [*(places == 0).nonzero().flatten().tolist(), len(ids)]
+        smoothing: list[float] = []
+        for start, end in itertools.pairwise(starts):
+            text = ids[start : end - 1].tolist()
+            own = next((eps for tokens, eps in known if text == tokens[: len(text)]), 0.0)
+            smoothing += [own] * (end - start)
+            seen.add(own)
+        labels = batch["labels"][0][1:]
+        smoothing_T = torch.tensor(smoothing[1:])
+        ones = torch.ones(len(labels))
+        total += weighted_sum(logits, labels, smoothing_T, ones, "none").item()
+        mass += int((labels != -100).sum())
+    assert {0.1, 0.2, 0.3, 0.45} <= seen
+    return total / mass
+
+
+def test_bare_text_is_streamed_and_packed(model: Path, tmp_path: Path) -> None:
+    """Several sequences in one step, and a row that is longer than a sequence."""
+    data = tiny.write_rows(tmp_path / "corpus.jsonl", texts())
+    corpus = {"path": "json", "data_files": str(data), "type": "pretrain", "split": "train"}
+    run = train(
+        model,
+        tmp_path / "run",
+        {"path": "left out"},
+        ual={},
+        pretraining_dataset=[corpus],
+        sample_packing=True,
+        pretrain_multipack_attn=True,
+        sequence_len=128,
+        micro_batch_size=1,
+        gradient_accumulation_steps=5,
+        plugins=[PLUGIN, "tiny_plugins.BatchWriter"],
+    )
+    assert run.values("loss") == pytest.approx([packed_token_by_token(model, run)], rel=1e-6)
+    assert abs(run.values("loss/smoothing")[0]) > 1e-3
+
+
+def test_bare_text_without_smoothing_stops(model: Path, tmp_path: Path) -> None:
+    data = tiny.write_rows(tmp_path / "corpus.jsonl", [{"text": "bare"}])
+    corpus = {"path": "json", "data_files": str(data), "type": "pretrain", "split": "train"}
+    run = train(
+        model,
+        tmp_path / "run",
+        {"path": "left out"},
+        pretraining_dataset=[corpus],
+        sample_packing=True,
+        check=False,
+    )
+    assert run.returncode
+    assert f"pretraining_dataset: `{data}` has no column `ual_smoothing`" in run.text
 
 
 def test_weights_of_rows_on_two_processes(model: Path, tmp_path: Path) -> None:
