@@ -152,6 +152,12 @@ def _entries(recipe: Mapping[str, Any], path: Path) -> list[str | UALError]:
 
 def _data(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> Iterator[str | UALError]:
     pairs = ual.pairs is not None and bool(recipe.get("rl"))
+    if not recipe.get("datasets") and recipe.get("pretraining_dataset"):
+        yield (
+            f"pretraining_dataset: streamed, each row with the column {columns.SMOOTHING} that it "
+            "must have"
+        )
+        return
     if not recipe.get("datasets") and not pairs:
         yield ConfigError(f"{path}: datasets: this key is needed", "name the data to train on")
         return

@@ -41,6 +41,8 @@ def write(model: Path, **overrides: Any) -> Path:
         },
     )
     path = Path("recipe.yaml")
+    if "pretraining_dataset" in recipe:
+        del recipe["datasets"]
     path.write_text(yaml.safe_dump(recipe))
     return path
 
@@ -109,6 +111,17 @@ def test_every_problem_is_told_at_once(model: Path) -> None:
     problems = "\n".join(examine(path).problems)
     for words in ("push_dataset_to_hub", "use_dft", "did you mean `smoothing`"):
         assert words in problems
+
+
+@pytest.mark.slow
+def test_bare_text_is_streamed(model: Path) -> None:
+    corpus = [{"path": "parquet", "data_files": "corpus.parquet", "type": "pretrain"}]
+    stream = {"pretraining_dataset": corpus, "sample_packing": True, "max_steps": 2}
+    path = write(model, ual={}, **stream)
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert "pretraining_dataset: streamed, each row with the column ual_smoothing" in result.output
+    assert "this key is needed" not in result.output
+    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("loaded", [False, True])
