@@ -29,6 +29,7 @@ class UALPlugin(BasePlugin):
         loss behind: it trains nothing, so they are not held against it.
         """
         if not self._acts(cfg):
+            _warn_of_nothing(cfg)
             return
         if not names_plugin(cfg):
             # Validation drops an empty `ual:`, and the later hooks must still know.
@@ -106,8 +107,8 @@ class UALPlugin(BasePlugin):
         return [CurriculumCallback(trainer)]
 
     def _acts(self, cfg: Any) -> bool:
-        """Whether the recipe asks for the plugin, and no other instance does what it asks for."""
-        return asks_for_plugin(cfg) and self._is_first()
+        """Whether the recipe asks the plugin for anything, and no other instance does it."""
+        return asks_for_plugin(cfg) and self._is_first() and _left_alone(cfg) is None
 
     def _is_first(self) -> bool:
         """Whether no instance was loaded earlier, under the other name that a recipe may use."""
@@ -145,7 +146,22 @@ def _use(rl: str | None, reward: bool) -> Any:
 
     if rl is None:
         return "reward" if reward else "sft"
-    return "prompts" if rl == ON_PROMPTS else "preference"
+    return "prompts" if rl in ON_PROMPTS else "preference"
+
+
+def _left_alone(cfg: Any) -> str | None:
+    from axolotl_ual.settings.left_alone import left_alone
+
+    return left_alone(cfg)
+
+
+def _warn_of_nothing(cfg: Any) -> None:
+    """Say where a recipe names the plugin and asks nothing of it that its training has."""
+    line = _left_alone(cfg) if asks_for_plugin(cfg) else None
+    if line is not None:
+        from axolotl.utils.logging import get_logger
+
+        get_logger(__name__).warning(line)
 
 
 def _warn_of_untested() -> None:

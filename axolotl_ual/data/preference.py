@@ -39,7 +39,7 @@ def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
     """
     loaded = datasets.load_preference_datasets(cfg=cfg, cli_args=command_line(preprocess))
     rl = kind_of_rl(cfg)
-    if rl == ON_PROMPTS:
+    if rl in ON_PROMPTS:
         return loaded
     if rl not in SMOOTHED:
         LOG.warning(

@@ -160,7 +160,7 @@ def prepare(cfg: Any, config: CurriculumConfig, meta: Any) -> tuple[Curriculum, 
             "ual.curriculum: a streaming dataset has no order to follow",
             "set `streaming: false`, or `ual.curriculum.mode: none`",
         )
-    prompts = kind_of_rl(cfg) == ON_PROMPTS
+    prompts = kind_of_rl(cfg) in ON_PROMPTS
     # Prompts keep their columns: rewards may read them.
     column = config.column if prompts else _column_of_training(config.column, meta)
     staging = fit_staging(stage_values(meta.train_dataset, column), config)

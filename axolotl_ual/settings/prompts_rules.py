@@ -1,4 +1,4 @@
-"""What a recipe with `rl: grpo` may not say: it trains on prompts, by rewards of its answers."""
+"""What a recipe with `rl: grpo` or `gdpo` may not say: it trains on prompts, by rewards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.preference import kind_of_rl
 
 if TYPE_CHECKING:
     from axolotl_ual.settings.ual import UALConfig
@@ -23,23 +24,23 @@ _OTHER_TRAINERS = ("async_prefetch", "use_data_producer")
 
 
 def of_prompts(recipe: Mapping[str, Any], ual: UALConfig) -> Iterator[UALError]:
-    """What contradicts the order of prompts, which is all that the plugin does for `rl: grpo`.
+    """What contradicts the order of prompts, which is all that the plugin does for them.
 
     Args:
-        recipe: the YAML as a mapping, with `rl: grpo`.
+        recipe: the YAML as a mapping, with such an `rl:`.
         ual: its `ual:` block.
     """
-    fields = type(ual).model_fields
+    rl, fields = kind_of_rl(recipe), type(ual).model_fields
     for key, why in _WITHOUT_TARGETS.items():
         if getattr(ual, key) != fields[key].get_default(call_default_factory=True):
             yield ConfigError(
-                f"ual.{key}: {why}, and `rl: grpo` trains on rewards of responses that the model "
+                f"ual.{key}: {why}, and `rl: {rl}` trains on rewards of responses that the model "
                 "samples itself",
                 f"take `{key}:` out; `ual.curriculum` orders the prompts",
             )
     if not ual.curriculum.active and ual.curriculum.keep is None:
         yield ConfigError(
-            "rl: grpo: the plugin orders and leaves out prompts, and `ual.curriculum` asks for "
+            f"rl: {rl}: the plugin orders and leaves out prompts, and `ual.curriculum` asks for "
             "neither: it would have no effect",
             "set `ual.curriculum.mode` or `ual.curriculum.keep`, or take the plugin out",
         )

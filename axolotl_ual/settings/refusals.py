@@ -13,6 +13,7 @@ from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.host import Host, host
 from axolotl_ual.settings.deepspeed import deepspeed_config
 from axolotl_ual.settings.image_rules import of_images
+from axolotl_ual.settings.left_alone import left_alone
 from axolotl_ual.settings.parallel_rules import of_context, of_fsdp
 from axolotl_ual.settings.preference import (
     ON_PROMPTS,
@@ -58,11 +59,15 @@ _CUT_EXPERTS = (
 _RULES = (
     _Rule(
         "rl",
-        _OWN_LOSS,
-        f"take `rl:` out, use one of {', '.join(PREFERENCE_TRAINERS)}, or take the plugin out",
+        "is trained in an order and with a loss of its own, which the plugin does not reach",
+        f"leave `ual:` empty, use one of {', '.join(PREFERENCE_TRAINERS)}, or take `rl:` out",
         lambda value: bool(value) and kind_of_rl({"rl": value}) not in PREFERENCE_TRAINERS,
     ),
-    _Rule("process_reward_model", _OWN_LOSS, "take `process_reward_model:` out"),
+    _Rule(
+        "process_reward_model",
+        "learns labels of the steps of a response, and a smoothing is of a sample or a pair",
+        "leave `ual:` empty, or take `process_reward_model:` out",
+    ),
     _Rule(
         "use_eaft",
         _OWN_LOSS,
@@ -128,6 +133,8 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     Returns:
         An error for each such setting, in a fixed order; empty where the plugin can train.
     """
+    if left_alone(recipe) is not None:
+        return []
     on = on or host()
     errors: list[UALError] = [
         UnsupportedError(f"{rule.key}: {_shown(recipe[rule.key])}: {rule.why}", rule.fix)
@@ -167,7 +174,7 @@ def _with_a_reference(recipe: Mapping[str, Any]) -> Iterator[UALError]:
         smoothing = parse_ual(recipe.get("ual")).smoothing
     except ConfigError:
         return
-    if smoothing.prior == "uniform" or kind_of_rl(recipe) == ON_PROMPTS:
+    if smoothing.prior == "uniform" or kind_of_rl(recipe) in ON_PROMPTS:
         return
     if recipe.get("rl"):
         yield UnsupportedError(
@@ -229,7 +236,7 @@ def _conflicts(recipe: Mapping[str, Any]) -> list[UALError]:
     if ual.curriculum.refresh_reference:
         found += of_the_reference(recipe)
     if rl in PREFERENCE_TRAINERS and ual.annotate is not None:
-        what = "prompts" if rl == ON_PROMPTS else "pairs"
+        what = "prompts" if rl in ON_PROMPTS else "pairs"
         found.append(
             ConfigError(
                 f"ual.annotate: scores samples, and `rl: {rl}` trains on {what}",
@@ -243,7 +250,7 @@ def _conflicts(recipe: Mapping[str, Any]) -> list[UALError]:
                 f"set `rl:` to one of {', '.join(TRAINED_ON_PAIRS)}, or take `pairs:` out",
             )
         )
-    if rl == ON_PROMPTS:
+    if rl in ON_PROMPTS:
         return [*found, *of_prompts(recipe, ual)]
     if rl in PREFERENCE_TRAINERS and not ual.curriculum.active:
         found += _without_effect(str(rl), ual)

@@ -24,6 +24,7 @@ from axolotl_ual import columns
 from axolotl_ual.data.annotated import locate
 from axolotl_ual.errors import AnnotationError, ConfigError, UALError
 from axolotl_ual.host import PLUGIN, asks_for_plugin, host, names_plugin, runs_without_a_line
+from axolotl_ual.settings.left_alone import left_alone
 from axolotl_ual.settings.preference import ON_PROMPTS, kind_of_rl
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import UALConfig, parse_ual
@@ -161,11 +162,16 @@ def _data(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> Iterator[str
     if not recipe.get("datasets") and not pairs:
         yield ConfigError(f"{path}: datasets: this key is needed", "name the data to train on")
         return
+    line = left_alone(recipe)
+    if line is not None:
+        yield line
     for entry in locate(recipe, ual, str(path)).entries:
         name = str(entry["path"])
         if ual.annotations is not None:
             yield f"{name}: joined by content to `ual.annotations: {ual.annotations.name}`"
-        elif kind_of_rl(recipe) == ON_PROMPTS:
+        elif line is not None:
+            yield f"{name}: trained on as it is"
+        elif kind_of_rl(recipe) in ON_PROMPTS:
             yield f"{name}: prompts, which carry no label smoothing"
         else:
             yield _describe(Path(name), name)

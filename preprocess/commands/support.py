@@ -13,7 +13,12 @@ from typing import Any, Final
 
 from axolotl_ual.errors import ConfigError, UALError
 from axolotl_ual.host import NEWEST, OLDEST, Host, describe
-from axolotl_ual.settings.preference import PREFERENCE_TRAINERS, REWARD_MODEL, SMOOTHED
+from axolotl_ual.settings.preference import (
+    ON_PROMPTS,
+    PREFERENCE_TRAINERS,
+    REWARD_MODEL,
+    SMOOTHED,
+)
 from axolotl_ual.settings.refusals import unsupported
 from axolotl_ual.settings.ual import parse_ual
 
@@ -91,7 +96,7 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {**_IMAGES, "ual": {"loss": {"weight": {"message": "weight"}}}},
     ],
     "Losses": [
-        {"rl": "gdpo"},
+        {"rl": "ebft"},
         {"reward_model": True},
         {"process_reward_model": True},
         {"orpo_alpha": 0.1},
@@ -243,7 +248,7 @@ def _concerns(setting: Mapping[str, Any], kind: str) -> bool:
     if {"annotations", "reestimate"} & ual.keys() or setting.keys() >= _IMAGES.keys():
         return kind == "sft"
     if "trl" in setting:
-        return kind == "grpo"
+        return kind in ON_PROMPTS
     return kind != "sft" or not {"pairs", "preference"} & ual.keys()
 
 
@@ -267,10 +272,10 @@ def support_page() -> str:
 _OPENING: Final = """# Support
 
 Written by `axolotl-ual agent-docs support`: each setting is put on top of a plain recipe (a LoRA
-adapter; for `orpo`, `simpo`, `kto` and `grpo` a curriculum; `reward` is `reward_model: true`), and
-the rules are asked that `axolotl-ual check` and the plugin ask. *yes*: accepted. *no*: the run
-stops before the model is loaded. A number: only on these versions of Axolotl. A dash: this kind of
-training does not read it.
+adapter; for `orpo`, `simpo`, `kto`, `grpo` and `gdpo` a curriculum; `reward` is `reward_model:
+true`), and the rules are asked that `axolotl-ual check` and the plugin ask. *yes*: accepted. *no*:
+the run stops before the model is loaded. A number: only on these versions of Axolotl. A dash: this
+kind of training does not read it.
 
 Accepted is what the rules accept. What Axolotl itself refuses is not in these tables; `axolotl-ual
 check RECIPE` asks both. Settings that are not named here are Axolotl's own and left alone.

@@ -143,7 +143,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "set `rl:` to one of dpo, ipo, simpo, or take `pairs:` out",
     ),
     (
-        {"rl": "orpo"},
+        {"rl": "orpo", "ual": {"preference": {"smoothing": False}}},
         "rl: orpo: no pair is smoothed",
         "set `ual.curriculum.mode`, or take the plugin out",
     ),
@@ -177,7 +177,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "take `zero_hpz_partition_size` out",
     ),
     (
-        {"rl": "grpo"},
+        {"rl": "grpo", "ual": {"stages": {"thresholds": [0.2, 0.4]}}},
         "rl: grpo: the plugin orders and leaves out prompts",
         "set `ual.curriculum.mode` or `ual.curriculum.keep`",
     ),

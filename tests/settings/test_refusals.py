@@ -13,11 +13,15 @@ from axolotl_ual.settings.refusals import TRAINER, unsupported
 
 IMAGES = {"processor_type": "AutoProcessor", "skip_prepare_dataset": True}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"rl": "gdpo"}, "rl: gdpo: brings a loss of its own", "take `rl:` out"),
     (
-        {"process_reward_model": True},
-        "process_reward_model: true: brings a loss",
-        "take `process_reward_model:` out",
+        {"rl": "ebft", "ual": {"curriculum": {"mode": "phased"}}},
+        "rl: ebft: is trained in an order and with a loss of its own",
+        "leave `ual:` empty, use one of",
+    ),
+    (
+        {"process_reward_model": True, "ual": {"curriculum": {"mode": "phased"}}},
+        "process_reward_model: true: learns labels of the steps of a response",
+        "leave `ual:` empty, or take `process_reward_model:` out",
     ),
     ({"use_eaft": True}, "use_eaft: true: brings a loss", "set `use_eaft: false`"),
     ({"use_dft": True}, "use_dft: true: brings a loss", "set `use_dft: false`"),

@@ -64,7 +64,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "ual.curriculum.refresh_reference: true: training without `rl:` compares",
     ),
     ({"ual": PHASED, "group_by_length": True}, "group_by_length: true: batches rows by their"),
-    ({"process_reward_model": True}, "process_reward_model: true: brings a loss"),
+    ({"process_reward_model": True}, "process_reward_model: true: learns labels of"),
 ]
 
 
