@@ -47,20 +47,26 @@ def test_all_others_are_the_plugins(recipe: dict[str, Any]) -> None:
     assert left_alone(recipe) is None
 
 
-@pytest.mark.parametrize("keys", UNSMOOTHED)
-def test_no_hook_acts_on_them(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def plugin_of(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The plugin that acts: from 0.21 on Axolotl has loaded the installed one by itself."""
     from axolotl.integrations.base import PluginManager
-    from axolotl.utils import logging
-    from axolotl.utils.dict import DictDefault
 
     from axolotl_ual.plugin import UALPlugin
+
+    monkeypatch.setattr(PluginManager, "_instance", None)
+    loaded = PluginManager.get_instance().plugins.values()
+    return next((each for each in loaded if isinstance(each, UALPlugin)), None) or UALPlugin()
+
+
+@pytest.mark.parametrize("keys", UNSMOOTHED)
+def test_no_hook_acts_on_them(keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from axolotl.utils import logging
+    from axolotl.utils.dict import DictDefault
 
     said: list[str] = []
     told = type("Logger", (), {"warning": staticmethod(said.append)})
     monkeypatch.setattr(logging, "get_logger", lambda name: told)
-    monkeypatch.setattr(PluginManager, "_instance", None)
-    loaded = PluginManager.get_instance().plugins.values()
-    plugin = next((each for each in loaded if isinstance(each, UALPlugin)), None) or UALPlugin()
+    plugin = plugin_of(monkeypatch)
     recipe = {**keys, "ual": {}, "seed": 1}
     cfg = DictDefault(recipe)
     plugin.register(cfg)
@@ -71,10 +77,8 @@ def test_no_hook_acts_on_them(keys: dict[str, Any], monkeypatch: pytest.MonkeyPa
     assert plugin.add_callbacks_post_trainer(cfg, None) == []
 
 
-def test_a_wrong_block_is_still_an_error() -> None:
+def test_a_wrong_block_is_still_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from axolotl.utils.dict import DictDefault
 
-    from axolotl_ual.plugin import UALPlugin
-
     with pytest.raises(ConfigError, match="unknown key"):
-        UALPlugin().register(DictDefault({"rl": "kto", "ual": {"curiculum": {}}}))
+        plugin_of(monkeypatch).register(DictDefault({"rl": "kto", "ual": {"curiculum": {}}}))
