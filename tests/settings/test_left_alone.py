@@ -63,10 +63,11 @@ def test_no_hook_acts_on_them(keys: dict[str, Any], monkeypatch: pytest.MonkeyPa
     from axolotl.utils import logging
     from axolotl.utils.dict import DictDefault
 
+    # Before the loggers are others: what Axolotl imports keeps the one that it gets.
+    plugin = plugin_of(monkeypatch)
     said: list[str] = []
     told = type("Logger", (), {"warning": staticmethod(said.append)})
     monkeypatch.setattr(logging, "get_logger", lambda name: told)
-    plugin = plugin_of(monkeypatch)
     recipe = {**keys, "ual": {}, "seed": 1}
     cfg = DictDefault(recipe)
     plugin.register(cfg)
