@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from .encoding import IGNORE_INDEX
 from .prior import Part
@@ -89,17 +90,27 @@ def top_k_margin(
         ids_MK, mass_MK = prior.ids_NK[place_M], prior.mass_NK[place_M].to(dtype)
         factor_M = smoothing_N[place_M].to(dtype) * scale
         direction_MH = weight_VH[label_M].to(dtype) - rest_M[:, None] * mean.weight_H
-        size = max(1, _MOST_GATHERED // max(1, ids_MK.shape[1] * weight_VH.shape[1]))
-        for start in range(0, len(place_M), size):
-            part = slice(start, start + size)
-            kept_CKH = weight_VH[ids_MK[part]].to(dtype)
-            direction_MH[part] -= torch.bmm(mass_MK[part][:, None, :], kept_CKH)[:, 0]
+        direction_MH -= _mean_rows(weight_VH, ids_MK, mass_MK)
         shift = factor_M.new_zeros(())
         if bias_V is not None and mean.bias is not None:
             kept_M = (bias_V[ids_MK].to(dtype) * mass_MK).sum(dim=1)
             shift = (factor_M * (bias_V[label_M].to(dtype) - kept_M - rest_M * mean.bias)).sum()
         direction_MH *= factor_M[:, None]
     return (hidden_NH[place_M].to(dtype) * direction_MH).sum() + shift
+
+
+def _mean_rows(weight_VH: Tensor, ids_MK: Tensor, mass_MK: Tensor) -> Tensor:
+    """sum_k mass_k w_k of each token, in the dtype of the mass."""
+    if weight_VH.dtype == mass_MK.dtype:
+        # Sums rows where they lie: a sixth of the time of a copy of them, or less.
+        return embedding_bag(ids_MK, weight_VH, per_sample_weights=mass_MK, mode="sum")
+    found_MH = mass_MK.new_empty(len(ids_MK), weight_VH.shape[1])
+    size = max(1, _MOST_GATHERED // max(1, ids_MK.shape[1] * weight_VH.shape[1]))
+    for start in range(0, len(ids_MK), size):
+        part = slice(start, start + size)
+        kept_CKH = weight_VH[ids_MK[part]].to(mass_MK.dtype)
+        found_MH[part] = torch.bmm(mass_MK[part][:, None, :], kept_CKH)[:, 0]
+    return found_MH
 
 
 @dataclass(slots=True)

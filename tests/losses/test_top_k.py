@@ -16,7 +16,7 @@ from axolotl_ual.losses import top_k
 from axolotl_ual.losses.chunked_ce import chunked_smoothed_ce
 from axolotl_ual.losses.encoding import decode_smoothing, encode_smoothing
 from axolotl_ual.losses.objective import SmoothedObjective
-from axolotl_ual.losses.smoothed_ce import mean_row
+from axolotl_ual.losses.smoothed_ce import accumulation_dtype, mean_row
 from axolotl_ual.losses.top_k import TopK, top_k_margin
 from axolotl_ual.losses.transform import Transform
 from reference.models import HEADS, VOCAB, batch
@@ -88,20 +88,24 @@ def test_kept_tokens_and_the_rest_spread_evenly(
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("gathered", [1, 2**24])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.bfloat16, 1e-6)])
 def test_a_frozen_head_needs_no_logits(
-    bias: bool, gathered: int, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, bound: float, gathered: int, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(top_k, "_MOST_GATHERED", gathered)
     case = Case(5, 3, V - 2)
-    hidden, weight, bias_V = case.leaves()
-    shift = bias_V.detach() if bias else None
-    mean = mean_row(weight.detach(), shift, V - 2)
-    given_parts = (weight.detach(), case.labels, case.smoothing)
-    margin = top_k_margin(hidden, *given_parts, case.prior, bias_V=shift, mean=mean, scale=0.5)
-    logits = 0.5 * F.linear(hidden, weight.detach(), shift)
+    hidden, *head = (part.to(dtype) for part in case.given.values())
+    weight, shift = head[0], head[1] if bias else None
+    mean = mean_row(weight, shift, V - 2)
+    given_parts = (weight, case.labels, case.smoothing)
+    # Autocast gives hidden states of a wider dtype than the head's own.
+    mine = hidden.to(accumulation_dtype(dtype)).requires_grad_()
+    margin = top_k_margin(mine, *given_parts, case.prior, bias_V=shift, mean=mean, scale=0.5)
+    theirs = hidden.double().requires_grad_()
+    logits = 0.5 * F.linear(theirs, weight.double(), None if shift is None else shift.double())
     nll = F.cross_entropy(logits, case.labels, reduction="sum")
     wanted = prior_sum(logits, case.spread.log(), case.labels, case.smoothing) - nll
-    assert_close(derivatives(margin, [hidden]), derivatives(wanted, [hidden]))
+    assert_close(derivatives(margin, [mine]), derivatives(wanted, [theirs]), bound)
 
 
 @given(kept=st.integers(1, V), seed=st.integers(0, 2**31))
