@@ -84,6 +84,12 @@ class AnnotateConfig(Section):
         description="What becomes of a row that cannot be read, an empty response for example: the "
         "run stops and names it, it keeps the mean smoothing, or it is left out.",
     )
+    images: Literal["error", "omit"] = Field(
+        "error",
+        description="What becomes of rows with images, in messages of `type: chat_template` or in "
+        "a column `images` or `image` that a processor reads. error: such a row cannot be read. "
+        "omit: its text alone is judged.",
+    )
     trained: Literal["tell", "only", "ignore"] = Field(
         "tell",
         description="tell: say which rows training leaves out (validation set, beyond "
@@ -93,8 +99,12 @@ class AnnotateConfig(Section):
 
     @property
     def about_rows(self) -> dict[str, str]:
-        """Which rows are judged, where it is not the default: annotations made with it stay so."""
-        chosen = {"on_unreadable": self.on_unreadable, "trained": self.trained}
+        """What of rows is judged, where it is not the default: annotations made with it stay so."""
+        chosen = {
+            "on_unreadable": self.on_unreadable,
+            "images": self.images,
+            "trained": self.trained,
+        }
         return {k: v for k, v in chosen.items() if v != type(self).model_fields[k].default}
 
     @property

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,6 +121,7 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
             {
                 "name": settings.estimator,
                 **estimation.facts,
+                **_images(settings, samples),
                 "remarks": remarks(
                     estimation.uncertainty, estimation.facts.get("mapping"), solved.scale
                 ),
@@ -220,6 +222,14 @@ def _annotate_settings(recipe: Recipe) -> AnnotateConfig:
     return recipe.ual.annotate
 
 
+def _images(settings: AnnotateConfig, samples: Sequence[Sample]) -> dict[str, Any]:
+    """For the manifest: rows with images, and whether a judge saw them."""
+    if settings.images == "error":
+        return {}
+    rows = sum(sample.has_images for sample in samples)
+    return {"images": {"rows": rows, "seen": False}}
+
+
 def _reasons(estimation: Estimation) -> str:
     return ", ".join(f"{reason}: {number:,}" for reason, number in estimation.failures.items())
 
@@ -264,6 +274,8 @@ def _print_result(
             console.print(f"what was answered for them is in {output / UNSCORED_FILE}")
         if (output / UNREADABLE_FILE).exists():
             console.print(f"rows that cannot be read are named in {output / UNREADABLE_FILE}")
+    if images := manifest.estimator.get("images"):
+        console.print(f"{images['rows']:,} rows have images: their text alone was judged")
     for line in [*manifest.estimator["remarks"], *([drifted] if drifted else [])]:
         console.print(line, highlight=False, markup=False)
     print_written(manifest, "smoothing:", output, path, console)

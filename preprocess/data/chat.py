@@ -10,6 +10,7 @@ import json
 from typing import Any, Final
 
 from .chat_fields import ChatFields
+from .images import FIX, any_image, beside
 from .messages import Message, parse_json, pieces_of, without_nulls
 from .sample import BadRow, Reader, Row, Sample, Turn, kind_of, make_sample, text_of
 
@@ -22,15 +23,19 @@ def chat_reader(fields: ChatFields) -> Reader[Sample]:
 
     def read(row: Row) -> Sample:
         messages = conversation(row, fields)
+        column = beside(row, fields.image_columns)
+        if column is not None and fields.images == "error":
+            raise BadRow(column[0], "holds images; only text can be judged", FIX)
         turns = turns_of(messages, row, fields, everything=False)
         if fields.train_on_inputs and not any(turn.trained for turn in turns):
             turns = turns_of(messages, row, fields, everything=True)
-        return make_sample(turns, fields.messages)
+        has_images = any_image((message.raw for message in messages), fields.content)
+        return make_sample(turns, fields.messages, has_images or column is not None)
 
     return Reader(
         read,
         (fields.messages,),
-        (fields.tools, SYSTEM),
+        (fields.tools, SYSTEM, *fields.image_columns),
         "set `field_messages:` of this dataset to the column with the conversations",
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from axolotl_ual.errors import ConfigError
 
@@ -14,6 +14,7 @@ _ROLES: Final = {
     "system": ["system"],
     "tool": ["tool"],
 }
+Images = Literal["error", "omit"]
 _MAPPED: Final = ("tool_calls", "tool_call_id", "name")
 """Keys of a message beside role, content and reasoning that a mapping may spell otherwise."""
 
@@ -35,6 +36,8 @@ class ChatFields:
         roles_to_train: roles whose messages are trained.
         drop_system_message: leave out a system message at the beginning.
         train_on_inputs: the recipe's.
+        images: omit: read the text of rows with images; error: such a row cannot be read.
+        image_columns: columns that may hold images beside the messages.
     """
 
     messages: str = "messages"
@@ -49,6 +52,8 @@ class ChatFields:
     roles_to_train: frozenset[str] = frozenset({"assistant"})
     drop_system_message: bool = False
     train_on_inputs: bool = False
+    images: Images = "error"
+    image_columns: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, entry: Mapping[str, Any], train_on_inputs: bool, where: str) -> ChatFields:

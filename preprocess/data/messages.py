@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any
 
 from .chat_fields import ChatFields
+from .images import FIX, is_image
 from .sample import BadRow, kind_of, shorten, text_of
 
 Piece = tuple[str, bool]
@@ -46,8 +47,11 @@ def pieces_of(message: Message, fields: ChatFields, should: bool) -> list[Piece]
         BadRow: it says nothing, or something that is no text.
     """
     key, raw = message.key, message.raw
-    content, detail = _content(raw.get(fields.content), f"{key}.{fields.content}")
-    reasoning, reasoning_detail = _content(raw.get(fields.reasoning), f"{key}.{fields.reasoning}")
+    omit = fields.images == "omit"
+    content, detail = _content(raw.get(fields.content), f"{key}.{fields.content}", omit)
+    reasoning, reasoning_detail = _content(
+        raw.get(fields.reasoning), f"{key}.{fields.reasoning}", omit
+    )
     calls = "\n".join(
         json.dumps(call, ensure_ascii=False, default=str) for call in _functions(message, fields)
     )
@@ -80,8 +84,9 @@ def structured(message: Message, fields: ChatFields) -> dict[str, Any]:
         their arguments as objects), tool_call_id and name.
     """
     key, raw = message.key, message.raw
-    content, _ = _content(raw.get(fields.content), f"{key}.{fields.content}")
-    reasoning, _ = _content(raw.get(fields.reasoning), f"{key}.{fields.reasoning}")
+    omit = fields.images == "omit"
+    content, _ = _content(raw.get(fields.content), f"{key}.{fields.content}", omit)
+    reasoning, _ = _content(raw.get(fields.reasoning), f"{key}.{fields.reasoning}", omit)
     shaped: dict[str, Any] = {"role": message.role, "content": content or ""}
     if reasoning:
         shaped["reasoning_content"] = reasoning
@@ -254,7 +259,9 @@ def _details(value: Any, key: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _content(value: Any, key: str) -> tuple[str | None, list[tuple[int, int]] | None]:
+def _content(
+    value: Any, key: str, omit_images: bool
+) -> tuple[str | None, list[tuple[int, int]] | None]:
     """The text of a message, and its trained spans where its parts carry flags of their own."""
     if value is None:
         return None, None
@@ -262,6 +269,8 @@ def _content(value: Any, key: str) -> tuple[str | None, list[tuple[int, int]] | 
         return text_of(value, key), None
     text, spans, flagged = "", [], False
     for i, part in enumerate(value):
+        if omit_images and is_image(part):
+            continue
         said, flag = _part(part, f"{key}[{i}]")
         flagged = flagged or flag is not None
         if said:
@@ -278,7 +287,8 @@ def _part(part: Any, key: str) -> tuple[str, bool | None]:
     names = [name for name in ("text", "content", "value") if part.get(name) is not None]
     if not names:
         kind = part.get("type")
-        raise BadRow(key, f"has no text (type: {kind!r}); only text can be judged")
+        fix = FIX if is_image(part) else ""
+        raise BadRow(key, f"has no text (type: {kind!r}); only text can be judged", fix)
     name = next((name for name in names if part[name]), names[0])
     flag = part.get("train")
     if flag is None and part.get("weight") is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -15,6 +16,7 @@ from axolotl_ual.errors import ConfigError, DataError
 
 from .chat import chat_reader
 from .chat_fields import ChatFields
+from .images import COLUMNS, undecoded
 from .load import in_pieces
 from .places import locate_rows
 from .recipe import Entry, Recipe
@@ -37,6 +39,8 @@ _CSV = (
     "in CSV files empty cells, `NA`, `null` and `None` are read as missing and numbers as numbers: "
     "write JSON Lines where they are texts"
 )
+
+_CHAT = ("chat_template", "chat_template.load")
 
 _ALPACA = AlpacaFields()
 _OPEN_ORCA = AlpacaFields("question", None, "response", "system_prompt")
@@ -129,7 +133,7 @@ class Rows(Sequence[T_co]):
         self._columns = list(table.column_names)
         read = {*reader.needed, *reader.optional}
         present = [name for name in self._columns if name in read]
-        self._rows = table.select_columns(present) if present else table
+        self._rows = undecoded(table.select_columns(present) if present else table)
         self._numbers = np.arange(len(table)) if numbers is None else numbers
         self._changed = changed or {}
 
@@ -308,11 +312,23 @@ def _reader(table: Dataset, entry: Entry, recipe: Recipe) -> Reader[Sample]:
         )
     if not isinstance(entry.type, str):
         return custom_reader(entry.type, f"{where}: type")
+    if entry.type in _CHAT:
+        return chat_reader(_with_images(ChatFields.of(entry.raw, train_on_inputs, where), recipe))
     if entry.type in NATIVE:
         return NATIVE[entry.type](entry.raw, train_on_inputs, where)
     from .tokenised import masked_reader
 
     return masked_reader(table, entry, recipe, known=list(NATIVE))
+
+
+def _with_images(fields: ChatFields, recipe: Recipe) -> ChatFields:
+    """Only a processor reads columns of images."""
+    annotate = recipe.ual.annotate
+    return replace(
+        fields,
+        images="error" if annotate is None else annotate.images,
+        image_columns=COLUMNS if recipe.raw.get("processor_type") else (),
+    )
 
 
 def unreadable_rows(

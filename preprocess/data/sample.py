@@ -40,9 +40,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One row: at least one trained turn with text in it."""
+    """One row: at least one trained turn with text in it.
+
+    Attributes:
+        turns: in their order.
+        has_images: whether the row has images, shown in turns or left out.
+    """
 
     turns: tuple[Turn, ...]
+    has_images: bool = False
 
     @property
     def has_roles(self) -> bool:
@@ -83,12 +89,13 @@ class Reader(Generic[T_co]):
     hint: str = ""
 
 
-def make_sample(turns: Iterable[Turn], key: str) -> Sample:
+def make_sample(turns: Iterable[Turn], key: str, has_images: bool = False) -> Sample:
     """A sample of these turns.
 
     Args:
         turns: in their order.
         key: where the response lies in the row.
+        has_images: whether the row has images.
 
     Raises:
         BadRow: nothing is trained, or there is only white space in what is.
@@ -99,7 +106,7 @@ def make_sample(turns: Iterable[Turn], key: str) -> Sample:
         raise BadRow(key, "has nothing in it that is trained on, so there is no response to judge")
     if not any(text and not text.isspace() for text in response):
         raise BadRow(key, f"is an empty response: {shorten(''.join(response))}")
-    return Sample(kept)
+    return Sample(kept, has_images)
 
 
 def text_of(value: Any, key: str) -> str:

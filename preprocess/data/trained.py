@@ -101,6 +101,8 @@ def what_is_trained(recipe: Recipe, sources: Sequence[Source]) -> Training:
     """
     if importlib.util.find_spec("axolotl") is None:
         raise NotKnown("Axolotl is not installed here")
+    if recipe.raw.get("processor_type"):
+        raise NotKnown("a processor makes tokens of rows when a batch of them is trained")
     model = str(recipe.base_model)
     if recipe.base_model is None or not (Path(model).is_dir() or "/" in model):
         raise NotKnown(f"there is no tokenizer of `base_model: {recipe.base_model}`")

@@ -8,7 +8,7 @@ list of messages, or texts of which one is called output, response, ...
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from axolotl_ual.columns import PREFIX
 from axolotl_ual.errors import ConfigError
 
+from ..data.chat import chat_reader
 from ..data.chat_fields import ChatFields
 from ..data.rows import NATIVE
 from ..data.sample import BadRow, Row, Turn
@@ -78,6 +79,9 @@ def text_reader(part: Part) -> TextReader:
     try:
         if isinstance(kind, Mapping):
             reader = custom_reader(kind, part.label)
+        elif str(kind).startswith("chat_template"):
+            fields = replace(ChatFields.of(part.entry, False, part.label), images="omit")
+            reader = chat_reader(fields)
         elif kind in NATIVE:
             reader = NATIVE[kind](part.entry, False, part.label)
         else:
