@@ -19,6 +19,7 @@ import tiny
 Recipe = dict[str, Any]
 
 ROWS = 48
+DATASETS = ("datasets", "test_datasets", "pretraining_dataset")
 _TOKENS = ["<unk>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>"]
 
 FAMILIES: Mapping[str, str] = {
@@ -160,6 +161,8 @@ def _config(kind: str, tokenizer: Any) -> Any:
     known = AutoConfig.for_model(kind).to_dict()
     marks = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
     sizes = {name: value for name, value in _SMALL.items() if name in known}
+    if "kv_lora_rank" in known:  # latent attention has as many keys as heads
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     return AutoConfig.for_model(
         kind, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **marks, **sizes
     )
@@ -205,6 +208,11 @@ def _dialogues(entry: Mapping[str, Any], n: int) -> Recipe:
 _FORMATS: Mapping[str, Callable[[Mapping[str, Any], int], Recipe]] = {
     "alpaca": lambda _, n: {"instruction": _question(n), "input": "", "output": _answer(n)},
     "completion": lambda entry, n: {entry.get("field") or "text": _answer(n)},
+    "tokens": lambda _, n: {
+        "input_ids": list(range(1, 9 + n % 3)),
+        "attention_mask": [1] * (8 + n % 3),
+        "labels": [-100] * 2 + list(range(3, 9 + n % 3)),
+    },
     "pretrain": lambda entry, n: {entry.get("text_column") or "text": _answer(n)},
     "chat_template": _chat,
     "chat_template.default": _pair,
@@ -236,9 +244,24 @@ def rows(entry: Mapping[str, Any]) -> list[Recipe]:
     Raises:
         KeyError: of no known format.
     """
-    named = str(entry.get("type") or "chat_template")
-    form = _FORMATS.get(named) or _FORMATS[named.partition(":")[0]]
+    form = _FORMATS[_format(entry)]
     return [{**form(entry, n), **_annotated(n)} for n in range(ROWS)]
+
+
+def _format(entry: Mapping[str, Any]) -> str:
+    """The type of an entry, without what follows a colon; tokens where it is left empty."""
+    named = str(entry.get("type", "chat_template") or "tokens")
+    return named if named in _FORMATS else named.partition(":")[0]
+
+
+def unknown_formats(recipe: Recipe) -> list[str]:
+    """Types of a recipe's entries of which no rows can be made."""
+    if recipe.get("processor_type"):
+        return []
+    listed = [recipe.get(key) or [] for key in DATASETS]
+    entries = [one for found in listed for one in (found if isinstance(found, list) else [found])]
+    named = {_format(entry) for entry in entries if not isinstance(entry, str)}
+    return sorted(named - _FORMATS.keys())
 
 
 def _annotated(n: int) -> Recipe:
@@ -288,7 +311,7 @@ def swapped(recipe: Recipe, folder: Path) -> tuple[Recipe, str, list[str]]:
     small["attn_implementation"] = attention
     small["base_model"] = str(folder / "model")
     small["plugins"] = [name for name in kept.get("plugins", []) if not _PLUGINS.search(name)]
-    for key in ("datasets", "test_datasets", "pretraining_dataset"):
+    for key in DATASETS:
         entries = kept.get(key)
         if entries:
             listed = entries if isinstance(entries, list) else [entries]
@@ -326,6 +349,8 @@ def _sizes(kept: Recipe, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "special_tokens", {"pad_token": "<pad>", **(kept.get("special_tokens") or {})}
     if kept.get("val_set_size"):
         yield "val_set_size", 0.25
+    if kept.get("lisa_n_layers"):
+        yield "lisa_n_layers", 1
     if kept.get("streaming_multipack_buffer_size"):
         yield "streaming_multipack_buffer_size", ROWS // 2
 

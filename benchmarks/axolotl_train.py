@@ -24,7 +24,7 @@ from typing import Any
 
 import tiny_zygote
 import yaml
-from axolotl_tiny import swapped
+from axolotl_tiny import swapped, unknown_formats
 
 import tiny
 from axolotl_ual.host import PLUGIN, host
@@ -113,7 +113,7 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
     """How many recipes came to what, and why others did not train."""
     counts = Counter(entry["outcome"] for entry in results)
     yield "\n| outcome | recipes |\n|---|---|"
-    for outcome in ("trained", "refused", "host", "failed", "invalid"):
+    for outcome in ("trained", "refused", "host", "untried", "failed", "invalid"):
         yield f"| {outcome} | {counts[outcome]} |"
     yield "\n| recipe | outcome | because |\n|---|---|---|"
     for entry in results:
@@ -123,6 +123,8 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
 
 def _tried(recipe: Recipe, limit: int) -> dict[str, Any]:
     """What came of training a recipe with the plugin."""
+    if unknown := unknown_formats(recipe):
+        return {"outcome": "untried", "why": f"no rows of `type: {unknown[0]}` can be made here"}
     folder = Path(tempfile.mkdtemp(prefix="recipe-"))
     try:
         facts, found = _in_a_fork(recipe, folder / "with", limit, plugin=True)

@@ -40,8 +40,16 @@ def test_rows_have_the_names_that_a_dataset_reads(module: Any) -> None:
     assert row["ual_smoothing"] == 0.05
     assert rows({"type": "alpaca:chat"})[0].keys() >= {"instruction", "output"}
     assert rows({"type": "pretrain", "text_column": "t"})[0]["t"]
-    with pytest.raises(KeyError):
-        rows({"type": "unheard_of"})
+    assert rows({"type": None})[0].keys() >= {"input_ids", "labels", "ual_smoothing"}
+
+
+def test_formats_of_which_no_rows_are_made_are_named(module: Any) -> None:
+    unknown = module("axolotl_tiny").unknown_formats
+    known = [{"type": "alpaca:chat"}, {"type": None}, {"path": "p"}]
+    assert unknown({"datasets": known, "pretraining_dataset": "text"}) == []
+    recipe = {"datasets": [*known, {"type": "unheard_of.transform"}]}
+    assert unknown(recipe) == ["unheard_of.transform"]
+    assert module("axolotl_train")._tried(recipe, 1)["outcome"] == "untried"
 
 
 @pytest.mark.parametrize(
