@@ -98,6 +98,8 @@ def toy_protocol() -> dict[str, Any]:
     training["clustering"].update(tokens=4, states=60)
     training["diversity"].update(rows=2, tokens=4)
     staged.update(small, train_pairs=6, held_out_pairs=4)
+    fixed["own"].update(small, train_pairs=5, held_out_pairs=3, prompts=10, most_prompt_tokens=200)
+    fixed["own"]["sampling"].update(n=3, max_tokens=4)
     fixed["estimators"].update(rows=6, resamples=20)
     fixed["estimators"]["estimators"]["mc_dropout"].update(passes=2)
     fixed["estimators"]["estimators"]["self_consistency"].update(answers=2, max_tokens=4)
@@ -133,11 +135,14 @@ class Toy:
 @pytest.mark.slow
 def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    for study in ("estimators", "training", "staged"):
+    for study in ("estimators", "training", "staged", "own"):
         made = toy.ask(study, "run")
         assert made.returncode == 0, made.stderr[-3000:]
     assert {"spread", "judge", "self_consistency"} <= set(toy.written("estimators"))
     assert {"base", "seed-0-sft", "seed-0-ual-reference"} <= set(toy.written("training"))
+
+    own = json.loads((toy.results / "own" / "pairs.json").read_text(encoding="utf-8"))
+    assert (len(own["gap"]), own["pairs"]) == (5, 3)
 
     before = toy.written("staged")
     (toy.results / "staged" / "seed-0-clear.json").unlink()
@@ -152,8 +157,14 @@ def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
     drawn = toy.ask("staged", "render")
     assert drawn.returncode == 0, drawn.stderr[-3000:]
     page = toy.page.read_text(encoding="utf-8")
-    for line in ("| self_consistency | 6 |", "| ual-reference | 1 |", "| smoothed | 1 |"):
+    for line in (
+        "| self_consistency | 6 |",
+        "| ual-reference | 1 |",
+        "| smoothed | 1 |",
+        "own answers, 3",
+    ):
         assert line in page
+    assert "5 pairs of the model's own answers, 3 held out" in page
 
 
 def load(name: str) -> ModuleType:

@@ -24,6 +24,7 @@ SECTIONS = {
     "estimators": estimators_page.section,
     "training": training_page.section,
     "staged": staged_page.section,
+    "own": staged_page.own_section,
 }
 HEAD = """\
 # Does it help?

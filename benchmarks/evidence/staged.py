@@ -36,8 +36,8 @@ BATCH = 16
 Floats = np.ndarray[Any, Any]
 
 
-def read_pairs(content: bytes, fixed: Mapping[str, Any], tokenizer: Any) -> list[list[Encoded]]:
-    """Pairs (chosen, rejected) of one question, short enough, in the protocol's order."""
+def questions_and_answers(content: bytes) -> list[list[Row]]:
+    """Pairs (chosen, rejected) of one question, in the order of the file."""
     found = []
     for line in gzip.decompress(content).decode("utf-8").splitlines():
         pair = json.loads(line)
@@ -48,6 +48,12 @@ def read_pairs(content: bytes, fixed: Mapping[str, Any], tokenizer: Any) -> list
         answers = [part[1].strip() for part in parts]
         if asked and all(answers) and answers[0] != answers[1]:
             found.append([Row(asked, answer, "harmless") for answer in answers])
+    return found
+
+
+def read_pairs(content: bytes, fixed: Mapping[str, Any], tokenizer: Any) -> list[list[Encoded]]:
+    """Those that are short enough, in the protocol's order."""
+    found = questions_and_answers(content)
     encoded = [[encode_row(row, tokenizer) for row in pair] for pair in found]
     short = [p for p in encoded if max(len(item.ids) for item in p) <= fixed["most_tokens"]]
     order = np.random.default_rng(fixed["data_seed"]).permutation(len(short))
@@ -61,12 +67,20 @@ class Study:
         torch.set_num_threads(1)
         self.fixed = results.protocol
         self.tuned = Tuned(model_folder(place), self.fixed)
-        pairs = read_pairs(place.sources.read("harmless"), self.fixed, self.tuned.tokenizer)
+        pairs, gap = self.read(place)
         count = self.fixed["train_pairs"]
         self.train = pairs[:count]
         self.held_out = pairs[count : count + self.fixed["held_out_pairs"]]
         self.before = {name: self.score(part) for name, part in self._parts.items()}
-        self.gap = gaps(self.before["train"], lengths(self.train))
+        if gap is None:
+            self.gap = gaps(self.before["train"], lengths(self.train))
+        else:
+            self.gap = gap[: len(self.train)]
+
+    def read(self, place: Place) -> tuple[list[list[Encoded]], Floats | None]:
+        """Pairs for training and then for measuring, and their gaps where they come with some."""
+        content = place.sources.read("harmless")
+        return read_pairs(content, self.fixed, self.tuned.tokenizer), None
 
     @property
     def _parts(self) -> dict[str, list[list[Encoded]]]:
@@ -182,14 +196,14 @@ def gaps(log_p: Floats, tokens: Floats) -> Floats:
     return found
 
 
-def make(results: Results, place: Place) -> None:
+def make(results: Results, place: Place, kind: type[Study] = Study) -> None:
     """Make every run that is missing."""
     planned = [(arm, seed) for seed in results.protocol["seeds"] for arm in ARMS]
     missing = [(arm, seed) for arm, seed in planned if not results.has(f"seed-{seed}-{arm}")]
     if results.has("pairs") and not missing:
         print("nothing is missing")
         return
-    study = Study(results, place)
+    study = kind(results, place)
     if not results.has("pairs"):
         results.write("pairs", study.base())
     for arm, seed in missing:

@@ -12,6 +12,8 @@ from study import Results
 from verdicts import NOT_RUN, Claim, Difference, Section, by_seed, higher, lower, paired
 
 TITLE = "Study 4: preference pairs in stages"
+OWN_TITLE = "Study 4, on pairs of the model's own answers"
+OWN = " (the model's own answers)"
 ARMS = ("staged", "shuffled", "clear", "smoothed")
 CLAIMS = {
     "Staged DPO prefers the chosen answer more often than DPO on shuffled pairs": "shuffled",
@@ -28,28 +30,37 @@ Runs = Mapping[str, Mapping[int, Any]]
 
 
 def section(results: Results) -> Section:
-    """The study's table and its claims."""
+    """The study's table and its claims, on pairs of HH-RLHF."""
+    return _section(results, TITLE, "HH-RLHF (harmless)", "")
+
+
+def own_section(results: Results) -> Section:
+    """The same on pairs of the model's own answers."""
+    return _section(results, OWN_TITLE, "the model's own answers", OWN)
+
+
+def _section(results: Results, title: str, pairs: str, suffix: str) -> Section:
     found = results.read()
     base = found.pop("pairs", None)
     by_arm: dict[str, dict[int, Any]] = {}
     for run in found.values():
         by_arm.setdefault(run["arm"], {})[run["seed"]] = run
     margin = results.protocol["margin"]
-    claims = [_claim(words, by_arm, other, margin) for words, other in CLAIMS.items()]
+    claims = [_claim(words + suffix, by_arm, other, margin) for words, other in CLAIMS.items()]
     for words, found_difference, what in (
         (REPEATS, repeats(by_arm), "of the pairs"),
         (STABLE, steadiness(by_arm), "in accuracy"),
     ):
-        claims.append(_said(words, found_difference, lower, margin, what))
+        claims.append(_said(words + suffix, found_difference, lower, margin, what))
     if base is None or not by_arm:
-        return Section(TITLE, [f"{NOT_RUN.capitalize()}.\n"], claims)
+        return Section(title, [f"{NOT_RUN.capitalize()}.\n"], claims)
     head = (
-        f"{len(base['gap'])} pairs of HH-RLHF (harmless), {base['pairs']} held out. Accuracy: how "
+        f"{len(base['gap'])} pairs of {pairs}, {base['pairs']} held out. Accuracy: how "
         "often the implicit reward of the chosen answer is the larger one, after each third of "
         f"the steps. The base model finds the chosen answer likelier in "
         f"{base['chosen is likelier']:.2f} of the pairs.\n"
     )
-    return Section(TITLE, [head, THIRDS, _table(by_arm)], claims)
+    return Section(title, [head, THIRDS, _table(by_arm)], claims)
 
 
 def _right(run: Any, third: int) -> list[float]:
