@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.parallel_rules import sequence_cuts
 from axolotl_ual.settings.ual import parse_ual
 
 _KNOWS_LENGTHS: Final = {
@@ -20,7 +21,6 @@ _KNOWS_LENGTHS: Final = {
     "group_by_length": "batches rows by their number of tokens",
     "balance_labels": "batches rows by how many of their tokens are trained",
 }
-_CUTS: Final = ("context_parallel_size", "sequence_parallel_degree")
 
 
 def of_images(recipe: Mapping[str, Any]) -> Iterator[UALError]:
@@ -74,15 +74,11 @@ def _of_lengths(recipe: Mapping[str, Any]) -> Iterator[UALError]:
                 f"{key}: true: {what}, and rows with images have none before their batch is made",
                 f"set `{key}: false`",
             )
-    block = recipe.get("context_parallel")
-    sizes = {key: recipe.get(key) for key in _CUTS}
-    sizes["context_parallel.size"] = block.get("size") if isinstance(block, Mapping) else None
-    for key, size in sizes.items():
-        if isinstance(size, int) and size > 1:
-            yield UnsupportedError(
-                f"{key}: {size}: cuts sequences, and the images in them would have to be cut alike",
-                f"set `{key}: 1`",
-            )
+    for key, size in sequence_cuts(recipe):
+        yield UnsupportedError(
+            f"{key}: {size}: cuts sequences, and the images in them would have to be cut alike",
+            f"set `{key}: 1`",
+        )
 
 
 def _of_ual(recipe: Mapping[str, Any]) -> Iterator[UALError]:

@@ -87,6 +87,14 @@ def _context(recipe: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+def sequence_cuts(recipe: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Keys by which a recipe cuts sequences over processes, and over how many."""
+    block = recipe.get("context_parallel")
+    sizes = {key: recipe.get(key) for key in ("context_parallel_size", "sequence_parallel_degree")}
+    sizes["context_parallel.size"] = block.get("size") if isinstance(block, Mapping) else None
+    yield from ((key, size) for key, size in sizes.items() if isinstance(size, int) and size > 1)
+
+
 def of_fsdp(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
     """What does not go with the first generation of FSDP, which only Axolotl 0.19 has.
 

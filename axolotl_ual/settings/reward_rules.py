@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.parallel_rules import sequence_cuts
 from axolotl_ual.settings.preference import REWARD_MODEL, trains_reward_model
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 _WHAT: Final = f"{REWARD_MODEL}: true"
-_CUTS: Final = ("context_parallel_size", "sequence_parallel_degree")
 
 
 def of_reward_models(recipe: Mapping[str, Any], fsdp_generation: int) -> Iterator[UALError]:
@@ -58,16 +58,12 @@ def _of_data(recipe: Mapping[str, Any]) -> Iterator[UALError]:
 
 
 def _of_engines(recipe: Mapping[str, Any], fsdp_generation: int) -> Iterator[UALError]:
-    block = recipe.get("context_parallel")
-    sizes = {key: recipe.get(key) for key in _CUTS}
-    sizes["context_parallel.size"] = block.get("size") if isinstance(block, Mapping) else None
-    for key, size in sizes.items():
-        if isinstance(size, int) and size > 1:
-            yield UnsupportedError(
-                f"{key}: {size}: a reward is read from the end of a whole response, and a process "
-                "would have a part of it",
-                f"set `{key}: 1`",
-            )
+    for key, size in sequence_cuts(recipe):
+        yield UnsupportedError(
+            f"{key}: {size}: a reward is read from the end of a whole response, and a process "
+            "would have a part of it",
+            f"set `{key}: 1`",
+        )
     config = recipe.get("fsdp_config") or {}
     if not (recipe.get("fsdp") or config):
         return
