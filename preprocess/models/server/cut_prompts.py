@@ -42,8 +42,9 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from statistics import median
 from typing import Any, Final, NamedTuple
+
+from .rates import Rates
 
 _RUN: Final = re.compile(r"(.)\1{3,}|\s+", re.DOTALL)
 _PIECE: Final = re.compile(r"[A-Za-z]{1,8}|[0-9]{1,3}|[^\sA-Za-z0-9\x80-\U0010ffff]+\n*|\n+")
@@ -93,7 +94,7 @@ class CutPrompts:
 
     def __init__(self) -> None:
         self.context: int | None = None
-        self._rates: deque[tuple[float, float]] = deque(maxlen=_KEPT)
+        self._by_size, self._by_pieces = Rates(_KEPT), Rates(_KEPT)
         self._largest, self._of_largest = 0, Length(0, 0)
         self._largest_size = self._seen = 0
         self._ceilings: deque[int] = deque(maxlen=_ENOUGH)
@@ -124,7 +125,8 @@ class CutPrompts:
         if self._is_too_long(length, prompt_tokens):
             self._ceilings.append(prompt_tokens)
             return True
-        self._rates.append((prompt_tokens / max(size, 1), prompt_tokens / max(length.pieces, 1)))
+        self._by_size.add(prompt_tokens / max(size, 1))
+        self._by_pieces.add(prompt_tokens / max(length.pieces, 1))
         if prompt_tokens > self._largest:
             self._largest, self._of_largest = prompt_tokens, length
         self._largest_size = max(self._largest_size, size)
@@ -142,11 +144,10 @@ class CutPrompts:
         half = None if self.context is None else self.context // 2
         if half is not None and abs(tokens - half) <= _ABOUT_HALF:
             return likely > _MUCH_LONGER * tokens
-        if len(self._rates) < _ENOUGH or text.size < _LEAST_SIZE * tokens:
+        if len(self._by_size) < _ENOUGH or text.size < _LEAST_SIZE * tokens:
             return False
-        rates = sorted(rate for _, rate in self._rates)
-        least = min(rates[len(rates) // 20], _HIGHEST_LOW) * text.pieces
-        by_size = median(rate for rate, _ in self._rates) * text.size
+        least = min(self._by_pieces.percentile(5), _HIGHEST_LOW) * text.pieces
+        by_size = self._by_size.median * text.size
         if least > max(tokens / _CLEARLY_LESS, self._largest) and by_size > _LONGER * tokens:
             return True
         if any(abs(tokens - ceiling) <= _ABOUT for ceiling in self._ceilings):
@@ -160,10 +161,9 @@ class CutPrompts:
 
     def _likely(self, text: Length) -> float:
         """Tokens of a text at the median rates, by the one that says more."""
-        if not self._rates:
+        if len(self._by_size) == 0:
             return text.pieces
-        by_size = median(rate for rate, _ in self._rates) * text.size
-        return max(by_size, median(rate for _, rate in self._rates) * text.pieces)
+        return max(self._by_size.median * text.size, self._by_pieces.median * text.pieces)
 
 
 def _weighs_too_much(texts: Sequence[str], size: int, tokens: int) -> bool:
