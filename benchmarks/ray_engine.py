@@ -15,6 +15,7 @@ machine, whose cores all of them share: compare what stands in one file.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -79,9 +80,9 @@ def memory(folder: Path, rows: int) -> Iterator[Figures]:
 
 
 def kills(folder: Path, number: int) -> Iterator[Figures]:
-    """Rounds of kills, each over new rows, until there were so many."""
-    rng, done = random.Random(0), 0
-    with judge_server.running() as server, cluster((2, 2)) as nodes:
+    """Rounds of kills at random moments, over new rows on new nodes, until there were so many."""
+    rng, done = random.Random(), 0
+    with judge_server.running() as server:
         calm = write_recipe(folder / "calm", KILLED_ROWS, server.base_url, {"kind": "local"})
         expected = annotate(calm)["digest"]
         last = "driver"
@@ -89,14 +90,15 @@ def kills(folder: Path, number: int) -> Iterator[Figures]:
             last = "coordinator" if last == "driver" else "driver"
             server.restore()
             server.set(latency=0.1)
-            engine = on_ray(4, 50, nodes.address)
             place = folder / f"killed{done}"
-            recipe = write_recipe(
-                place, KILLED_ROWS, server.base_url, engine, max_concurrency=IN_FLIGHT
-            )
-            killed = _round(server, nodes, recipe, last, rng)
-            done += sum(killed.values())
-            found = annotate(recipe, root=os.getpid())
+            with cluster((2, 2)) as nodes:
+                engine = on_ray(4, 50, nodes.address)
+                recipe = write_recipe(
+                    place, KILLED_ROWS, server.base_url, engine, max_concurrency=IN_FLIGHT
+                )
+                killed = _round(server, nodes, recipe, last, rng)
+                done += sum(killed.values())
+                found = annotate(recipe, root=os.getpid())
             requests = server.stats()["requests"]
             each = IN_FLIGHT // 4
             yield {
@@ -133,8 +135,9 @@ def _round(
             node = next(iter(nodes.worker_nodes))
             os.kill(node.all_processes["raylet"][0].process.pid, signal.SIGKILL)
             nodes.remove_node(node, allow_graceful=False)
-            nodes.add_node(num_cpus=2, object_store_memory=128 * 2**20, include_dashboard=False)
             killed[kind] += 1
+            with contextlib.suppress(TimeoutError):  # It joins when it can, and may not in time.
+                nodes.add_node(num_cpus=2, object_store_memory=128 * 2**20, include_dashboard=False)
             continue
         at = {
             "worker": at_work,
