@@ -7,6 +7,9 @@ Each part ends within some minutes and writes a line of JSON for each run as soo
     memory   of the command and of workers at 10,000, 100,000 and 1,000,000 rows, which ask nobody
     kills    of workers, of a node, of the coordinator and of the command, at random moments
     limits   --max-cost, 100 requests a minute and 3,000 a minute, kept by 8 workers
+    traffic  bytes that a run moves, of which all rows go to another node than the command's; in a
+             network of its own, so that nothing else is counted:
+             `unshare --net sh -c 'ip link set lo up; exec python benchmarks/ray_engine.py traffic'`
 
 The commands are real, the judge is `tests/kit/judge_server.py`, the nodes are processes of this
 machine, whose cores all of them share: compare what stands in one file.
@@ -38,6 +41,7 @@ import judge_server
 CONCURRENCY = 256
 KILLED_ROWS = 2000
 IN_FLIGHT = 32
+IDLE_SECONDS = 5.0
 KILLED_WORKERS = 3
 """Workers killed in a round, before a node and the command or the coordinator are."""
 
@@ -196,11 +200,52 @@ def limits(folder: Path, rows: int) -> Iterator[Figures]:
             }
 
 
+def traffic(folder: Path, rows: int) -> Iterator[Figures]:
+    """Bytes over the loopback interface; those of `local` are the judge's questions and answers."""
+    with judge_server.running() as server, cluster((0, 4)) as nodes:
+        for number in (rows // 10, rows):
+            for name, engine in (
+                ("local", {"kind": "local"}),
+                ("ray 2", on_ray(2, 1000, nodes.address)),
+            ):
+                place = folder / f"{name}{number}"
+                recipe = write_recipe(place, number, server.base_url, engine, max_concurrency=64)
+                before = _loopback_bytes()
+                found = annotate(recipe, root=os.getpid())
+                moved = _loopback_bytes() - before
+                yield {
+                    "engine": name,
+                    "rows": number,
+                    "status": found["status"],
+                    "bytes": moved,
+                    "cache_bytes": _size(place / "cache"),
+                    "idle_bytes_a_second": _idle_bytes(),
+                    "seconds": found["seconds"],
+                }
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _idle_bytes() -> int:
+    """What the nodes tell each other in a second in which nothing is done."""
+    before = _loopback_bytes()
+    time.sleep(IDLE_SECONDS)
+    return round((_loopback_bytes() - before) / IDLE_SECONDS)
+
+
+def _loopback_bytes() -> int:
+    lines = Path("/proc/net/dev").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.split()[0] == "lo:"))
+
+
 PARTS: dict[str, tuple[Any, int]] = {
     "rate": (rate, 20_000),
     "memory": (memory, 1_000_000),
     "kills": (kills, 100),
     "limits": (limits, 1_000),
+    "traffic": (traffic, 20_000),
 }
 """What each part is, and its rows, or its kills."""
 
