@@ -1,9 +1,9 @@
-"""The same requests through other systems, for `benchmarks/judge.py`.
+"""The same requests through other systems, for `benchmarks/judge.py` and `ray_engine.py`.
 
-    python benchmarks/judge_peers.py curator|distilabel BASE_URL CONCURRENCY ROWS
+    python benchmarks/judge_peers.py curator|distilabel|distilabel-ray BASE_URL CONCURRENCY ROWS
 
 Runs under an interpreter that has the system (`pip install bespokelabs-curator`, `pip install
-"distilabel[openai]"`, each best in an environment of its own) and prints the CPU seconds of the
+"distilabel[openai,ray]"`, each best in an environment of its own) and prints the CPU seconds of the
 whole process, its children and its start included, as its last line.
 """
 
@@ -73,16 +73,24 @@ def curator(base_url: str, concurrency: int, rows: int) -> None:
     assert len(getattr(answered, "dataset", answered)) == rows
 
 
-def distilabel(base_url: str, concurrency: int, rows: int) -> None:
-    """A pipeline of one step, which asks a batch of rows at a time."""
+def distilabel(base_url: str, concurrency: int, rows: int, replicas: int = 0) -> None:
+    """A pipeline of one step, which asks a batch of rows at a time.
+
+    Args:
+        base_url: of the server.
+        concurrency: rows of a batch, of all replicas together.
+        rows: to be asked about.
+        replicas: actors on Ray that run the step; 0: one process, without Ray.
+    """
     from distilabel.models import OpenAILLM
     from distilabel.pipeline import Pipeline
-    from distilabel.steps import LoadDataFromDicts
+    from distilabel.steps import LoadDataFromDicts, StepResources
     from distilabel.steps.tasks import TextGeneration
 
     data = [{"instruction": text, "system_prompt": INSTRUCTIONS} for text in prompts(rows)]
     with Pipeline(name="judge") as pipeline:
-        load = LoadDataFromDicts(data=data, batch_size=concurrency)
+        batch = concurrency // max(1, replicas)
+        load = LoadDataFromDicts(data=data, batch_size=batch)
         ask = TextGeneration(
             llm=OpenAILLM(
                 model="judge",
@@ -90,14 +98,22 @@ def distilabel(base_url: str, concurrency: int, rows: int) -> None:
                 api_key="none",
                 generation_kwargs={"max_new_tokens": MAX_TOKENS},
             ),
-            input_batch_size=concurrency,
+            input_batch_size=batch,
+            resources=StepResources(replicas=max(1, replicas)),
         )
         load >> ask
+    if replicas:
+        pipeline = pipeline.ray(ray_init_kwargs={"num_cpus": 2 * replicas})
     answered = pipeline.run(use_cache=False)
     assert len(answered["default"]["train"]) == rows
 
 
-PEERS = {"curator": curator, "distilabel": distilabel}
+def distilabel_on_ray(base_url: str, concurrency: int, rows: int) -> None:
+    """The same pipeline with four actors."""
+    distilabel(base_url, concurrency, rows, replicas=4)
+
+
+PEERS = {"curator": curator, "distilabel": distilabel, "distilabel-ray": distilabel_on_ray}
 
 
 def main() -> None:

@@ -11,6 +11,9 @@ Each part ends within some minutes and writes a line of JSON for each run as soo
              network of its own, so that nothing else is counted:
              `unshare --net sh -c 'ip link set lo up; exec python benchmarks/ray_engine.py traffic'`
 
+    peers    rows a second beside curator, and distilabel without and with Ray, of 4 workers each:
+             --curator PYTHON and --distilabel PYTHON are interpreters that have them
+
 The commands are real, the judge is `tests/kit/judge_server.py`, the nodes are processes of this
 machine, whose cores all of them share: compare what stands in one file.
 """
@@ -24,10 +27,11 @@ import os
 import platform
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +46,7 @@ CONCURRENCY = 256
 KILLED_ROWS = 2000
 IN_FLIGHT = 32
 IDLE_SECONDS = 5.0
+PEERS_IN_FLIGHT = 64
 KILLED_WORKERS = 3
 """Workers killed in a round, before a node and the command or the coordinator are."""
 
@@ -240,12 +245,52 @@ def _loopback_bytes() -> int:
     return int(next(line.split()[1] for line in lines if line.split()[0] == "lo:"))
 
 
+def peers(folder: Path, rows: int, pythons: Mapping[str, str]) -> Iterator[Figures]:
+    """The same server and as many requests in flight; `seconds` are with the start of each."""
+    with judge_server.running() as server:
+        with cluster((4, 4)) as nodes:
+            engines = {"local": {"kind": "local"}, "ray 4": on_ray(4, 100, nodes.address)}
+            for name, engine in engines.items():
+                server.restore()
+                server.set(latency=0.05)
+                recipe = write_recipe(
+                    folder / name, rows, server.base_url, engine, max_concurrency=PEERS_IN_FLIGHT
+                )
+                seconds = annotate(recipe, root=os.getpid())["seconds"]
+                yield {"engine": name, "rows": rows, "seconds": seconds, **_pace(server, rows)}
+        for name in ("curator", "distilabel", "distilabel-ray"):
+            python = pythons.get(name.partition("-")[0])
+            if python is not None:
+                server.restore()
+                server.set(latency=0.05)
+                ended = _ask_through(name, python, server.base_url, rows, folder)
+                yield {"engine": name, "rows": rows, **ended, **_pace(server, rows)}
+
+
+def _ask_through(name: str, python: str, base_url: str, rows: int, folder: Path) -> Figures:
+    script, said = Path(__file__).with_name("judge_peers.py"), folder / f"{name}.txt"
+    command = [python, str(script), name, base_url, str(PEERS_IN_FLIGHT), str(rows)]
+    began = time.monotonic()
+    with said.open("wb") as stream:
+        ended = subprocess.run(command, stdout=stream, stderr=stream, timeout=500)
+    if ended.returncode:
+        raise SystemExit(said.read_text(errors="replace"))
+    return {"seconds": round(time.monotonic() - began, 1)}
+
+
+def _pace(server: judge_server.Running, rows: int) -> Figures:
+    stats = server.stats()
+    rate = rows / (stats["last"] - stats["first"])
+    return {"requests": stats["requests"], "rows_a_second": round(rate, 1)}
+
+
 PARTS: dict[str, tuple[Any, int]] = {
     "rate": (rate, 20_000),
     "memory": (memory, 1_000_000),
     "kills": (kills, 100),
     "limits": (limits, 1_000),
     "traffic": (traffic, 20_000),
+    "peers": (peers, 4_000),
 }
 """What each part is, and its rows, or its kills."""
 
@@ -255,12 +300,16 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS))
     parser.add_argument("--number", type=int, help="rows, or kills, instead of each part's own")
     parser.add_argument("--output", type=Path, help="JSON lines are added to it")
+    parser.add_argument("--curator", help="an interpreter that has it")
+    parser.add_argument("--distilabel", help="likewise")
     given = parser.parse_args()
+    others = {name: getattr(given, name) for name in ("curator", "distilabel")}
     machine = f"{platform.platform()}, {os.cpu_count()} cores"
     for name in given.parts:
         part, number = PARTS[name]
         with tempfile.TemporaryDirectory() as scratch:
-            for figures in part(Path(scratch), given.number or number):
+            more = [others] if part is peers else []
+            for figures in part(Path(scratch), given.number or number, *more):
                 load = [round(n, 1) for n in os.getloadavg()[:2]]
                 line = json.dumps({"part": name, **figures, "machine": machine, "load": load})
                 print(line, flush=True)
