@@ -103,7 +103,7 @@ def distilabel(base_url: str, concurrency: int, rows: int, replicas: int = 0) ->
         )
         load >> ask
     if replicas:
-        pipeline = pipeline.ray(ray_init_kwargs={"num_cpus": 2 * replicas})
+        pipeline = pipeline.ray(ray_init_kwargs={"address": "local", "num_cpus": 2 * replicas})
     answered = pipeline.run(use_cache=False)
     assert len(answered["default"]["train"]) == rows
 

@@ -58,15 +58,16 @@ def pairs_on_ray(
     Raises:
         UALError: Ray cannot be used, or as sampling and scoring raise.
     """
+    from .cluster import Place
     from .pairing import Asked, Pairing, Part, join_parts, prompt_without_result
-    from .ray import Place, do_on_ray
+    from .ray import do_on_ray
 
     samples = responses is None
     rows = [Asked(prompt, None) for prompt in prompts]
     if responses is not None:
         rows = [Asked(*of) for of in zip(prompts, responses, strict=True)]
     work = functools.partial(Pairing, settings, base_model, template, samples)
-    place = Place(settings.engine, settings.cache, session, "prompt_id")
+    place = Place("pairs", settings.engine, settings.cache, session, "prompt_id")
 
     def without(lost: Lost, like: Part) -> Part:
         return prompt_without_result(lost.asked, like, settings.sampling.n)

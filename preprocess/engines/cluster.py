@@ -5,13 +5,35 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from axolotl_ual.errors import BackendError, UALError, words_of
 from axolotl_ual.settings.engine import EngineConfig
 
+from ..calls.ask import Session
+
 _STORE_BYTES: Final = 512 * 2**20
 """Of Ray's object store, where Ray is started here: blocks on their way take far less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command does its work.
+
+    Attributes:
+        command: its name, for Ray's dashboard.
+        config: the engine.
+        cache: folder of the durable cache; None is the user's cache directory.
+        session: of the command; its budget, and its file of answers without a score.
+        row: what a row is called in that file.
+    """
+
+    command: str
+    config: EngineConfig
+    cache: str | None
+    session: Session
+    row: str
 
 
 @contextmanager

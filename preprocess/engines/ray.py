@@ -22,14 +22,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from axolotl_ual.errors import BackendError, LimitError, words_of
-from axolotl_ual.settings.engine import EngineConfig
+from axolotl_ual.errors import BackendError, LimitError
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..calls.ask import Session
@@ -38,9 +38,9 @@ from ..data.rows import Sample
 from ..estimators.base import Estimator, RowScores, join_scores, row_without_scores
 from ..progress import Progress
 from .blocks import Block, Blocks, Lost
-from .cluster import connected, places
+from .cluster import Place, connected, places
 from .coordinator import Coordinator
-from .problem import Problem, coordinator_is_gone
+from .problem import Problem, coordinator_is_gone, words_of_death
 from .shown import Shown
 from .work import Scoring, Work
 from .worker import Done, Job, Worker
@@ -96,25 +96,8 @@ class RayEngine:
         """
         settings = self._settings
         work = functools.partial(Scoring, settings, self._base_model)
-        place = Place(settings.engine, settings.cache, self._session, "row")
+        place = Place("annotate", settings.engine, settings.cache, self._session, "row")
         return join_scores(do_on_ray(work, samples, place, progress, _without_scores))
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a command does its work.
-
-    Attributes:
-        config: the engine.
-        cache: folder of the durable cache; None is the user's cache directory.
-        session: of the command; its budget, and its file of answers without a score.
-        row: what a row is called in that file.
-    """
-
-    config: EngineConfig
-    cache: str | None
-    session: Session
-    row: str
 
 
 def do_on_ray(
@@ -175,11 +158,19 @@ class _Run:
         self._job = job
         self._place = place
         self.shown = shown
+        # Unique, as a cluster may do several commands.
+        self._name = f"{place.command} {secrets.token_hex(4)}"
         here = ray.get_runtime_context().get_node_id()
         affinity = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(here, soft=False)
         self._coordinator = (
             ray.remote(Coordinator)
-            .options(num_cpus=0, scheduling_strategy=affinity, name=None)
+            .options(
+                name=f"{self._name}: coordinator",
+                num_cpus=0,
+                scheduling_strategy=affinity,
+                # Ray lists some thousands of tasks of a job: its blocks, and not every answer.
+                enable_task_events=False,
+            )
             .remote(job.cache, job.limit)
         )
         self._hands: dict[int, _Hand] = {}
@@ -213,15 +204,13 @@ class _Run:
         self._ray.kill(self._coordinator)
 
     def _hire(self) -> None:
-        options: dict[str, Any] = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+        self._named += 1
+        name = f"{self._name}: worker {self._named}"
+        options: dict[str, Any] = {"name": name, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
         if self._place.config.gpus_per_worker:
             options["num_gpus"] = self._place.config.gpus_per_worker
-        self._named += 1
-        actor = (
-            self._ray.remote(Worker)
-            .options(**options)
-            .remote(self._named, self._job, self._coordinator)
-        )
+        make = self._ray.remote(Worker).options(**options)
+        actor = make.remote(self._named, self._job, self._coordinator)
         hand = _Hand(self._named, actor)
         self._hands[hand.number] = hand
         self._active[actor.ready.options(name="build the scorer").remote()] = hand, None
@@ -251,7 +240,7 @@ class _Run:
         try:
             brought = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            self._lose(hand, _words(error), blocks)
+            self._lose(hand, words_of_death(error), blocks)
         else:
             self._accept(hand, block, brought)
 
@@ -343,11 +332,3 @@ class _Run:
 
 def _without_scores(_lost: Lost, like: RowScores) -> RowScores:
     return row_without_scores(like)
-
-
-def _words(error: Exception) -> str:
-    """What is known of a death; of an error in the worker what it says, and not where."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, Exception):
-        return f"{type(cause).__name__}: {words_of(cause)}"
-    return words_of(error).partition(" Some common causes")[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import threading
@@ -202,6 +203,37 @@ def test_killed_workers_lose_nothing(server: judge_server.Running, tmp_path: Pat
     local = recipe(tmp_path / "local", server, None, rows)
     assert annotate(local).exit_code == 0
     assert output(local) == output(path)
+
+
+def test_the_dashboard_names_actors_and_blocks(
+    server: judge_server.Running, tmp_path: Path
+) -> None:
+    """Actors by the command and a number of the run; tasks are blocks, and not every answer."""
+    server.set(latency=0.05)
+    named: set[str] = set()
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(0.05):
+            named.update(ray.util.list_named_actors())
+
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    result = annotate(recipe(tmp_path / "ray", server, {"rows_per_block": 20}))
+    is_over.set()
+    looker.join()
+    assert result.exit_code == 0, result.output
+    runs = {name.partition(":")[0] for name in named}
+    assert len(runs) == 1 and re.fullmatch("annotate [0-9a-f]{8}", *runs)
+    actors = {name.partition(": ")[2] for name in named}
+    assert actors == {"coordinator", "worker 1", "worker 2"}
+    tasks: set[str] = set()
+    until = time.monotonic() + 30
+    while "rows 40-59" not in tasks and time.monotonic() < until:
+        time.sleep(0.2)
+        tasks = {event["cat"].removeprefix("task::") for event in ray.timeline()}
+    assert {"build the scorer", "rows 0-19", "rows 20-39", "rows 40-59"} <= tasks
+    assert not any("Coordinator" in name for name in tasks)
 
 
 def test_errors_of_workers_are_those_of_the_command(
