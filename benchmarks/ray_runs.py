@@ -98,7 +98,10 @@ def start(recipe: Path, *options: str) -> subprocess.Popen[bytes]:
 
 
 class _Watch:
-    """The most memory of a command, of its workers and of its coordinator, while it runs."""
+    """The most memory of a command, of its workers and of its coordinator, while it runs.
+
+    CPU seconds are those of all workers together, and of the coordinator.
+    """
 
     def __init__(self, command: int, root: int) -> None:
         self._command, self._root = command, root
@@ -120,6 +123,9 @@ class _Watch:
                 elif name.startswith("ray::Coordinator"):
                     found["coordinator"].append(number)
             for kind, numbers in found.items():
+                if kind != "command":
+                    key = f"{kind}_cpu_seconds"
+                    self.most[key] = max(self.most.get(key, 0), round(cpu_seconds(numbers), 1))
                 for number in numbers:
                     for part, kib in memory(number).items():
                         key = f"{kind}_{part}_mib"
