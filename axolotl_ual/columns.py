@@ -21,6 +21,14 @@ WEIGHT: Final = "ual_weight"
 one for each of its tokens."""
 STAGE: Final = "ual_stage"
 """string, one of STAGES."""
+SENTENCES: Final = "ual_sentences"
+"""list of {end: int32, uncertainty: float32 in [0, 1], smoothing: float32 in [0, smoothing.max]},
+one for each sentence of the trained text, in order; `end` counts the characters of the trained text
+that are no white space, from its beginning to the end of the sentence. Null where the row was not
+scored."""
+TOKEN_SMOOTHING: Final = "ual_token_smoothing"
+"""Prepared data only: float32 list, the smoothing of each token of the row; null or empty where the
+row has no sentences, and then its `ual_smoothing` counts."""
 SEMANTIC: Final = "ual_semantic"
 FACTUAL: Final = "ual_factual"
 VALUE: Final = "ual_value"

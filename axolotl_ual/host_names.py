@@ -30,7 +30,12 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "axolotl.integrations.base:PluginManager.get_instance()",
         "axolotl.loaders.tokenizer:load_tokenizer(cfg)",
         "axolotl.prompt_strategies.base:load(strategy, cfg, module_base=, **kwargs)",
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy.eot_tokens",
+        "axolotl.prompt_strategies.chat_template:ChatTemplateStrategy.roles_to_train",
         "axolotl.prompt_strategies.dpo.chat_template:default(cfg, dataset_idx=, **kwargs)",
+        "axolotl.prompt_tokenizers:PromptTokenizingStrategy.max_length",
+        "axolotl.prompt_tokenizers:PromptTokenizingStrategy.tokenizer",
+        "axolotl.prompt_tokenizers:PromptTokenizingStrategy.train_on_inputs",
         "axolotl.utils.chat_templates:get_chat_template_from_config(cfg, ds_cfg=, tokenizer=)",
         "axolotl.utils.data.sft:_load_and_process_single_dataset"
         "(dataset_config, cfg, tokenizer, split, seed, processor=, streaming=)",

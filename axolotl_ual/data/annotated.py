@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from axolotl_ual.columns import SMOOTHING, Manifest, ManifestFile, ManifestSource
+from axolotl_ual.columns import SENTENCES, SMOOTHING, Manifest, ManifestFile, ManifestSource
 from axolotl_ual.data.fingerprint import file_digest, fingerprint, plain
 from axolotl_ual.data.shared import folder_of
 from axolotl_ual.errors import AnnotationError
 from axolotl_ual.settings.annotations import AnnotationsConfig
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.preference import kind_of_rl, smooths_pairs, trains_reward_model
+from axolotl_ual.settings.sentence_rules import of_sentences
 from axolotl_ual.settings.server import shaping
 from axolotl_ual.settings.ual import UALConfig
 
@@ -62,6 +63,7 @@ def locate(
     Raises:
         AnnotationError: the copy is missing, incomplete, damaged, or made from other data or with
             other settings; or a local dataset lacks the columns and nothing annotates it.
+        UnsupportedError: a file has sentences that the recipe cannot use.
     """
     entries = list(expanded(recipe.get("datasets") or []))
     if ual.pairs is not None and recipe.get("rl"):
@@ -71,6 +73,7 @@ def locate(
     if ual.annotate is None:
         needed = needed_column(recipe, ual)
         for entry in entries:
+            _refuse_sentences(recipe, ual, Path(str(entry.get("path", ""))))
             if needed is not None:
                 _need_column(entry, needed)
         content = content_digest(fingerprint(entry, recipe.get("seed")) for entry in entries)
@@ -85,6 +88,8 @@ def locate(
     for source in manifest.sources:
         _check_file(source.file, folder, again, digests)
     files = tuple(folder / source.file.path for source in manifest.sources)
+    for file in files:
+        _refuse_sentences(recipe, ual, file)
     return Located(
         [rewritten(entry, file) for entry, file in zip(entries, files, strict=True)],
         files,
@@ -306,6 +311,13 @@ def _need_column(entry: Mapping[str, Any], column: str | None) -> None:
             "`ual.annotate:` that would make it",
             "add `ual: {annotate: {output: ...}}` and run `axolotl-ual annotate`",
         )
+
+
+def _refuse_sentences(recipe: Mapping[str, Any], ual: UALConfig, path: Path) -> None:
+    if SENTENCES in (_columns_of(path) or ()):
+        error = of_sentences(recipe, ual, f"{path} has the column `{SENTENCES}`")
+        if error is not None:
+            raise error
 
 
 def _columns_of(path: Path) -> list[str] | None:

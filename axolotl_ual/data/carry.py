@@ -2,44 +2,48 @@
 
 Axolotl drops every source column when it tokenises, whatever the dataset type. For the time of
 `carrying`, each row's values of our columns are read before its strategy sees it and put beside
-what the strategy returns: one value per output row, also where a strategy turns one source row
-into several.
+what the strategy returns (`strategy`); where its sentences have a smoothing each, one for each of
+its tokens as well (`sentences`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY, WEIGHT
+from axolotl_ual.columns import (
+    PREFIX,
+    SENTENCES,
+    SMOOTHING,
+    STAGE,
+    TOKEN_SMOOTHING,
+    UNCERTAINTY,
+    WEIGHT,
+)
+from axolotl_ual.data.sentence_column import (
+    Refuse,
+    num_by_sentence,
+    numbered,
+    refusal,
+    refuse_sentences,
+    refuse_tokenised,
+)
+from axolotl_ual.data.sentences import SentenceSmoothing
 from axolotl_ual.data.shared import SharedAnnotations
+from axolotl_ual.data.strategy import CarryingStrategy, TokenWeights
+from axolotl_ual.data.tables import column_names, is_streamed, shown, smoothing_values
 from axolotl_ual.errors import AnnotationError, DataError
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 CARRIED: tuple[str, ...] = (SMOOTHING, UNCERTAINTY, STAGE)
 """Columns that reach the tokenised training data: the first always, the others where they are."""
 
-
-class TokenWeights(Protocol):
-    """Reads what the tokens of a row count."""
-
-    def of_tokens(self, sample: Mapping[str, Any], ids: list[int]) -> list[np.float32]:
-        """The weight of each token.
-
-        Args:
-            sample: the row.
-            ids: its tokens, as its strategy gives them.
-        """
-        ...
-
-
 Weigh = Callable[[Any, Any, Mapping[str, Any]], TokenWeights | None]
 """Of a strategy, its dataset and their entry of `datasets:`; None where rows are weighed whole."""
-Stream = Callable[["CarryingStrategy", str, bool], Any]
+Stream = Callable[[CarryingStrategy, str, bool], Any]
 """Of a strategy that carries columns, the name of its data, and whether rows are packed as they are
 tokenised: the strategy for rows that are streamed."""
 
@@ -72,19 +76,16 @@ def load_datasets(
         unsmoothed=unsmoothed,
         untokenised=bool(cfg.skip_prepare_dataset),
         stream=stream,
+        refuse=refusal(cfg, ual),
     ):
         loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
+    refuse_sentences(loaded.train_dataset, TOKEN_SMOOTHING, "the prepared data", refusal(cfg, ual))
     if is_streamed(loaded.train_dataset):
         line = "UAL: the training rows are streamed, each with its smoothing"
     else:
         line = _summary(loaded.train_dataset)
     get_logger(__name__).info(line)
     return loaded
-
-
-def is_streamed(dataset: Any) -> bool:
-    """Whether a dataset is read row by row while it is trained on."""
-    return not hasattr(dataset, "__len__")
 
 
 def _shared(ual: UALConfig) -> SharedAnnotations | None:
@@ -108,6 +109,9 @@ def _summary(dataset: Any) -> str:
     smoothed = int((values > 0).sum())
     mean = float(values.mean()) if values.size else 0.0
     line = f"UAL: {smoothed} of {values.size} training rows carry smoothing, mean {mean:.4f}"
+    by_sentence = num_by_sentence(dataset, TOKEN_SMOOTHING)
+    if by_sentence:
+        line += f"; {by_sentence} of them one for each sentence"
     return line if smoothed else f"{line}; this run is plain supervised fine-tuning"
 
 
@@ -120,6 +124,7 @@ def carrying(
     unsmoothed: bool = False,
     stream: Stream | None = None,
     untokenised: bool = False,
+    refuse: Refuse = lambda _: None,
 ) -> Iterator[None]:
     """Make Axolotl's data loading keep our columns while the block runs.
 
@@ -131,10 +136,13 @@ def carrying(
         unsmoothed: whether data without a smoothing have one of 0.
         stream: makes the strategy for rows that are streamed, which are checked one by one.
         untokenised: whether rows are not tokenised before the collator, whatever their type.
+        refuse: tells why the sentences of data cannot be used; by default they can.
 
     Raises, from within the loading:
         AnnotationError: an entry of `datasets:` has no `ual_smoothing`, or lost it.
-        DataError: a smoothing is null, not a number, or outside [0, 1].
+        DataError: a smoothing is null, not a number, or outside [0, 1]; or sentences are not those
+            of the row.
+        UnsupportedError: data have sentences that cannot be used.
     """
     from axolotl.utils.data import sft, wrappers
 
@@ -160,7 +168,8 @@ def carrying(
                 if weigh is not None:
                     weigh(None, dataset, dataset_config)
                 dataset = with_own_columns(dataset, renamed or {})
-            kept = (*columns, *(renamed or ()), WEIGHT)
+            refuse_tokenised(dataset, dataset_config, refuse)
+            kept = (*columns, *(renamed or ()), WEIGHT, TOKEN_SMOOTHING)
             return _checked(dataset, dataset_config, kept), prompter
         finally:
             training.pop()
@@ -173,29 +182,38 @@ def carrying(
         if shared is not None:
             dataset = _joined(shared, dataset, training[-1])
         dataset = _with_zeros(dataset) if unsmoothed else dataset
-        _check_values(dataset, training[-1])
-        return inner_wrap(carrier(strategy, dataset, training[-1]), dataset, **kwargs)
+        entry, sentences = training[-1], None
+        _check_values(dataset, entry)
+        refuse_sentences(dataset, SENTENCES, shown(entry), refuse)
+        with_numbers = numbered(dataset, entry)
+        if with_numbers is not None:
+            dataset, sentences = with_numbers, SentenceSmoothing(strategy, entry)
+        return inner_wrap(carrier(strategy, dataset, entry, sentences), dataset, **kwargs)
 
-    def carrier(strategy: Any, dataset: Any, entry: Any) -> CarryingStrategy:
+    def carrier(
+        strategy: Any, dataset: Any, entry: Any, sentences: SentenceSmoothing | None = None
+    ) -> CarryingStrategy:
         tokens = None if weigh is None else weigh(strategy, dataset, entry)
         wanted = {**{name: name for name in columns}, **(renamed or {})}
         present = {
             name: source for name, source in wanted.items() if source in dataset.column_names
         }
-        return CarryingStrategy(strategy, present, tokens)
+        return CarryingStrategy(strategy, present, tokens, sentences)
 
     def streaming(
         strategy: Any, dataset: Any, entry: Any, packed: bool = False, key: str = "datasets"
     ) -> Any:
         _require_smoothing(dataset, entry, key)
+        refuse_sentences(dataset, SENTENCES, shown(entry, key), refuse)
         made = carrier(strategy, dataset, entry)
-        return made if stream is None else stream(made, _shown(entry, key), packed)
+        return made if stream is None else stream(made, shown(entry, key), packed)
 
     def pack(dataset: Any, tokenizer: Any, cfg: Any, ds_wrapper_fn: Any) -> Any:
         """Axolotl tokenises a buffer of rows at a time, when they are packed."""
         key = "pretraining_dataset" if cfg.pretraining_dataset else "datasets"
         entry = cfg[key][0]
         _require_smoothing(dataset, entry, key)
+        refuse_sentences(dataset, SENTENCES, shown(entry, key), refuse)
 
         def join(strategy: Any, rows: Any, **kwargs: Any) -> Any:
             made = streaming(strategy, rows, entry, packed=True, key=key)
@@ -265,74 +283,6 @@ def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
         setattr(module, name, original)
 
 
-class CarryingStrategy:
-    """A tokenisation strategy that carries columns beside what the wrapped one returns.
-
-    Has the three attributes that Axolotl's `TokenizedPromptDataset` reads.
-
-    Args:
-        strategy: Axolotl's.
-        columns: the source column of each column to add.
-        tokens: reads the weight of each token, which is added; None adds none.
-    """
-
-    def __init__(
-        self, strategy: Any, columns: Mapping[str, str], tokens: TokenWeights | None = None
-    ) -> None:
-        self.strategy = strategy
-        self.columns = dict(columns)
-        self.tokens = tokens
-
-    @property
-    def supports_batched(self) -> bool:
-        """Whether `tokenize_prompt` takes a dict of lists."""
-        return bool(self.strategy.supports_batched)
-
-    @property
-    def filter_rows(self) -> Callable[..., Any] | None:
-        """The strategy's own filter, which runs before tokenisation."""
-        found: Callable[..., Any] | None = getattr(self.strategy, "filter_rows", None)
-        return found
-
-    def tokenize_prompt(self, prompt: Mapping[str, Any]) -> dict[str, Any]:
-        """Tokenise one row, or a dict of lists, and add our columns."""
-        if self.supports_batched:
-            return self._tokenize_batch(prompt)
-        result = dict(self.strategy.tokenize_prompt(_source(prompt)))
-        result.update((name, _stored(prompt[source])) for name, source in self.columns.items())
-        if self.tokens is not None:
-            result[WEIGHT] = self.tokens.of_tokens(_source(prompt), result["input_ids"])
-        return result
-
-    def _tokenize_batch(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        """Row by row: only so is it known how many output rows a source row became."""
-        source = _source(batch)
-        carried = {name: list(batch[source]) for name, source in self.columns.items()}
-        result: dict[str, list[Any]] = {name: [] for name in self.columns}
-        for index in range(len(next(iter(carried.values())))):
-            row = {key: values[index : index + 1] for key, values in source.items()}
-            tokenized = self.strategy.tokenize_prompt(row)
-            for key, values in tokenized.items():
-                result.setdefault(key, []).extend(values)
-            if self.tokens is not None:
-                sample = {key: values[0] for key, values in row.items()}
-                given = [self.tokens.of_tokens(sample, ids) for ids in tokenized["input_ids"]]
-                result.setdefault(WEIGHT, []).extend(given)
-            num_rows = len(tokenized.get("input_ids", ()))
-            for name in self.columns:
-                result[name].extend([_stored(carried[name][index])] * num_rows)
-        return result
-
-
-def _source(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row as it was before it was annotated: what the strategy would see without us."""
-    return {key: value for key, value in row.items() if not key.startswith(PREFIX)}
-
-
-def _stored(value: Any) -> Any:
-    return np.float32(value) if isinstance(value, float) else value
-
-
 def _checked(dataset: Any, config: Mapping[str, Any], columns: Sequence[str]) -> Any:
     """A tokenised training set with its smoothing, and with no other column of ours."""
     names = dataset.column_names
@@ -348,21 +298,10 @@ def _checked(dataset: Any, config: Mapping[str, Any], columns: Sequence[str]) ->
     )
 
 
-def _shown(config: Mapping[str, Any], key: str) -> str:
-    """An entry of the recipe, for messages; a stream of files has the format as its path."""
-    return f"{key}: `{config.get('data_files') or config.get('path')}`"
-
-
-def _columns(dataset: Any) -> Sequence[str]:
-    """The columns of rows; a stream of JSON tells them by its first row alone."""
-    names: Sequence[str] | None = dataset.column_names
-    return list(next(iter(dataset), {})) if names is None else names
-
-
 def _require_smoothing(dataset: Any, config: Mapping[str, Any], key: str = "datasets") -> None:
-    if SMOOTHING not in _columns(dataset):
+    if SMOOTHING not in column_names(dataset):
         raise AnnotationError(
-            f"{_shown(config, key)} has no column `{SMOOTHING}`, so it would be trained "
+            f"{shown(config, key)} has no column `{SMOOTHING}`, so it would be trained "
             "without uncertainty",
             "add `ual.annotate:` to the recipe and run `axolotl-ual annotate`, or name a dataset "
             "that has the column; pairs of a reward model may go without it with "
@@ -382,12 +321,3 @@ def _check_values(dataset: Any, config: Mapping[str, Any]) -> None:
             f"in [0, 1] ({wrong.size} such rows)",
             "annotate the data again, or repair the column",
         )
-
-
-def smoothing_values(dataset: Any) -> npt.NDArray[np.float64]:
-    """The smoothing of a dataset's rows as float64 of shape (N,), NaN for null."""
-    table = dataset.select_columns([SMOOTHING]).with_format("arrow")[:]
-    values: npt.NDArray[np.float64] = (
-        table[SMOOTHING].to_pandas().to_numpy(dtype=np.float64, na_value=np.nan)
-    )
-    return values

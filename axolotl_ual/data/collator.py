@@ -24,6 +24,7 @@ from axolotl_ual.columns import (
     REFERENCE_LOGPROBS,
     ROW,
     SMOOTHING,
+    TOKEN_SMOOTHING,
     WEIGHT,
 )
 from axolotl_ual.data.untokenised import spread
@@ -40,7 +41,8 @@ class SmoothingCollator:
     """Wraps a collator: rows with a smoothing in, a batch with `ual_smoothing` out.
 
     The batch of the wrapped collator gets a further tensor `ual_smoothing`, int32 of the shape of
-    `labels`: the bits of the float32 smoothing of each token, 0 for padding. Rows without the
+    `labels`: the bits of the float32 smoothing of each token, its own (`ual_token_smoothing`) or
+    that of its row, 0 for padding. Rows without the
     column (a validation set) give a batch without it. Rows with weights give `ual_weight` likewise,
     and rows with a number `ual_place`: int64 of that shape, of which of the batch's rows each token
     is, counted from 0, and negative for padding.
@@ -98,8 +100,23 @@ def _without_ours(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _join(row: Mapping[str, Any]) -> dict[str, Any]:
-    labels = join_smoothing(row["labels"], row[SMOOTHING])
+    labels = join_smoothing(row["labels"], _smoothing_of(row))
     return {**_without_ours(row), "labels": labels}
+
+
+def _smoothing_of(row: Mapping[str, Any]) -> Any:
+    """The smoothing of a row, or one for each of its tokens where its sentences have one each."""
+    given = row.get(TOKEN_SMOOTHING)
+    if given is None or not len(given):
+        return row[SMOOTHING]
+    count = len(row["labels"])
+    if len(given) < count:
+        raise DataError(
+            f"`{TOKEN_SMOOTHING}` holds {len(given)} numbers for a row of {count} tokens",
+            "prepare the data again",
+        )
+    # Axolotl may have cut the end of a long row off.
+    return given[:count]
 
 
 def _weighed(row: Mapping[str, Any]) -> dict[str, Any]:

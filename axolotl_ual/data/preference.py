@@ -13,11 +13,14 @@ from axolotl_ual.columns import (
     GAP,
     MARGIN,
     PREFIX,
+    SENTENCES,
     SMOOTHING,
     UNCERTAINTY_CHOSEN,
     UNCERTAINTY_REJECTED,
 )
-from axolotl_ual.data.carry import CARRIED, Weigh, carrying, command_line, smoothing_values
+from axolotl_ual.data.carry import CARRIED, Weigh, carrying, command_line
+from axolotl_ual.data.sentence_column import refusal, refuse_sentences
+from axolotl_ual.data.tables import smoothing_values
 from axolotl_ual.errors import AnnotationError, ConfigError, DataError
 from axolotl_ual.losses.target_margin import target_margins
 from axolotl_ual.settings.preference import ON_PROMPTS, SMOOTHED, MarginConfig, kind_of_rl
@@ -36,8 +39,10 @@ def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
     Raises:
         AnnotationError: pairs are to be smoothed and have no `ual_smoothing`.
         DataError: a smoothing is null or outside [0, 0.5).
+        UnsupportedError: the data have smoothing by sentence, which is of samples.
     """
     loaded = datasets.load_preference_datasets(cfg=cfg, cli_args=command_line(preprocess))
+    refuse_sentences(loaded.train_dataset, SENTENCES, "datasets: the data", refusal(cfg, ual))
     rl = kind_of_rl(cfg)
     if rl in ON_PROMPTS:
         return loaded
@@ -67,9 +72,11 @@ def load_reward_pairs(
     Raises:
         AnnotationError: pairs are to be smoothed and have no `ual_smoothing`.
         DataError: a smoothing is null or outside [0, 0.5).
+        UnsupportedError: the data have smoothing by sentence, which is of samples.
     """
     smoothed = ual.preference.smoothing
-    with carrying(_OF_PAIRS, renamed=own, weigh=weigh, unsmoothed=not smoothed):
+    refuse = refusal(cfg, ual)
+    with carrying(_OF_PAIRS, renamed=own, weigh=weigh, unsmoothed=not smoothed, refuse=refuse):
         loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
     if smoothed:
         LOG.info(_checked_pairs(loaded.train_dataset))

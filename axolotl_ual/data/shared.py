@@ -132,7 +132,9 @@ class SharedAnnotations:
         files = [folder / source.file.path for source in Manifest.read(folder).sources]
         self.settings = settings
         self._mean = mean
-        self._table = pa.concat_tables([hashed_rows(file) for file in files])
+        tables = [hashed_rows(file) for file in files]
+        # Of several datasets some may lack columns that others have.
+        self._table = pa.concat_tables(tables, promote_options="default")
         self._places: dict[str, list[int]] = {}
         for place, key in enumerate(self._table[CONTENT].to_pylist()):
             self._places.setdefault(key, []).append(place)

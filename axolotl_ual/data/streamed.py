@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from axolotl_ual.columns import SMOOTHING, WEIGHT
-from axolotl_ual.data.carry import CarryingStrategy
+from axolotl_ual.data.strategy import CarryingStrategy
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.encoding import decode_smoothing, join_smoothing, split_smoothing
 from axolotl_ual.settings.curriculum import is_number

@@ -9,12 +9,13 @@ from typing import Any, Literal, cast
 from axolotl.utils.logging import get_logger
 
 from axolotl_ual.columns import PREFIX
-from axolotl_ual.data.carry import is_streamed, load_datasets
+from axolotl_ual.data.carry import load_datasets
 from axolotl_ual.data.keep import keep_part, own_column
 from axolotl_ual.data.preference import load_pairs, load_reward_pairs, with_margins
 from axolotl_ual.data.preference import own_column as margin_column
 from axolotl_ual.data.sources import trained_sources
 from axolotl_ual.data.streamed import StreamedStrategy, split_again
+from axolotl_ual.data.tables import is_streamed
 from axolotl_ual.data.top_k import with_top_k
 from axolotl_ual.data.weights import own_column as weight_column
 from axolotl_ual.data.weights import weigher, with_weights

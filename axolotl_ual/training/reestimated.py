@@ -32,7 +32,7 @@ from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
 from axolotl_ual.columns import PLACE, ROW, SMOOTHING, UNCERTAINTY
-from axolotl_ual.data.carry import smoothing_values
+from axolotl_ual.data.tables import smoothing_values
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.labels.ranks import MAPPINGS, average_ranks
 from axolotl_ual.labels.smoothing import solve_smoothing

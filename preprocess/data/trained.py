@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.data.carry import CarryingStrategy
+from axolotl_ual.data.strategy import CarryingStrategy
 from axolotl_ual.errors import UALError, words_of
 
 from .recipe import Recipe

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from axolotl_ual.columns import GAP, PREFIX, SMOOTHING, STAGE, STAGES, UNCERTAINTY
+from axolotl_ual.columns import GAP, PREFIX, SENTENCES, SMOOTHING, STAGE, STAGES, UNCERTAINTY
 from axolotl_ual.data.annotated import rewritten
 from axolotl_ual.errors import DataError
 from axolotl_ual.labels.ranks import rank
@@ -64,7 +64,9 @@ def write_control(control: str, recipe: Recipe, folder: Path, seed: int) -> list
         rows = slice(start, start + len(table))
         start = rows.stop
         path = folder / f"{number}.parquet"
-        rest = table.remove_columns([name for name in columns if name in table.column_names])
+        # A control is of whole rows: sentences of theirs would go before what it sets.
+        dropped = {*columns, SENTENCES}
+        rest = table.remove_columns([name for name in table.column_names if name in dropped])
         write_parquet(path, rest, {name: array[rows] for name, array in columns.items()})
         written.append(rewritten(entry.raw, path))
     return written

@@ -14,7 +14,7 @@ import tiny
 from axolotl_ual.columns import MANIFEST_FILE, Manifest
 from axolotl_ual.data.annotated import locate, needed_column
 from axolotl_ual.data.fingerprint import file_digest
-from axolotl_ual.errors import AnnotationError
+from axolotl_ual.errors import AnnotationError, UnsupportedError
 from axolotl_ual.settings.ual import parse_ual
 
 
@@ -151,6 +151,18 @@ class TestWithoutAnnotate:
         path = tiny.write_rows(tmp_path / f"data.{suffix}", ROWS)
         with pytest.raises(AnnotationError, match="has no column `ual_smoothing`"):
             self.locate(path)
+
+    @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+    def test_sentences_stop_a_recipe_that_cannot_use_them(
+        self, tmp_path: Path, suffix: str
+    ) -> None:
+        given = [{"end": 3, "uncertainty": 0.1, "smoothing": 0.1}]
+        rows = [{**row, "ual_smoothing": 0.1, "ual_sentences": given} for row in ROWS]
+        path = tiny.write_rows(tmp_path / f"data.{suffix}", rows)
+        assert self.locate(path).files == ()
+        recipe = {"datasets": [{"path": str(path), "type": "alpaca"}], "streaming": True}
+        with pytest.raises(UnsupportedError, match=rf"data\.{suffix} has the column `ual_sent"):
+            locate(recipe, parse_ual(None), "recipe.yaml")
 
     def test_what_the_data_hold_tells_copies_apart(self, tmp_path: Path) -> None:
         found = set()

@@ -10,7 +10,8 @@ import pytest
 from datasets import Dataset
 
 import tiny
-from axolotl_ual.data.carry import CarryingStrategy, carrying
+from axolotl_ual.data.carry import carrying
+from axolotl_ual.data.strategy import CarryingStrategy
 from axolotl_ual.errors import AnnotationError, DataError
 
 pytestmark = pytest.mark.slow  # datasets forks its workers

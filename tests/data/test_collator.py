@@ -79,6 +79,36 @@ def test_flattening() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "V2BatchSampler", "Flattening"])
+def test_tokens_of_sentences_have_a_smoothing_each(tokenizer: Any, name: str) -> None:
+    """Beside a row that is smoothed as a whole, and one that was cut after it was tokenised."""
+    from axolotl.utils import collators
+    from transformers import DataCollatorWithFlattening
+
+    rows: list[Any] = [
+        row(FIRST, ual_token_smoothing=[0.25, 0.125, 0.75], position_ids=[0, 1, 2]),
+        row(SECOND, ual_token_smoothing=[0.5, 0.375, 1.0, 1.0], position_ids=[0, 1]),
+        row(SECOND, ual_token_smoothing=None, position_ids=[0, 1]),
+        row(SECOND, ual_token_smoothing=[], position_ids=[0, 1]),
+    ]
+    if name == "Flattening":
+        base = DataCollatorWithFlattening(return_tensors="pt")
+        expected = [[0.0, 0.125, 0.75, 0.0, 0.375, 0.0, 0.5, 0.0, 0.5]]
+    elif name:
+        base = getattr(collators, f"{name}DataCollatorForSeq2Seq")(tokenizer)
+        rows = [rows[:2], rows[2:]]
+        expected = [[0.25, 0.125, 0.75, 0.5, 0.375], [0.5, 0.5, 0.5, 0.5, 0.0]]
+    else:
+        base = collators.DataCollatorForSeq2Seq(tokenizer)
+        expected = [[0.25, 0.125, 0.75], [0.5, 0.375, 0.0], [0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]
+    assert smoothing(SmoothingCollator(base)(rows)) == expected
+
+
+def test_too_few_smoothings_stop() -> None:
+    with pytest.raises(DataError, match="holds 2 numbers for a row of 3 tokens"):
+        SmoothingCollator(list)([row(FIRST, ual_token_smoothing=[0.25, 0.125])])
+
+
+@pytest.mark.parametrize("name", ["", "V2BatchSampler", "Flattening"])
 def test_each_token_tells_which_row_it_is_of(tokenizer: Any, name: str) -> None:
     """Rows of any numbers: a place is counted in the batch."""
     from axolotl.utils import collators

@@ -9,8 +9,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from axolotl_ual.data.carry import CarryingStrategy, is_streamed
+from axolotl_ual.data.strategy import CarryingStrategy
 from axolotl_ual.data.streamed import StreamedStrategy, split_again, streamed_weights
+from axolotl_ual.data.tables import is_streamed
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.encoding import join_smoothing
 from axolotl_ual.settings.loss import WeightConfig

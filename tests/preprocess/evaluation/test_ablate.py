@@ -20,6 +20,7 @@ from held_out import ROWS, make_world, write_recipe
 from axolotl_ual.preprocess.cli import main
 from axolotl_ual.preprocess.commands.ablate import _fits
 from axolotl_ual.preprocess.data.recipe import load_recipe
+from axolotl_ual.preprocess.evaluation.controls import write_control
 from axolotl_ual.preprocess.evaluation.grid import CONTROLS, make_points
 from axolotl_ual.preprocess.evaluation.training import command_line
 from output_folders import shared_settings, write_annotated
@@ -116,6 +117,18 @@ def test_a_grid_with_controls(here: Path) -> None:
     recipe, table = trained("length", 8)
     assert recipe["seed"] == 8 and recipe["auto_resume_from_checkpoints"]
     assert table.column_names[:3] == ["messages", "kind", "level"]
+
+
+def test_a_control_is_of_whole_rows(here: Path) -> None:
+    """Sentences of the rows would go before the smoothing that a control sets."""
+    given = [{"end": 3, "uncertainty": 0.0, "smoothing": 0.0}]
+    write_rows(Path("train.parquet"), [{**row, "ual_sentences": given} for row in ANNOTATED])
+    recipe = load_recipe("recipe.yaml")
+    for control in ("sft", "constant", "shuffled"):
+        (entry,) = write_control(control, recipe, here / control, seed=7)
+        names = pq.read_schema(entry["path"]).names
+        assert "ual_sentences" not in names
+        assert "ual_smoothing" in names
 
 
 @pytest.mark.slow
