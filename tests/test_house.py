@@ -60,11 +60,11 @@ FLOORS = {
 SHARED = {"evaluation", "labels", "settings", "errors", "columns", "host"}
 SHARED_MODULES = {
     "axolotl_ual.data.annotated",
-    "axolotl_ual.data.carry",
     "axolotl_ual.data.dialogue",
     "axolotl_ual.data.files",
     "axolotl_ual.data.fingerprint",
     "axolotl_ual.data.shared",
+    "axolotl_ual.data.strategy",
 }
 """Read by both halves: where an annotated copy lies and whether it is of these data; how a prompt
 is rendered.

@@ -7,15 +7,13 @@ output row, also where a strategy turns one source row into several.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from axolotl_ual.columns import PREFIX, TOKEN_SMOOTHING, WEIGHT
-
-if TYPE_CHECKING:
-    from axolotl_ual.data.sentences import SentenceSmoothing
 
 
 class TokenWeights(Protocol):
@@ -27,6 +25,25 @@ class TokenWeights(Protocol):
         Args:
             sample: the row.
             ids: its tokens, as its strategy gives them.
+        """
+        ...
+
+
+class TokenSmoothing(Protocol):
+    """Reads the smoothing of the tokens of a row."""
+
+    def of_row(
+        self, row: Mapping[str, Any], source: Mapping[str, Any], tokenized: Mapping[str, Any]
+    ) -> Sequence[npt.NDArray[np.float32]]:
+        """The smoothing of each token of each sequence that was made of a row.
+
+        Args:
+            row: our columns of it.
+            source: the row as its strategy takes it.
+            tokenized: what the strategy made of it: one sequence, or a list of them.
+
+        Returns:
+            float32 of the length of each sequence; or of none, where the row's counts.
         """
         ...
 
@@ -48,7 +65,7 @@ class CarryingStrategy:
         strategy: Any,
         columns: Mapping[str, str],
         tokens: TokenWeights | None = None,
-        sentences: SentenceSmoothing | None = None,
+        sentences: TokenSmoothing | None = None,
     ) -> None:
         self.strategy = strategy
         self.columns = dict(columns)
