@@ -6,13 +6,19 @@ trims or pads: a token has the smoothing of the sentence that its first characte
 without a character (the end of a turn, a line break) that of the sentence before it. Tokens that
 are trained beside the answer (`train_on_inputs: true`) have the row's smoothing, as tokens that are
 not trained.
+
+Templates write tokens of their own among the trained ones, and texts spell such tokens: `<think>`
+is either. So a row is read in several ways, of which the one counts that gives the characters that
+were scored: special tokens are none; nor are any that were added to the vocabulary; or all are text
+but those that begin or end a text.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -37,6 +43,13 @@ class _Piece(NamedTuple):
     answer: list[bool]
 
 
+class _Reading(NamedTuple):
+    """One way to read tokens: their text, and tokens that have none."""
+
+    text: TokenText
+    silent: frozenset[int]
+
+
 class SentenceSmoothing:
     """Reads the smoothing of a row's tokens as Axolotl tokenises it.
 
@@ -59,12 +72,7 @@ class SentenceSmoothing:
                 "use another dataset type, or take the column out of the data",
             )
         self.tokenizer = tokenizer
-        self._text = TokenText(self._decode)
-        ends = [
-            tokenizer.encode(token, add_special_tokens=False)
-            for token in getattr(strategy, "eot_tokens", None) or ()
-        ]
-        self._ends_of_turns = {ids[0] for ids in ends if len(ids) == 1}
+        self._readings = list(self._make_readings())
         self._answers: Any = None
         if getattr(strategy, "train_on_inputs", False):
             self._answers = copy.copy(strategy)
@@ -88,28 +96,56 @@ class SentenceSmoothing:
         """
         pieces = self._pieces(source, tokenized)
         sentences, sizes = row[SENTENCES], [len(piece.ids) for piece in pieces]
-        if sentences is None:
+        if sentences is None or not pieces:
             return [np.empty(0, dtype=np.float32) for _ in pieces]
         # Pieces go on where those before them end, be it within a character.
-        whole = _Piece(
-            *([x for part in parts for x in part] for parts in zip(*pieces, strict=True))
-        )
+        ids, answer = (list(chain.from_iterable(parts)) for parts in zip(*pieces, strict=True))
+        whole = _Piece(ids, answer)
         ends = np.asarray([sentence["end"] for sentence in sentences])
         values = np.asarray([sentence["smoothing"] for sentence in sentences], dtype=np.float32)
-        smoothing_T = np.full(len(whole.ids), row[SMOOTHING], dtype=np.float32)
-        characters = 0
-        for part, first_T, count in self._runs(whole):
-            sentence_T = np.searchsorted(ends, first_T.clip(min=0), side="right")
-            smoothing_T[part] = values[sentence_T.clip(max=len(values) - 1)]
-            characters = count
-        self._require(row, whole, characters, int(ends[-1]))
+        first_T = self._first_characters(row, whole, int(ends[-1]))
+        sentence_T = np.searchsorted(ends, first_T.clip(min=0), side="right")
+        own_T = values[sentence_T.clip(max=len(values) - 1)]
+        smoothing_T = np.where(answer, own_T, np.float32(row[SMOOTHING]))
         return np.split(smoothing_T, np.cumsum(sizes)[:-1])
 
-    def _decode(self, ids: Sequence[int]) -> str:
-        """As samples are decoded that are scored."""
+    def _make_readings(self) -> Iterator[_Reading]:
+        ends = [
+            self.tokenizer.encode(token, add_special_tokens=False)
+            for token in getattr(self.strategy, "eot_tokens", None) or ()
+        ]
+        turns = frozenset(ids[0] for ids in ends if len(ids) == 1)
+        silent, spelled = TokenText(self._decode), TokenText(partial(self._decode, spelled=True))
+        added: dict[str, int] = getattr(self.tokenizer, "get_added_vocab", dict)()
+        named = [getattr(self.tokenizer, f"{key}_token_id", None) for key in ("bos", "eos", "pad")]
+        around = frozenset(token for token in named if token is not None)
+        yield _Reading(silent, turns)
+        yield _Reading(silent, turns | frozenset(added.values()))
+        yield _Reading(spelled, turns | around)
+
+    def _decode(self, ids: Sequence[int], spelled: bool = False) -> str:
+        """As samples are decoded that are scored, or with special tokens spelled out."""
         return str(
-            self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            self.tokenizer.decode(
+                ids, skip_special_tokens=not spelled, clean_up_tokenization_spaces=False
+            )
         )
+
+    def _first_characters(
+        self, row: Mapping[str, Any], piece: _Piece, scored: int
+    ) -> npt.NDArray[np.int64]:
+        """The first character of each token, 0 where it is no part of the answer."""
+        found = []
+        for reading in self._readings:
+            first_T, characters = _read(reading, piece)
+            if characters == scored:
+                return first_T
+            found.append((first_T, characters))
+        first_T, characters = found[0]
+        # A part of white space that is left by a cut passes for a character.
+        if characters <= scored + 1 and self._is_cut(piece):
+            return first_T
+        raise self._differs(row, piece, characters, scored)
 
     def _pieces(self, source: Mapping[str, Any], tokenized: Mapping[str, Any]) -> list[_Piece]:
         given = self._sequences(tokenized)
@@ -131,43 +167,22 @@ class SentenceSmoothing:
             return [(list(ids), list(labels))]
         return [(list(one), list(other)) for one, other in zip(ids, labels, strict=True)]
 
-    def _runs(self, piece: _Piece) -> Iterator[tuple[slice, npt.NDArray[np.int64], int]]:
-        """Runs of trained tokens, each token's first character, and the characters so far."""
-        start = characters = 0
-        kinds = [
-            trained and (2 if token in self._ends_of_turns else 1)
-            for token, trained in zip(piece.ids, piece.answer, strict=True)
-        ]
-        for kind, run in groupby(kinds):
-            part = slice(start, start + len(list(run)))
-            start = part.stop
-            if kind == 1:
-                first_T, count = self._text.first_characters(piece.ids[part])
-                first_T, characters = first_T + characters, characters + count
-                yield part, first_T, characters
-            elif kind == 2:
-                yield part, np.full(part.stop - part.start, characters - 1), characters
-
-    def _require(self, row: Mapping[str, Any], piece: _Piece, found: int, scored: int) -> None:
-        """Stop where tokens do not write the characters that were scored, or their beginning."""
-        # A part of white space that is left by a cut passes for a character.
-        if found == scored or (found <= scored + 1 and self._is_cut(piece)):
-            return
+    def _differs(self, row: Mapping[str, Any], piece: _Piece, found: int, scored: int) -> DataError:
+        silent = self._readings[0].silent
         tokens = [
             token
             for token, trained in zip(piece.ids, piece.answer, strict=True)
-            if trained and token not in self._ends_of_turns
+            if trained and token not in silent
         ]
         text = self._decode(tokens)
         shown = text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} ... {text[-_SHOWN:]}"
-        raise DataError(
+        return DataError(
             f"{self.where}, row {row[NUMBER]}: its trained tokens write {found} characters "
             f"that are no white space, and the sentences of `{SENTENCES}` have {scored}: what is "
             f"trained is not what was scored. Trained: {shown!r}",
             "annotate the data again with this recipe. Where the template writes the text in its "
-            "own way, the text spells a special token, or the tokenizer changes characters (some "
-            f"bring text to the Unicode form NFC), mend the row, or set its `{SENTENCES}` to null, "
-            "which smooths it as a whole",
+            "own way, or the tokenizer changes characters (some bring text to the Unicode form "
+            f"NFC), mend the row, or set its `{SENTENCES}` to null, which smooths it as a whole",
         )
 
     def _is_cut(self, piece: _Piece) -> bool:
@@ -177,3 +192,23 @@ class SentenceSmoothing:
             return False
         # The first token may have been taken off behind the cut.
         return len(piece.ids) >= int(longest) - 1
+
+
+def _read(reading: _Reading, piece: _Piece) -> tuple[npt.NDArray[np.int64], int]:
+    """The first character of each token of an answer, and how many there are in all."""
+    first_T = np.zeros(len(piece.ids), dtype=np.int64)
+    start = characters = 0
+    kinds = [
+        trained and (2 if token in reading.silent else 1)
+        for token, trained in zip(piece.ids, piece.answer, strict=True)
+    ]
+    for kind, run in groupby(kinds):
+        part = slice(start, start + len(list(run)))
+        start = part.stop
+        if kind == 1:
+            own_T, count = reading.text.first_characters(piece.ids[part])
+            first_T[part] = own_T + characters
+            characters += count
+        elif kind == 2:
+            first_T[part] = characters - 1
+    return first_T, characters

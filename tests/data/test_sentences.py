@@ -178,6 +178,54 @@ def test_an_end_of_turn_that_the_tokenizer_takes_for_text(tmp_path: Path) -> Non
     assert ends == [0.25, 0.75]
 
 
+def thinking(tokenizer: Any) -> str:
+    """A template that sets reasoning between tokens that are no special ones."""
+    tokenizer.add_tokens(["<think>", "</think>"])
+    return tiny.CHAT_TEMPLATE.replace(
+        "{{ message['content'] }}",
+        "{% if message['reasoning_content'] %}<think>\n{{ message['reasoning_content'] }}\n"
+        "</think>\n\n{% endif %}{{ message['content'] }}",
+    )
+
+
+@pytest.mark.parametrize("spelled", [False, True])
+def test_tokens_that_a_template_sets_among_the_text_or_a_text_spells(
+    tmp_path: Path, spelled: bool
+) -> None:
+    made = tiny.make_tokenizer(tmp_path)
+    made.name_or_path = "tiny"
+    template = thinking(made)
+    turn: Turn = [("x. ", 0.5), ("y", 0.25), ("z", 0.75)]
+    message = {"role": "assistant", "reasoning_content": "x. y", "content": "z"}
+    if spelled:
+        turn = [("<think>x. ", 0.5), ("y</think>", 0.25), ("z", 0.75)]
+        message = {"role": "assistant", "content": said(turn)}
+    messages = [{"role": "user", "content": "Why?"}, message]
+    strategy = strategy_of(made, "chat_template", template=template)
+    ((ids, labels, smoothing),) = tokenise(strategy, {"messages": messages, **columns([turn])})
+    shown = [
+        (made.decode([token]), value)
+        for token, label, value in zip(ids, labels, smoothing, strict=True)
+        if label != -100 and made.decode([token]).strip()
+    ]
+    assert shown == [
+        *[(text, 0.5) for text in ("<think>", "x", ".")],
+        *[(text, 0.25) for text in ("y", "</think>")],
+        *[(text, 0.75) for text in ("z", "</s>")],
+    ]
+
+
+def test_a_special_token_that_a_text_spells(tokenizer: Any) -> None:
+    turn: Turn = [("x. ", 0.5), ("<|user|> y. ", 0.25), ("z", 0.75)]
+    row = {"instruction": "i", "output": said(turn), **columns([turn])}
+    ((ids, labels, smoothing),) = tokenise(strategy_of(tokenizer, "alpaca"), row)
+    prompt = labels.count(-100)
+    tokens = tokenizer.convert_ids_to_tokens(ids[prompt:])
+    values = dict(zip(tokens, smoothing[prompt:], strict=True))
+    assert values["<|user|>"] == values["y"] == 0.25
+    assert values["x"] == 0.5 and values["z"] == values["</s>"] == 0.75
+
+
 @given(segments=st.lists(st.tuples(TURN, st.booleans()), min_size=1, max_size=4))
 def test_segments(tokenizer: Any, segments: list[tuple[Turn, bool]]) -> None:
     turns = [turn for turn, label in segments if label]

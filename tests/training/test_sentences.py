@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import tiny
+from axolotl_ual.columns import MANIFEST_FILE
+from axolotl_ual.data.fingerprint import file_digest
+from output_folders import shared_settings, write_annotated
 from reference.sentences import Turn, columns, of_text
 
 pytestmark = pytest.mark.slow
@@ -252,6 +257,32 @@ def test_sentences_that_agree_change_no_bit(bench: Bench) -> None:
     assert adapters[0] == adapters[1]
 
 
+def test_sentences_that_others_have_scored(bench: Bench, tmp_path: Path) -> None:
+    """Joined to rows of another order, of which one was never annotated."""
+    scored = instructed()[1:]
+    names = ("instruction", "output")
+    folder = write_annotated(
+        tmp_path / "shared",
+        {"train": pa.Table.from_pylist([{key: row[key] for key in names} for row in scored])},
+        {"train": [row["ual_uncertainty"] for row in scored]},
+        settings=shared_settings(),
+    )
+    # The same rows, with the smoothing of their sentences.
+    path = tiny.write_rows(folder / "train.parquet", scored)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["sources"][0]["file"]["sha256"] = file_digest(path)
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    data = [{key: row[key] for key in names} for row in reversed(instructed())]
+    run = bench.train([{"data": data, "type": "alpaca"}], ual={"annotations": str(folder)})
+    assert "5 of 6 rows have annotations" in run.text
+    assert "; 5 of them one for each sentence" in run.text
+    # The first row of `instructed` gets the mean.
+    alike = [{**instructed()[0], "ual_smoothing": 0.1}, *scored]
+    direct = bench.train([{"data": alike, "type": "alpaca"}])
+    for key in ("loss", "loss/nll", "loss/smoothing"):
+        assert run.values(key) == pytest.approx(direct.values(key), rel=1e-6), key
+
+
 def test_the_prediction_of_a_reference_kept_for_tokens_of_some_smoothing(bench: Bench) -> None:
     """All of its tokens kept are the reference itself; some sentences have a smoothing of 0."""
     runs = [
@@ -287,6 +318,17 @@ def test_long_rows_are_cut_with_their_smoothing(bench: Bench) -> None:
             {"data": [{**row, "instruction": "?"} for row in instructed()], "type": "alpaca"},
             {"rl": "dpo"},
             "`rl: dpo` does not smooth the tokens of a sample",
+        ),
+        (
+            {"data": instructed(), "type": "alpaca"},
+            {
+                "curriculum_sampling": None,
+                "ual": {
+                    "curriculum": {"mode": "phased", "order": ["moderate"]},
+                    "reestimate": {"estimator": "perplexity"},
+                },
+            },
+            "`ual.reestimate` would replace them by one of the row",
         ),
     ],
 )
