@@ -68,7 +68,7 @@ def load_datasets(
     from axolotl.utils.logging import get_logger
 
     ual = parse_ual(cfg.ual)
-    unsmoothed = ual.smoothing.mean == 0.0
+    unsmoothed, refuse = ual.smoothing.mean == 0.0, refusal(cfg, ual)
     with carrying(
         renamed=renamed,
         shared=_shared(ual),
@@ -76,10 +76,12 @@ def load_datasets(
         unsmoothed=unsmoothed,
         untokenised=bool(cfg.skip_prepare_dataset),
         stream=stream,
-        refuse=refusal(cfg, ual),
+        refuse=refuse,
     ):
         loaded = datasets.load_datasets(cfg=cfg, cli_args=command_line(preprocess))
-    refuse_sentences(loaded.train_dataset, TOKEN_SMOOTHING, "the prepared data", refusal(cfg, ual))
+    refuse_sentences(
+        loaded.train_dataset, TOKEN_SMOOTHING, "the prepared dataset", refusal(cfg, ual)
+    )
     if is_streamed(loaded.train_dataset):
         line = "UAL: the training rows are streamed, each with its smoothing"
     else:

@@ -42,7 +42,7 @@ def load_pairs(cfg: Any, ual: UALConfig, preprocess: bool) -> Any:
         UnsupportedError: the data have smoothing by sentence, which is of samples.
     """
     loaded = datasets.load_preference_datasets(cfg=cfg, cli_args=command_line(preprocess))
-    refuse_sentences(loaded.train_dataset, SENTENCES, "datasets: the data", refusal(cfg, ual))
+    refuse_sentences(loaded.train_dataset, SENTENCES, "datasets: a dataset", refusal(cfg, ual))
     rl = kind_of_rl(cfg)
     if rl in ON_PROMPTS:
         return loaded

@@ -44,10 +44,9 @@ def refuse_sentences(dataset: Any, column: str, where: str, refuse: Refuse) -> N
     Raises:
         UnsupportedError: naming dataset and setting.
     """
-    if num_by_sentence(dataset, column):
-        error = refuse(f"{where} has the column `{SENTENCES}`")
-        if error is not None:
-            raise error
+    error = refuse(f"{where} has the column `{SENTENCES}`")
+    if error is not None and num_by_sentence(dataset, column):
+        raise error
 
 
 def refuse_tokenised(dataset: Any, config: Mapping[str, Any], refuse: Refuse) -> None:
