@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +144,26 @@ def smoothing_of_mixed(tokenizer: Any) -> list[tuple[list[int], list[float]]]:
         if row["ual_sentences"] is None:
             values = [row["ual_smoothing"]] * len(ids)
         found.append(([*ids, end], [*values, values[-1]]))
+    return found + smoothing_of_chats(tokenizer)
+
+
+def smoothing_of_chats(tokenizer: Any, size: int = 512) -> list[tuple[list[int], list[float]]]:
+    """The same of `chats`: all of their tokens, or as many of the first ones."""
+    found = []
     for row, turns in zip(chats(), CHATS, strict=True):
         text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
         values = of_text(tokenizer, text, turns, 0.0, "<|assistant|>\n")
-        found.append((tokenizer.encode(text, add_special_tokens=False), values))
+        found.append((tokenizer.encode(text, add_special_tokens=False)[:size], values[:size]))
     return found
 
 
-def expected(bench: Bench, run: tiny.Run, weights: list[float] | None = None) -> dict[str, float]:
-    """Loss and its parts of a step over all rows of `mixed`, in float64 and from full logits."""
+def expected(
+    bench: Bench,
+    run: tiny.Run,
+    weights: list[float] | None = None,
+    smoothing: Callable[[Any], list[tuple[list[int], list[float]]]] = smoothing_of_mixed,
+) -> dict[str, float]:
+    """Loss and its parts of a step over all rows of a run, in float64 and from full logits."""
     import torch
     from torch.nn import functional as F
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -158,7 +171,7 @@ def expected(bench: Bench, run: tiny.Run, weights: list[float] | None = None) ->
     tokenizer = AutoTokenizer.from_pretrained(bench.model)
     model = AutoModelForCausalLM.from_pretrained(bench.model, dtype=torch.float64)
     rows, mass, nll, loss = list(prepared(run)), 0.0, 0.0, 0.0
-    wanted = smoothing_of_mixed(tokenizer)
+    wanted = smoothing(tokenizer)
     for place, (row, (ids, values)) in enumerate(zip(rows, wanted, strict=True)):
         assert row["input_ids"][-len(ids) :] == ids
         weight = 1.0 if weights is None else weights[place]
@@ -302,8 +315,8 @@ def test_long_rows_are_cut_with_their_smoothing(bench: Bench) -> None:
         [{"data": chats(), **chat}], sequence_len=size, excess_length_strategy="truncate"
     )
     assert max(len(row["input_ids"]) for row in prepared(run)) == size
-    assert min(len(row["ual_token_smoothing"]) for row in prepared(run)) > size
-    assert run.values("loss/smoothing")[0] != 0.0
+    assert max(len(row["ual_token_smoothing"]) for row in prepared(run)) > size
+    require(run, expected(bench, run, smoothing=partial(smoothing_of_chats, size=size)))
 
 
 @pytest.mark.parametrize(
