@@ -93,7 +93,10 @@ def _to_unit_interval(values: Scores) -> Scores:
     low, high = values.min(), values.max()
     if low == high:
         return np.full_like(values, 0.5)
-    # Halves, so that the width of a range beyond the largest float stays finite.
-    width = high / 2 - low / 2
-    scaled: Scores = np.clip((values / 2 - low / 2) / width, 0.0, 1.0)
+    with np.errstate(over="ignore"):
+        width = high - low
+    if not np.isfinite(width):
+        # Halves: a range beyond the largest float. Of the smallest floats there are none.
+        values, low, width = values / 2, low / 2, high / 2 - low / 2
+    scaled: Scores = np.clip((values - low) / width, 0.0, 1.0)
     return scaled

@@ -47,6 +47,8 @@ _NEEDS_SECTION = {
     "custom": "`custom: {build: my_package.my_module:build}`",
 }
 """Estimators whose section has no default, with an example."""
+_WHOLE = ("ensemble", "distilled", "custom")
+"""Estimators of whole rows."""
 
 
 class AnnotateConfig(Section):
@@ -97,6 +99,13 @@ class AnnotateConfig(Section):
         "that are trained, and take the mean over them. ignore: do not look.",
     )
 
+    unit: Literal["row", "sentence"] = Field(
+        "row",
+        description="What gets an uncertainty. row: the response. sentence: each sentence of it, "
+        "which is scored behind all that comes before it; a row has the mean, and its tokens are "
+        "smoothed by the sentences that they are in.",
+    )
+
     @property
     def about_rows(self) -> dict[str, str]:
         """What of rows is judged, where it is not the default: annotations made with it stay so."""
@@ -104,8 +113,27 @@ class AnnotateConfig(Section):
             "on_unreadable": self.on_unreadable,
             "images": self.images,
             "trained": self.trained,
+            "unit": self.unit,
         }
         return {k: v for k, v in chosen.items() if v != type(self).model_fields[k].default}
+
+    @model_validator(mode="after")
+    def _sentences_can_be_scored(self) -> AnnotateConfig:
+        if self.unit == "row":
+            return self
+        if self.estimator in _WHOLE:
+            raise ValueError(
+                f"`unit: sentence` goes with judges, `self_consistency` and what reads the "
+                f"response (`perplexity`, `entropy`, `mc_dropout`, `p_true`), not with `estimator: "
+                f"{self.estimator}`; set `unit: row`, or take another estimator"
+            )
+        sampled = self.self_consistency
+        if self.estimator == "self_consistency" and sampled is not None and not sampled.anchor:
+            raise ValueError(
+                "`self_consistency.anchor: false` compares answers with each other and none with a "
+                "sentence of the response, which `unit: sentence` is about; set `anchor: true`"
+            )
+        return self
 
     @property
     def estimators(self) -> list[str]:

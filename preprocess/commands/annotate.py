@@ -31,6 +31,7 @@ from ..engines.build import build_engine, engine_lines
 from ..estimators import build_estimator
 from ..estimators.base import Estimation, Estimator, FloatArray
 from ..labels.remarks import remarks
+from ..labels.sentences import Scored
 from ..labels.stages import assign_stages
 from ..output.annotated import UNREADABLE_FILE, UNSCORED_FILE, Outcome, write_annotated
 from ..output.folder import check_target
@@ -38,6 +39,7 @@ from ..output.tables import Annotations
 from ..progress import show_progress
 from .audit import audit
 from .beforehand import Rows, drift, look_at_rows, without
+from .by_sentence import name_rows, over_sentences, sentences_line, sentences_of
 from .closing import print_plan, print_written
 from .report import report_beside
 
@@ -100,22 +102,28 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
             unscored=unscored,
         ) as session:
             estimator = build_estimator(settings, recipe.base_model, session)
+            sentences = sentences_of(settings, samples)
+            items = samples if sentences is None else sentences
             if options.dry_run:
-                _print_plan(recipe, settings, rows, estimator, samples, output, console)
+                _print_plan(recipe, settings, rows, estimator, items, output, console)
                 return None
             if options.audit is not None:
-                _audit(estimator, samples, options.audit, console)
+                _audit(estimator, items, options.audit, console)
                 return None
-            label = f"judging ({settings.estimator})"
-            with show_progress(console, label, len(samples)) as progress:
+            with show_progress(console, _label(settings), len(items)) as progress:
                 engine = build_engine(settings, recipe.base_model, session)
-                estimation = estimate(estimator, samples, progress, engine)
+                estimation = estimate(estimator, items, progress, engine)
+        scored = None
+        if sentences is not None:
+            name_rows(unscored, sentences)
+            estimation, scored = over_sentences(estimation, sentences)
+            scored = scored.among(np.flatnonzero(rows.judged), rows.judged.size)
         _check_missing(settings, estimation)
         found = over_all_rows(estimation, rows)
         keep = _kept_rows(settings, found, rows)
         if keep is not None:
             rows = without(recipe, rows, ~keep)
-        annotations, solved = annotate_rows(recipe, settings, found, rows)
+        annotations, solved = annotate_rows(recipe, settings, found, rows, scored)
         mean, drifted = drift(rows, annotations.smoothing, recipe.ual.smoothing.mean)
         outcome = Outcome(
             {
@@ -159,7 +167,11 @@ def over_all_rows(estimation: Estimation, rows: Rows) -> Estimation:
 
 
 def annotate_rows(
-    recipe: Recipe, settings: AnnotateConfig, found: Estimation, rows: Rows
+    recipe: Recipe,
+    settings: AnnotateConfig,
+    found: Estimation,
+    rows: Rows,
+    sentences: Scored | None = None,
 ) -> tuple[Annotations, SmoothingMap]:
     """Map uncertainty to smoothing and stages.
 
@@ -168,22 +180,27 @@ def annotate_rows(
         settings: its `annotate:` section.
         found: about all N rows.
         rows: these rows, with what is trained of them.
+        sentences: of these rows, where each has an uncertainty.
 
     Raises:
         ConfigError: the mean cannot be reached.
     """
     wanted, uncertainty = recipe.ual.smoothing, found.uncertainty
-    counted = uncertainty
-    if settings.trained == "only" and rows.weight is not None:
-        # A row that becomes several sequences counts as often in the mean.
-        counted = np.repeat(uncertainty, rows.weight)
-    solved = solve_smoothing(
-        counted, wanted.mean, wanted.max, decreasing=wanted.direction == "decreasing"
-    )
-    smoothing = solved(uncertainty)
+    decreasing = wanted.direction == "decreasing"
+    # A row that becomes several sequences counts as often in the mean.
+    weight = rows.weight if settings.trained == "only" else None
+    if sentences is None or sentences.agree:
+        counted = uncertainty if weight is None else np.repeat(uncertainty, weight)
+        solved = solve_smoothing(counted, wanted.mean, wanted.max, decreasing)
+    else:
+        solved = sentences.solve(wanted.mean, wanted.max, decreasing, weight)
+    smoothing, column = solved(uncertainty).astype(np.float32), None
+    if sentences is not None:
+        smoothing_S = solved(sentences.uncertainty_S).astype(np.float32)
+        smoothing, column = sentences.means(smoothing_S), sentences.column(smoothing_S)
     smoothing[np.isnan(uncertainty)] = wanted.mean
     stages = assign_stages(uncertainty, recipe.ual.stages.thresholds)
-    made = Annotations(uncertainty, smoothing.astype(np.float32), stages, found.columns)
+    made = Annotations(uncertainty, smoothing, stages, found.columns, column)
     return made, solved
 
 
@@ -202,6 +219,11 @@ def _check_missing(settings: AnnotateConfig, estimation: Estimation) -> None:
             "set ual.annotate.on_missing to `mean` or `drop`, or mend these rows; answers that "
             "were had are kept in the cache",
         )
+
+
+def _label(settings: AnnotateConfig) -> str:
+    what = "judging sentences" if settings.unit == "sentence" else "judging"
+    return f"{what} ({settings.estimator})"
 
 
 def _kept_rows(settings: AnnotateConfig, found: Estimation, rows: Rows) -> BoolArray | None:
@@ -247,15 +269,17 @@ def _print_plan(
     settings: AnnotateConfig,
     rows: Rows,
     estimator: Estimator,
-    samples: Sequence[Sample],
+    items: Sequence[Sample],
     output: Path,
     console: Console,
 ) -> None:
-    plan = estimator.plan(samples)
+    plan = estimator.plan(items)
     number = sum(len(source.table) for source in rows.sources)
     head = [f"{recipe.path}: would annotate {number:,} rows into {output}"]
     head += [f"  {source.entry.label}: {len(source.table):,} rows" for source in rows.sources]
-    head += engine_lines(settings.engine, len(samples))
+    if settings.unit == "sentence":
+        head.append(f"  {len(items):,} sentences, each scored behind what comes before it")
+    head += engine_lines(settings.engine, len(items))
     print_plan(head, plan, console)
 
 
@@ -264,6 +288,8 @@ def _print_result(
 ) -> None:
     counts = manifest.counts
     console.print(f"{counts['rows']:,} rows: {counts['scored']:,} scored", highlight=False)
+    if sentences := manifest.estimator.get("sentences"):
+        console.print(sentences_line(sentences), highlight=False)
     if counts["missing"]:
         fate = "smoothed by the mean"
         if counts["dropped"]:

@@ -28,12 +28,12 @@ import numpy as np
 from ..calls.ask import Session
 from ..calls.plan import Plan
 from ..data.responses import ResponseSet
+from ..data.sentences import split_sentences
 from ..models.local.nli import NliModel
 from ..sampling.base import Unsampled
 from .base import DimensionScores, Group, Show, Usable
 from .blocks import score_in_blocks
 from .entailment import Entailment
-from .sentences import split_sentences
 
 Question = tuple[str, str]
 """(premise, hypothesis)"""

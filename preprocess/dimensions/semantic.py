@@ -22,6 +22,7 @@ from axolotl_ual.settings.server import shaping
 from ..calls.ask import Session
 from ..calls.plan import Plan
 from ..data.responses import ResponseSet
+from ..data.sentences import split_sentences
 from ..labels.similarity import word_overlap
 from ..models.local.embedder import Embedder
 from ..models.local.nli import NliModel
@@ -43,7 +44,6 @@ from .clustering import (
     weighted_entropy,
 )
 from .entailment import Entailment
-from .sentences import split_sentences
 
 EMBEDDING: Final = "ual.pairs.semantic.embedding"
 Unit = Literal["response", "sentence"]

@@ -16,6 +16,12 @@ Reasoning", 2023, vote over such answers). It gives "Paris" and "Lyon" the same 
 number is larger where responses are worded as no model words them: it measures style as well, and
 so do words more than embeddings.
 
+Of a sentence (`unit: sentence`) y_ij it is asked how well each answer supports it,
+
+    u_ij = 1 / k * sum_a (1 - max_s sim(y_ij, s))     s over the sentences of answer r_ia
+
+as SelfCheckGPT does (Manakul, Liusie and Gales, 2023, arXiv 2303.08896), of the same answers.
+
     words:      sim = F1 of words, of pairs of characters in scripts without spaces (`similarity`)
     embedding:  sim = max(0, cos(e_a, e_b))          by a sentence-transformers model
 """
@@ -43,6 +49,7 @@ from ..data.prompt import Prompt
 from ..data.prompts import prompt_of_sample
 from ..data.responses import Response
 from ..data.sample import Sample
+from ..data.sentences import split_sentences
 from ..labels.similarity import overlap, units
 from ..progress import Progress, Uncounted
 from ..sampling.server import Left, Sampling, ServerSampler
@@ -66,10 +73,12 @@ class SelfConsistency:
     Attributes:
         config: the `self_consistency:` section.
         sampler: draws the answers.
+        by_sentence: whether samples are sentences, which answers support or not.
     """
 
     config: SelfConsistencyConfig
     sampler: ServerSampler
+    by_sentence: bool = False
 
     def plan(self, samples: Sequence[Sample]) -> Plan:
         """Tell how much is left to ask. Sends nothing."""
@@ -152,7 +161,7 @@ class SelfConsistencyScorer:
             answers = iter(drawn)
             for prompt, response in window:
                 own = response if config.anchor else None
-                value = None if prompt is None else spread(next(answers), self.similarities, own)
+                value = None if prompt is None else self._compared(next(answers), own)
                 if isinstance(value, float):
                     uncertainty[row] = value
                 else:
@@ -160,13 +169,18 @@ class SelfConsistencyScorer:
                 row += 1
             progress.advance(len(prompts))
         meter.finish()
-        facts = {
+        facts: dict[str, Any] = {
             "model": config.model,
             "answers": config.answers,
             "similarity": config.similarity,
             "anchor": config.anchor,
         }
         return RowScores({_UNCERTAINTY: uncertainty}, failures, usage=meter.usage(), facts=facts)
+
+    def _compared(self, answers: Sequence[Response], own: str | None) -> float | str:
+        if self.settings.by_sentence and own is not None:
+            return lack_of_support(answers, self.similarities, own)
+        return spread(answers, self.similarities, own)
 
 
 def spread(answers: Sequence[Response], similarities: Similarities, own: str | None) -> float | str:
@@ -177,13 +191,41 @@ def spread(answers: Sequence[Response], similarities: Similarities, own: str | N
         similarities: of texts.
         own: the response of the row; None compares the answers with each other.
     """
-    texts = [answer.text for answer in answers if answer.text]
-    if len(texts) < 2:
-        return next((answer.failure for answer in answers if answer.failure), TOO_FEW)
+    texts = _usable(answers)
+    if isinstance(texts, str):
+        return texts
     if own is None:
         return float(1.0 - similarities(texts).mean())
     # The pairs of the first text come first.
     return float(1.0 - similarities([own, *texts])[: len(texts)].mean())
+
+
+def lack_of_support(
+    answers: Sequence[Response], similarities: Similarities, sentence: str
+) -> float | str:
+    """u_ij of one sentence, or the reason why there is none.
+
+    Args:
+        answers: to the instruction of its row.
+        similarities: of texts.
+        sentence: of the row's response.
+    """
+    texts = _usable(answers)
+    if isinstance(texts, str):
+        return texts
+    parts = [split_sentences(text) for text in texts]
+    flat = [part for of_answer in parts for part in of_answer]
+    own = similarities([sentence.strip(), *flat])[: len(flat)]
+    firsts = np.cumsum([0, *(len(of_answer) for of_answer in parts[:-1])])
+    return float(1.0 - np.maximum.reduceat(own, firsts).mean())
+
+
+def _usable(answers: Sequence[Response]) -> list[str] | str:
+    """The texts of answers, or the reason why they are too few."""
+    texts = [answer.text for answer in answers if answer.text and not answer.text.isspace()]
+    if len(texts) < 2:
+        return next((answer.failure for answer in answers if answer.failure), TOO_FEW)
+    return texts
 
 
 def word_similarities(texts: Sequence[str]) -> npt.NDArray[np.float64]:
@@ -247,4 +289,5 @@ def build(annotate: AnnotateConfig, session: Session) -> Estimator:
         api=config,
     )
     task = Sampling(settings, config.model, config.seed, shaping=config.answer_shaping)
-    return SelfConsistency(config, ServerSampler(task, session.asker(config, SECTION)))
+    sampler = ServerSampler(task, session.asker(config, SECTION))
+    return SelfConsistency(config, sampler, annotate.unit == "sentence")

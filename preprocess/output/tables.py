@@ -66,12 +66,14 @@ class Annotations:
         smoothing: float32 of shape (N,).
         stages: codes of shape (N,).
         columns: what the estimator knows beside it, by name, float32 of shape (N,).
+        sentences: the column of sentences of N rows; None without.
     """
 
     uncertainty: npt.NDArray[np.float32]
     smoothing: npt.NDArray[np.float32]
     stages: StageCodes
     columns: Mapping[str, npt.NDArray[np.float32]]
+    sentences: pa.Array | None = None
 
     @property
     def missing(self) -> npt.NDArray[np.bool_]:
@@ -106,6 +108,13 @@ ANNOTATED: Final[tuple[Column[Annotations], ...]] = (
         lambda rows: float_column(rows.smoothing),
     ),
     Column(columns.STAGE, "string", _STAGE, lambda rows: _stages(rows.stages)),
+    Column(
+        columns.SENTENCES,
+        "list",
+        "of each sentence of the response: where it ends, in characters that are no white space, "
+        "its uncertainty and its smoothing; null: the row was not scored",
+        lambda rows: rows.sentences,
+    ),
     _of_estimator(
         columns.DISAGREEMENT, "standard deviation over the judges of a panel; null below two"
     ),

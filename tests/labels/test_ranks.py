@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from axolotl_ual.labels.ranks import (
@@ -71,6 +71,8 @@ def test_equal_scores_are_in_the_middle(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPREAD)
 @given(values=scores)
+@example(values=[0.0, 5e-324])
+@example(values=[-1.7e308, 0.0, 1.7e308])
 def test_mappings_keep_order_and_bounds(name: str, values: list[float]) -> None:
     array = np.array(values)
     mapped = MAPPINGS[name](array)

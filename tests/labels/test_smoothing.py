@@ -145,3 +145,23 @@ def test_a_million_samples_keep_the_mean() -> None:
     u = np.random.default_rng(0).beta(0.3, 2.0, 1_000_000).astype(np.float32)
     eps = solve_smoothing(u, 0.1, 0.5)(u).astype(np.float32)
     assert float(eps.mean(dtype=np.float64)) == pytest.approx(0.1, rel=1e-7)
+
+
+@given(uncertainties, st.data())
+def test_a_weight_is_how_often_a_sample_counts(u: np.ndarray, data: st.DataObject) -> None:
+    often = data.draw(hnp.arrays(np.int64, len(u), elements=st.integers(1, 4)))
+    try:
+        expected = solve_smoothing(np.repeat(u, often), mean=0.1, max=0.5)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            solve_smoothing(u, mean=0.1, max=0.5, weight=often)
+    else:
+        found = solve_smoothing(u, mean=0.1, max=0.5, weight=often)
+        assert found.scale == pytest.approx(expected.scale, rel=1e-9)
+
+
+def test_weights_are_counted_in_what_is_truncated() -> None:
+    # Weight 4, mean 0.2: the sum is 0.8. The first, of weight 1.5, is truncated at 0.4, which is
+    # 0.6 in all; 0.2 are left for 2.5 * 0.1 = 0.25, so a = 0.8 (and 0.8 * 1 > 0.4).
+    solved = solve_smoothing([1.0, 0.1], mean=0.2, max=0.4, weight=[1.5, 2.5])
+    assert solved.scale == pytest.approx(0.8, rel=1e-12)

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from axolotl_ual.preprocess.data.sentences import split_sentences
 from axolotl_ual.preprocess.dimensions.factual import (
     consistency,
     contradiction_questions,
     unsupported_share,
 )
-from axolotl_ual.preprocess.dimensions.sentences import split_sentences
 
 A, B, C = "Paris is in France. It is big.", "Paris is in Texas.", "It is big."
 SENTENCES = {text: split_sentences(text) for text in (A, B, C)}

@@ -18,13 +18,16 @@ from judging_kit import run, sample, session
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.preprocess.calls.budget import Budget
 from axolotl_ual.preprocess.calls.plan import Plan
+from axolotl_ual.preprocess.data.by_sentence import BySentence
 from axolotl_ual.preprocess.data.responses import Response
 from axolotl_ual.preprocess.data.sample import Sample, Turn
 from axolotl_ual.preprocess.estimators import build_estimator
 from axolotl_ual.preprocess.estimators.base import Estimation
 from axolotl_ual.preprocess.estimators.self_consistency import (
     NO_INSTRUCTION,
+    TOO_FEW,
     cosine_similarities,
+    lack_of_support,
     spread,
     word_similarities,
 )
@@ -96,6 +99,34 @@ def test_the_answers_among_themselves(base_url: str, tmp_path: Path) -> None:
         said = [sampling_server.response_of(question, seed, choice) for choice in range(4)]
         pairs = [distance(said[a], said[b]) for a in range(4) for b in range(4) if a < b]
         assert uncertainty == pytest.approx(np.mean(pairs), rel=1e-5)
+
+
+def test_a_sentence_that_no_answer_has_is_uncertain() -> None:
+    answers = [Response("Paris is big. Lyon is small."), Response("Paris is big.")]
+    assert lack_of_support(answers, word_similarities, " Paris is big.\n") == 0.0
+    # The second answer has "is" alone: its F1 is 2 * 1 / 6.
+    assert lack_of_support(answers, word_similarities, "Lyon is small.") == pytest.approx(1 / 3)
+    assert lack_of_support(answers[:1], word_similarities, "Lyon is small.") == TOO_FEW
+
+
+def test_sentences_are_compared_with_the_same_answers(base_url: str, tmp_path: Path) -> None:
+    rows = [sample(f"Question {i}, by sentence?", "Word one. Word two! Word.") for i in range(4)]
+    section = config(base_url, tmp_path).model_copy(update={"unit": "sentence"})
+    with session(tmp_path) as lent:
+        estimator = build_estimator(section, None, lent)
+        sentences = BySentence(rows, with_before=False)
+        found = estimate_here(estimator, sentences, SilentProgress())
+    # One request brings the four answers to a question, whatever its number of sentences.
+    assert found.usage.requests == 4 and len(found.uncertainty) == 12
+    bodies = {b["messages"][-1]["content"]: b for b in sampling_server.stats(base_url)["bodies"]}
+    for place, uncertainty in enumerate(found.uncertainty):
+        question = f"Question {place // 3}, by sentence?"
+        seed = bodies[question]["seed"]
+        said = [sampling_server.response_of(question, seed, choice) for choice in range(4)]
+        assert not any(mark in text for text in said for mark in ".!?")
+        own = ("word one", "word two", "word")[place % 3]
+        apart = [distance(own, text) for text in said]
+        assert uncertainty == pytest.approx(np.mean(apart), rel=1e-5)
 
 
 def test_a_response_that_no_answer_gives_is_uncertain() -> None:
