@@ -11,6 +11,7 @@ score takes the mean over those of its row that have one; a row without any has 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +19,22 @@ import pyarrow as pa
 
 from axolotl_ual.labels.smoothing import SmoothingMap, solve_smoothing
 
-from ..data.by_sentence import BySentence
-
 NONE_SCORED = "no sentence with a score"
 
 Numbers = npt.NDArray[np.float64]
+
+
+class Cut(Protocol):
+    """Where the sentences of N rows are, as of `Scored`."""
+
+    row_S: npt.NDArray[np.int64]
+    end_S: npt.NDArray[np.int32]
+    rows: int
+
+    @property
+    def share_S(self) -> Numbers:
+        """The part of its row that each is."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +56,7 @@ class Scored:
     rows: int
 
     @classmethod
-    def of(cls, sentences: BySentence, uncertainty_S: npt.NDArray[np.float32]) -> Scored:
+    def of(cls, sentences: Cut, uncertainty_S: npt.NDArray[np.float32]) -> Scored:
         """Sentences that were scored; those that could not be take the mean of their row."""
         row_S, share_S = sentences.row_S, sentences.share_S
         mean_R = weighted(uncertainty_S, row_S, share_S, sentences.rows)
