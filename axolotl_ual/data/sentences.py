@@ -117,7 +117,8 @@ class SentenceSmoothing:
         turns = frozenset(ids[0] for ids in ends if len(ids) == 1)
         silent, spelled = TokenText(self._decode), TokenText(partial(self._decode, spelled=True))
         added: dict[str, int] = getattr(self.tokenizer, "get_added_vocab", dict)()
-        named = [getattr(self.tokenizer, f"{key}_token_id", None) for key in ("bos", "eos", "pad")]
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        named = [getattr(self.tokenizer, name, None) for name in names]
         around = frozenset(token for token in named if token is not None)
         yield _Reading(silent, turns)
         yield _Reading(silent, turns | frozenset(added.values()))
