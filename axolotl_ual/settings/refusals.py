@@ -27,6 +27,7 @@ from axolotl_ual.settings.prompts_rules import of_prompts
 from axolotl_ual.settings.reestimate_rules import of_reestimation
 from axolotl_ual.settings.reference_rules import of_the_reference
 from axolotl_ual.settings.reward_rules import of_reward_models
+from axolotl_ual.settings.sentence_rules import of_sentence_units
 from axolotl_ual.settings.streaming_rules import of_streaming
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.settings.weighing import has_adapter_on_head, of_weights
@@ -154,6 +155,7 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     errors.extend(_with_a_reference(recipe))
     errors.extend(of_weights(recipe))
     errors.extend(of_streaming(recipe))
+    errors.extend(of_sentence_units(recipe))
     return errors
 
 

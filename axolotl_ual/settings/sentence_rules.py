@@ -5,15 +5,29 @@ Imports neither torch nor axolotl.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from axolotl_ual.columns import SENTENCES
-from axolotl_ual.errors import UnsupportedError
+from axolotl_ual.errors import ConfigError, UnsupportedError
 from axolotl_ual.settings.preference import REWARD_MODEL, trains_reward_model
-from axolotl_ual.settings.ual import UALConfig
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 
 WHOLE = f"take the column `{SENTENCES}` out of the data: each row is smoothed as a whole then"
+
+
+def of_sentence_units(recipe: Mapping[str, Any]) -> Iterator[UnsupportedError]:
+    """The error for a recipe that makes sentences and cannot train on them."""
+    try:
+        ual = parse_ual(recipe.get("ual"))
+    except ConfigError:
+        return
+    if ual.annotate is not None and ual.annotate.unit == "sentence":
+        found = _why_not(recipe, ual)
+        if found is not None:
+            yield UnsupportedError(
+                f"ual.annotate.unit: sentence: {found[0]}", "set `ual.annotate.unit: row`"
+            )
 
 
 def of_sentences(recipe: Mapping[str, Any], ual: UALConfig, where: str) -> UnsupportedError | None:

@@ -102,7 +102,7 @@ def annotate(path: Path, options: AnnotateOptions, console: Console) -> Manifest
             unscored=unscored,
         ) as session:
             estimator = build_estimator(settings, recipe.base_model, session)
-            sentences = sentences_of(settings, samples)
+            sentences = sentences_of(recipe, settings, samples)
             items = samples if sentences is None else sentences
             if options.dry_run:
                 _print_plan(recipe, settings, rows, estimator, items, output, console)

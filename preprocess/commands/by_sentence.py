@@ -10,18 +10,28 @@ from typing import Any
 import numpy as np
 import orjson
 
+from axolotl_ual.settings.sentence_rules import of_sentence_units
 from axolotl_ual.settings.ual import AnnotateConfig
 
 from ..data.by_sentence import BySentence
+from ..data.recipe import Recipe
 from ..data.sample import Sample
 from ..estimators.base import Estimation
 from ..labels.sentences import NONE_SCORED, Scored
 
 
-def sentences_of(settings: AnnotateConfig, samples: Sequence[Sample]) -> BySentence | None:
-    """The sentences of rows as samples; None where rows are what is scored."""
+def sentences_of(
+    recipe: Recipe, settings: AnnotateConfig, samples: Sequence[Sample]
+) -> BySentence | None:
+    """The sentences of rows as samples; None where rows are what is scored.
+
+    Raises:
+        UnsupportedError: the recipe could not train on them.
+    """
     if settings.unit == "row":
         return None
+    for error in of_sentence_units(recipe.raw):
+        raise error
     # Sampled answers are whole: they go on with no part of the response.
     return BySentence(samples, with_before=settings.estimator != "self_consistency")
 

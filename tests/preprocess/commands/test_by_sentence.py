@@ -193,3 +193,18 @@ def test_what_cannot_score_sentences_is_refused(annotate: dict[str, Any], said: 
     write_recipe({"unit": "sentence", **annotate})
     result = run()
     assert result.exit_code == 1 and said in " ".join(result.output.split())
+
+
+def test_sentences_that_cannot_be_trained_on_are_not_paid_for(
+    server: judge_server.Running,
+) -> None:
+    write_recipe(by_judge(server, unit="sentence"))
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    Path("recipe.yaml").write_text(yaml.safe_dump({**recipe, "streaming": True}))
+    result = run()
+    said = " ".join(result.output.split())
+    assert result.exit_code == 1 and server.stats()["requests"] == 0
+    assert "ual.annotate.unit: sentence: sentences have a smoothing each" in said
+    assert "set `ual.annotate.unit: row`" in said
+    checked = CliRunner().invoke(main, ["check", "recipe.yaml"])
+    assert "ual.annotate.unit: sentence" in " ".join(checked.output.split())
