@@ -198,9 +198,8 @@ def test_what_cannot_score_sentences_is_refused(annotate: dict[str, Any], said: 
 def test_sentences_that_cannot_be_trained_on_are_not_paid_for(
     server: judge_server.Running,
 ) -> None:
-    write_recipe(by_judge(server, unit="sentence"))
-    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
-    Path("recipe.yaml").write_text(yaml.safe_dump({**recipe, "streaming": True}))
+    again = {"reestimate": {"estimator": "perplexity"}, "curriculum": {"mode": "phased"}}
+    write_recipe(by_judge(server, unit="sentence"), **again)
     result = run()
     said = " ".join(result.output.split())
     assert result.exit_code == 1 and server.stats()["requests"] == 0
