@@ -32,6 +32,7 @@ from axolotl_ual.settings.estimators import (
     Single,
 )
 from axolotl_ual.settings.evaluate import EvaluateConfig
+from axolotl_ual.settings.images import Detail, Images, check_images
 from axolotl_ual.settings.loss import LossConfig
 from axolotl_ual.settings.pairs import PairsConfig
 from axolotl_ual.settings.preference import PreferenceConfig
@@ -86,11 +87,14 @@ class AnnotateConfig(Section):
         description="What becomes of a row that cannot be read, an empty response for example: the "
         "run stops and names it, it keeps the mean smoothing, or it is left out.",
     )
-    images: Literal["error", "omit"] = Field(
+    images: Images = Field(
         "error",
         description="What becomes of rows with images, in messages of `type: chat_template` or in "
         "a column `images` or `image` that a processor reads. error: such a row cannot be read. "
-        "omit: its text alone is judged.",
+        "omit: its text alone is judged. send: judges are shown the images too, in their places.",
+    )
+    image_detail: Detail = Field(
+        "auto", description="At which images that are sent are looked at, where a server heeds it."
     )
     trained: Literal["tell", "only", "ignore"] = Field(
         "tell",
@@ -112,6 +116,7 @@ class AnnotateConfig(Section):
         chosen = {
             "on_unreadable": self.on_unreadable,
             "images": self.images,
+            "image_detail": self.image_detail,
             "trained": self.trained,
             "unit": self.unit,
         }
@@ -152,6 +157,7 @@ class AnnotateConfig(Section):
                     f"`estimator: {name}` needs a `{name}:` {what}, "
                     f"for example {_NEEDS_SECTION[name]}"
                 )
+        check_images(self.images, self.image_detail, self.estimators)
         if self.estimator == "distilled" and self.engine.kind == "ray":
             raise ValueError(
                 "`estimator: distilled` chooses the rows that it judges among all of them, which a "

@@ -32,6 +32,8 @@ _SCHEMA_VERSION: Final = 1
 _LOCK_SECONDS: Final = 60.0
 _LOOKUP: Final = 500
 """Keys in one SELECT."""
+_IMAGE: Final = b"image 1 %d %d\n"
+"""Before an image in what a key digests; the number is of the way in which images are shown."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS askers (
@@ -108,6 +110,11 @@ class KeyMaker:
         """The key of one question."""
         digest = self._base.copy()
         for turn in sample.turns:
+            if turn.image is not None:
+                role = (turn.role or "").encode("utf-8", "surrogatepass")
+                digest.update(_IMAGE % (turn.trained + 2 * turn.continues, len(role)))
+                digest.update(role + turn.image.digest)
+                continue
             text = turn.text.encode("utf-8", "surrogatepass")
             role = (turn.role or "").encode("utf-8", "surrogatepass")
             flags = turn.trained + 2 * turn.continues

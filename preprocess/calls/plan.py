@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, runtime_checkable
 
+from ..models.server.content import images_in, said
+from ..models.server.image_tokens import likely_tokens, most_tokens
 from ..models.server.prices import BYTES_PER_TOKEN, Price, usd
 from .pending import Once, OnKnown, Pending
 from .task import Question
@@ -157,17 +159,36 @@ def count_work(
     """
     counter = TokenCounter(model)
     requests, completions, answer, most_answer = 0, 0, 0.0, 0
+    images, of_images, most_of_images = 0, 0, 0
     for found in pending(questions, Once(), on_known):
         for question in found:
             chat = question.task.chat(question.item, question.repeat)
             shown = chat.messages if chat.plain is None else chat.plain
-            counter.add("".join(message["content"] for message in shown))
+            counter.add("".join(map(said, shown)))
+            for image in images_in(shown):
+                images += 1
+                of_images += likely_tokens(image)
+                most_of_images += most_tokens(image, model)
             requests += 1
             completions += chat.n
             answer += chat.n * question.task.likely_tokens(question.item)
             most_answer += chat.n * chat.max_tokens
-    prompt = counter.tokens
-    return Work(price, counter.how, requests, completions, prompt, answer, prompt, most_answer)
+    prompt, how = counter.tokens, counter.how
+    if images:
+        how = (
+            f"{how}; {images:,} images are taken for {of_images:,} of these tokens, which is an "
+            f"estimate by OpenAI's tiles, and for {most_of_images:,} at most"
+        )
+    return Work(
+        price,
+        how,
+        requests,
+        completions,
+        prompt + of_images,
+        answer,
+        prompt + most_of_images,
+        most_answer,
+    )
 
 
 def joined(plans: Iterable[Plan]) -> Plan:

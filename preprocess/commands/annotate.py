@@ -40,7 +40,7 @@ from ..progress import show_progress
 from .audit import audit
 from .beforehand import Rows, drift, look_at_rows, without
 from .by_sentence import name_rows, over_sentences, sentences_line, sentences_of
-from .closing import print_plan, print_written
+from .closing import images_line, print_plan, print_written
 from .report import report_beside
 
 BoolArray = npt.NDArray[np.bool_]
@@ -245,11 +245,19 @@ def _annotate_settings(recipe: Recipe) -> AnnotateConfig:
 
 
 def _images(settings: AnnotateConfig, samples: Sequence[Sample]) -> dict[str, Any]:
-    """For the manifest: rows with images, and whether a judge saw them."""
+    """For the manifest: rows with images, and which of them a judge saw."""
     if settings.images == "error":
         return {}
-    rows = sum(sample.has_images for sample in samples)
-    return {"images": {"rows": rows, "seen": False}}
+    if settings.images == "omit":
+        rows = sum(sample.has_images for sample in samples)
+        return {"images": {"rows": rows, "seen": False}}
+    counts = dict.fromkeys(("rows", "sent", "by_address", "beyond_the_first"), 0)
+    for sample in samples:
+        counts["rows"] += sample.has_images
+        counts["sent"] += len(sample.images)
+        counts["by_address"] += sum(bool(image.address) for image in sample.images)
+        counts["beyond_the_first"] += sample.images_beyond
+    return {"images": {**counts, "seen": True}}
 
 
 def _reasons(estimation: Estimation) -> str:
@@ -301,7 +309,7 @@ def _print_result(
         if (output / UNREADABLE_FILE).exists():
             console.print(f"rows that cannot be read are named in {output / UNREADABLE_FILE}")
     if images := manifest.estimator.get("images"):
-        console.print(f"{images['rows']:,} rows have images: their text alone was judged")
+        console.print(images_line(images), highlight=False)
     for line in [*manifest.estimator["remarks"], *([drifted] if drifted else [])]:
         console.print(line, highlight=False, markup=False)
     print_written(manifest, "smoothing:", output, path, console)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,6 +21,22 @@ def print_plan(head: Sequence[str], plan: Plan, console: Console) -> None:
     if plan.requests:
         console.print("axolotl-ual probe shows how these servers answer, by three requests to each")
     console.print("dry run: nothing was sent and nothing was written")
+
+
+def images_line(images: Mapping[str, Any]) -> str:
+    """What a manifest says of rows with images, in a sentence."""
+    head = f"{images['rows']:,} rows have images"
+    if not images["seen"]:
+        return f"{head}: their text alone was judged"
+    parts = [f"{head}: {images['sent']:,} images were judged with their text"]
+    if images["by_address"]:
+        parts.append(f"{images['by_address']:,} of them by their address on the web")
+    if images["beyond_the_first"]:
+        parts.append(
+            f"{images['beyond_the_first']:,} behind the first of a column were not, and are not "
+            "trained"
+        )
+    return ", ".join(parts)
 
 
 def print_written(

@@ -10,7 +10,8 @@ import json
 from typing import Any, Final
 
 from .chat_fields import ChatFields
-from .images import FIX, any_image, beside
+from .image import Image
+from .images import FIX, any_image, beside, image_of, in_column, is_bare
 from .messages import Message, parse_json, pieces_of, without_nulls
 from .sample import BadRow, Reader, Row, Sample, Turn, kind_of, make_sample, text_of
 
@@ -23,14 +24,18 @@ def chat_reader(fields: ChatFields) -> Reader[Sample]:
 
     def read(row: Row) -> Sample:
         messages = conversation(row, fields)
-        column = beside(row, fields.image_columns)
+        column, beyond = beside(row, fields.image_columns), 0
         if column is not None and fields.images == "error":
             raise BadRow(column[0], "holds images; only text can be judged", FIX)
+        if column is not None and fields.images == "send":
+            (key, first), *others = in_column(*column)
+            image = image_of(first, key, fields.image_detail)
+            messages, beyond = _with_image(messages, image, fields), len(others)
         turns = turns_of(messages, row, fields, everything=False)
         if fields.train_on_inputs and not any(turn.trained for turn in turns):
             turns = turns_of(messages, row, fields, everything=True)
         has_images = any_image((message.raw for message in messages), fields.content)
-        return make_sample(turns, fields.messages, has_images or column is not None)
+        return make_sample(turns, fields.messages, has_images or column is not None, beyond)
 
     return Reader(
         read,
@@ -79,10 +84,42 @@ def turns_of(
         should = everything or message.role in fields.roles_to_train
         pieces = pieces_of(message, fields, should)
         turns.extend(
-            Turn(message.role, text, trained, place > 0)
-            for place, (text, trained) in enumerate(pieces)
+            Turn(message.role, piece.text, piece.trained, place > 0, piece.image)
+            for place, piece in enumerate(pieces)
         )
     return _with_tools(turns, row, fields)
+
+
+def _with_image(messages: list[Message], image: Image, fields: ChatFields) -> list[Message]:
+    """The messages with an image of a column where Axolotl puts it.
+
+    That is the first part of a message that says it is an image and not which, in the last message
+    that has one; else behind what the user says first.
+    """
+    contents = [message.raw.get(fields.content) for message in messages]
+    places = [
+        (number, place)
+        for number, said in enumerate(contents)
+        for place in [next((i for i, part in enumerate(_parts(said)) if is_bare(part)), None)]
+        if place is not None
+    ]
+    if places:
+        number, place = places[-1]
+        parts = [*_parts(contents[number])]
+        parts[place] = {**parts[place], "image": image}
+    else:
+        users = (i for i, message in enumerate(messages) if message.role == "user")
+        number = next(users, 0)
+        parts = [*_parts(contents[number]), {"type": "image", "image": image}]
+    said = messages[number]
+    changed = Message(said.key, said.role, {**said.raw, fields.content: parts})
+    return [*messages[:number], changed, *messages[number + 1 :]]
+
+
+def _parts(content: Any) -> list[Any]:
+    if isinstance(content, list):
+        return content
+    return [] if content is None else [{"type": "text", "text": content}]
 
 
 def _messages(value: Any, fields: ChatFields) -> list[dict[str, Any]]:

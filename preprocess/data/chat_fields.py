@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from axolotl_ual.errors import ConfigError
+from axolotl_ual.settings.images import Detail, Images
 
 _ROLES: Final = {
     "user": ["human", "user"],
@@ -14,7 +15,6 @@ _ROLES: Final = {
     "system": ["system"],
     "tool": ["tool"],
 }
-Images = Literal["error", "omit"]
 _MAPPED: Final = ("tool_calls", "tool_call_id", "name")
 """Keys of a message beside role, content and reasoning that a mapping may spell otherwise."""
 
@@ -36,7 +36,9 @@ class ChatFields:
         roles_to_train: roles whose messages are trained.
         drop_system_message: leave out a system message at the beginning.
         train_on_inputs: the recipe's.
-        images: omit: read the text of rows with images; error: such a row cannot be read.
+        images: omit: read the text of rows with images; send: read the images too; error: such a
+            row cannot be read.
+        image_detail: at which images that are read are to be looked at.
         image_columns: columns that may hold images beside the messages.
     """
 
@@ -53,6 +55,7 @@ class ChatFields:
     drop_system_message: bool = False
     train_on_inputs: bool = False
     images: Images = "error"
+    image_detail: Detail = "auto"
     image_columns: tuple[str, ...] = ()
 
     @classmethod

@@ -10,14 +10,40 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from .chat_fields import ChatFields
-from .images import FIX, is_image
+from .image import Image
+from .images import FIX, image_of_part, is_image
 from .sample import BadRow, kind_of, shorten, text_of
 
-Piece = tuple[str, bool]
-"""Text and whether it is trained."""
+
+class Piece(NamedTuple):
+    """A part of what a message says.
+
+    Attributes:
+        text: empty for an image.
+        trained: whether it is trained.
+        image: in the place of a text.
+    """
+
+    text: str
+    trained: bool
+    image: Image | None = None
+
+
+class _Said(NamedTuple):
+    """The content of a message.
+
+    Attributes:
+        text: None where there is no content.
+        detail: trained spans, where its parts carry flags of their own.
+        images: each with its place in the text.
+    """
+
+    text: str | None = None
+    detail: list[tuple[int, int]] | None = None
+    images: Sequence[tuple[int, Image]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +62,7 @@ class Message:
 
 
 def pieces_of(message: Message, fields: ChatFields, should: bool) -> list[Piece]:
-    """What a message says as text, cut where training begins and ends.
+    """What a message says as text and images, cut where training begins and ends.
 
     Args:
         message: to read.
@@ -47,10 +73,9 @@ def pieces_of(message: Message, fields: ChatFields, should: bool) -> list[Piece]
         BadRow: it says nothing, or something that is no text.
     """
     key, raw = message.key, message.raw
-    omit = fields.images == "omit"
-    content, detail = _content(raw.get(fields.content), f"{key}.{fields.content}", omit)
-    reasoning, reasoning_detail = _content(
-        raw.get(fields.reasoning), f"{key}.{fields.reasoning}", omit
+    content, detail, images = _content(raw.get(fields.content), f"{key}.{fields.content}", fields)
+    reasoning, reasoning_detail, shown = _content(
+        raw.get(fields.reasoning), f"{key}.{fields.reasoning}", fields
     )
     calls = "\n".join(
         json.dumps(call, ensure_ascii=False, default=str) for call in _functions(message, fields)
@@ -68,11 +93,13 @@ def pieces_of(message: Message, fields: ChatFields, should: bool) -> list[Piece]
     whole = should and not detail and not reasoning_detail
     parts: list[list[Piece]] = []
     if reasoning:
-        parts.append(_cut(reasoning, reasoning_detail if should else None, whole))
+        pieces = _cut(reasoning, reasoning_detail if should else None, whole)
+        parts.append(_with_images(pieces, shown, whole))
     if content is not None:
-        parts.append(_cut(content, detail if should else None, whole))
+        pieces = _cut(content, detail if should else None, whole)
+        parts.append(_with_images(pieces, images, whole))
     if calls:
-        parts.append([(calls, whole)])
+        parts.append([Piece(calls, whole)])
     return _merge(_spaced(parts, whole))
 
 
@@ -84,9 +111,8 @@ def structured(message: Message, fields: ChatFields) -> dict[str, Any]:
         their arguments as objects), tool_call_id and name.
     """
     key, raw = message.key, message.raw
-    omit = fields.images == "omit"
-    content, _ = _content(raw.get(fields.content), f"{key}.{fields.content}", omit)
-    reasoning, _ = _content(raw.get(fields.reasoning), f"{key}.{fields.reasoning}", omit)
+    content = _content(raw.get(fields.content), f"{key}.{fields.content}", fields).text
+    reasoning = _content(raw.get(fields.reasoning), f"{key}.{fields.reasoning}", fields).text
     shaped: dict[str, Any] = {"role": message.role, "content": content or ""}
     if reasoning:
         shaped["reasoning_content"] = reasoning
@@ -118,7 +144,7 @@ def said_with_calls(content: str, calls: Sequence[Mapping[str, Any]]) -> tuple[s
     said = {"content": content, "tool_calls": list(calls)}
     message, fields = Message("", "assistant", said), ChatFields()
     try:
-        text = "".join(piece for piece, _ in pieces_of(message, fields, False))
+        text = "".join(piece.text for piece in pieces_of(message, fields, False))
     except BadRow:
         written = [json.dumps(call, ensure_ascii=False) for call in calls]
         return "\n\n".join(part for part in (content, "\n".join(written)) if part), ""
@@ -210,17 +236,42 @@ def _spaced(parts: list[list[Piece]], trained: bool) -> Iterable[Piece]:
     """The parts of a message with an empty line between those that have text."""
     begun = False
     for part in parts:
-        if begun and any(text for text, _ in part):
-            yield "\n\n", trained
-        begun = begun or any(text for text, _ in part)
+        says = any(piece.text or piece.image for piece in part)
+        if begun and says:
+            yield Piece("\n\n", trained)
+        begun = begun or says
         yield from part
 
 
 def _merge(pieces: Iterable[Piece]) -> list[Piece]:
-    groups = groupby(pieces, key=lambda piece: piece[1])
-    merged = [("".join(text for text, _ in group), trained) for trained, group in groups]
-    kept = [(text, trained) for text, trained in merged if text]
+    """Join texts that are trained alike; an image stays on its own."""
+    merged: list[Piece] = []
+    for piece in pieces:
+        last = merged[-1] if merged else None
+        if last and not (last.image or piece.image) and last.trained == piece.trained:
+            merged[-1] = Piece(last.text + piece.text, piece.trained)
+        else:
+            merged.append(piece)
+    kept = [piece for piece in merged if piece.text or piece.image]
     return kept or merged[:1]
+
+
+def _with_images(
+    pieces: Iterable[Piece], images: Sequence[tuple[int, Image]], trained: bool
+) -> list[Piece]:
+    """Put images at their places between the characters of a message."""
+    found: list[Piece] = []
+    left, start = list(images), 0
+    for piece in pieces:
+        done, end = 0, start + len(piece.text)
+        while left and left[0][0] < end:
+            place, image = left.pop(0)
+            found.append(Piece(piece.text[done : place - start], piece.trained))
+            found.append(Piece("", trained, image))
+            done = place - start
+        found.append(Piece(piece.text[done:], piece.trained))
+        start = end
+    return [*found, *(Piece("", trained, image) for _, image in left)]
 
 
 def _cut(text: str, detail: list[tuple[int, int]] | None, whole: bool) -> list[Piece]:
@@ -232,13 +283,13 @@ def _cut(text: str, detail: list[tuple[int, int]] | None, whole: bool) -> list[P
         whole: whether all is trained; only asked where there is no detail.
     """
     if not detail:
-        return [(text, whole)]
+        return [Piece(text, whole)]
     trained = [False] * len(text)
     for begin, end in detail:
         for i in range(max(begin, 0), min(end + 1, len(text))):
             trained[i] = True
     return [
-        ("".join(text[i] for i in group), flag)
+        Piece("".join(text[i] for i in group), flag)
         for flag, group in groupby(range(len(text)), key=trained.__getitem__)
     ]
 
@@ -259,17 +310,18 @@ def _details(value: Any, key: str) -> list[tuple[int, int]]:
     return spans
 
 
-def _content(
-    value: Any, key: str, omit_images: bool
-) -> tuple[str | None, list[tuple[int, int]] | None]:
-    """The text of a message, and its trained spans where its parts carry flags of their own."""
+def _content(value: Any, key: str, fields: ChatFields) -> _Said:
+    """The text of a message, with its images where they are to be read."""
     if value is None:
-        return None, None
+        return _Said()
     if not isinstance(value, list):
-        return text_of(value, key), None
+        return _Said(text_of(value, key))
     text, spans, flagged = "", [], False
+    images: list[tuple[int, Image]] = []
     for i, part in enumerate(value):
-        if omit_images and is_image(part):
+        if fields.images != "error" and is_image(part):
+            if fields.images == "send":
+                images.append((len(text), image_of_part(part, f"{key}[{i}]", fields.image_detail)))
             continue
         said, flag = _part(part, f"{key}[{i}]")
         flagged = flagged or flag is not None
@@ -277,7 +329,7 @@ def _content(
             end = len(text) + len(said) - 1
             spans.append((len(text), len(text) - 1 if flag is False else end))
         text += said
-    return text, spans if flagged else None
+    return _Said(text, spans if flagged else None, images)
 
 
 def _part(part: Any, key: str) -> tuple[str, bool | None]:

@@ -56,7 +56,7 @@ def only_rendered(sample: Sample, runs: Sequence[str]) -> Sample | None:
     if turns == list(sample.turns):
         return sample
     has_response = any(turn.trained and turn.text.strip() for turn in turns)
-    return Sample(tuple(turns)) if has_response else None
+    return replace(sample, turns=tuple(turns)) if has_response else None
 
 
 def _aligned(texts: Sequence[str], runs: Sequence[str]) -> list[str]:

@@ -327,6 +327,7 @@ def _with_images(fields: ChatFields, recipe: Recipe) -> ChatFields:
     return replace(
         fields,
         images="error" if annotate is None else annotate.images,
+        image_detail="auto" if annotate is None else annotate.image_detail,
         image_columns=COLUMNS if recipe.raw.get("processor_type") else (),
     )
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
+from .image import Image
+
 Row = Mapping[str, Any]
 """One row of a dataset: column names to values; None where the row has no such key."""
 
@@ -29,13 +31,15 @@ class Turn:
         text: verbatim.
         trained: whether the loss of this text is trained on.
         continues: whether this goes on with the message of the turn before: a message of which
-            only a part is trained is several turns.
+            only a part is trained is several turns, and so is one with images.
+        image: that is shown in the place of a text, which is empty then.
     """
 
     role: str | None
     text: str
     trained: bool
     continues: bool = False
+    image: Image | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,17 @@ class Sample:
     Attributes:
         turns: in their order.
         has_images: whether the row has images, shown in turns or left out.
+        images_beyond: images of a column behind the first, which Axolotl does not train.
     """
 
     turns: tuple[Turn, ...]
     has_images: bool = False
+    images_beyond: int = 0
+
+    @property
+    def images(self) -> list[Image]:
+        """The images that are shown in turns, in their order."""
+        return [turn.image for turn in self.turns if turn.image is not None]
 
     @property
     def has_roles(self) -> bool:
@@ -89,13 +100,16 @@ class Reader(Generic[T_co]):
     hint: str = ""
 
 
-def make_sample(turns: Iterable[Turn], key: str, has_images: bool = False) -> Sample:
+def make_sample(
+    turns: Iterable[Turn], key: str, has_images: bool = False, images_beyond: int = 0
+) -> Sample:
     """A sample of these turns.
 
     Args:
         turns: in their order.
         key: where the response lies in the row.
         has_images: whether the row has images.
+        images_beyond: images of a column that are neither trained nor shown.
 
     Raises:
         BadRow: nothing is trained, or there is only white space in what is.
@@ -106,7 +120,7 @@ def make_sample(turns: Iterable[Turn], key: str, has_images: bool = False) -> Sa
         raise BadRow(key, "has nothing in it that is trained on, so there is no response to judge")
     if not any(text and not text.isspace() for text in response):
         raise BadRow(key, f"is an empty response: {shorten(''.join(response))}")
-    return Sample(kept, has_images)
+    return Sample(kept, has_images, images_beyond)
 
 
 def text_of(value: Any, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import random
@@ -51,6 +52,8 @@ class Options:
         batch_share: part of a batch's requests that is answered before it expires.
         batch_most: requests beyond which a batch fails, or 0.
         keep: whether request bodies are kept for `GET /requests`.
+        blind: answer to requests with images, as a status and a message; empty where they are seen.
+        image_tokens: of each image, as the server counts.
         seed: of faults.
     """
 
@@ -71,6 +74,8 @@ class Options:
     batch_share: float = 1.0
     batch_most: int = 0
     keep: bool = False
+    blind: tuple[int, str] | tuple[()] = ()
+    image_tokens: int = 765
     seed: int = 0
 
 
@@ -90,6 +95,8 @@ class Stats:
         first: time of the first request, in seconds of the server's clock.
         last: time of the last response.
         most_in_a_minute: requests in any 60 seconds.
+        images: SHA-256 of the bytes of each image that came, or its address.
+        tokens: of prompts and of answers, in all completions.
     """
 
     requests: int = 0
@@ -104,6 +111,8 @@ class Stats:
     questions: Counter[bytes] = field(default_factory=Counter)
     minute: deque[float] = field(default_factory=deque)
     most_in_a_minute: int = 0
+    images: Counter[str] = field(default_factory=Counter)
+    tokens: list[int] = field(default_factory=lambda: [0, 0])
 
     def came(self, now: float) -> None:
         """Count a request that comes at this time of the server's clock."""
@@ -129,13 +138,45 @@ class Stats:
             "most_in_a_minute": self.most_in_a_minute,
             "distinct": len(self.questions),
             "most_repeats": max(self.questions.values(), default=0),
+            "images": dict(self.images),
+            "tokens": self.tokens,
         }
 
 
-def score_of(messages: list[dict[str, str]]) -> int:
-    """The uncertainty, 0 to 100, that the server states for a request."""
-    text = messages[-1]["content"].encode("utf-8", "surrogatepass")
+def score_of(messages: list[dict[str, Any]]) -> int:
+    """The uncertainty, 0 to 100, that the server states for a request, by texts and images."""
+    content = messages[-1]["content"]
+    if isinstance(content, list):
+        content = "\n".join([content_text(content), *map(image_name, images_of(content))])
+    text = content.encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:4], "big") % 101
+
+
+def content_text(content: Any) -> str:
+    """The text of a message, whose content may be parts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def images_of(content: Any) -> list[str]:
+    """The URLs of the images of a message."""
+    if isinstance(content, str):
+        return []
+    assert {part["type"] for part in content} <= {"text", "image_url"}, content
+    return [part["image_url"]["url"] for part in content if part["type"] == "image_url"]
+
+
+def image_name(url: str) -> str:
+    """The digest of an image's bytes as they came, or its address."""
+    if url.startswith("http"):
+        return url
+    head, _, data = url.partition(",")
+    assert head in ("data:image/png;base64", "data:image/jpeg;base64"), head
+    content = base64.b64decode(data, validate=True)
+    is_png = content.startswith(b"\x89PNG\r\n\x1a\n")
+    assert is_png == ("png" in head) and is_png != content.startswith(b"\xff\xd8"), content[:12]
+    return hashlib.sha256(content).hexdigest()
 
 
 def digit_logprobs(score: int) -> list[dict[str, Any]]:
@@ -175,11 +216,14 @@ class Judge:
                 if name == "system":
                     message = "System role not supported"
                 return 400, error(message, "unsupported_parameter", param=name), {}
-        text = request["messages"][-1]["content"]
-        if (
-            options.context
-            and sum(len(m["content"]) for m in request["messages"]) > options.context
-        ):
+        texts = [content_text(message["content"]) for message in request["messages"]]
+        text = texts[-1]
+        images = images_of(request["messages"][-1]["content"])
+        if images and options.blind:
+            status, message = options.blind
+            return status, error(message, "invalid_request_error"), {}
+        stats.images.update(map(image_name, images))
+        if options.context and sum(map(len, texts)) > options.context:
             return 400, error("maximum context length exceeded", "context_length_exceeded"), {}
         fault = next((answer for needle, answer in options.rules if needle in text), "")
         if not fault and self._random.random() < options.fault_rate:
@@ -188,6 +232,11 @@ class Judge:
         if answer is not None and answer[0] == 200 and fault not in UNANSWERED:
             stats.answered += 1
             stats.questions[hashlib.sha256(body).digest()] += 1
+            if not isinstance(answer[1], bytes):
+                usage = answer[1]["usage"]
+                usage["prompt_tokens"] += len(images) * options.image_tokens
+                stats.tokens[0] += usage["prompt_tokens"]
+                stats.tokens[1] += usage["completion_tokens"]
         return answer
 
     def _let_through(self) -> bool:
@@ -250,7 +299,7 @@ class Judge:
 def completion(
     request: Any, content: str | None, finish: str = "stop", logprobs: Any = None
 ) -> dict[str, Any]:
-    prompt = sum(len(message["content"]) for message in request["messages"]) // 4
+    prompt = sum(len(content_text(message["content"])) for message in request["messages"]) // 4
     completion = len(content or "") // 4 + 1
     return {
         "id": "chatcmpl-1",

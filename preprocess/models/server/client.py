@@ -22,6 +22,7 @@ from axolotl_ual.settings.server import ServerConfig
 from . import endings
 from .address import Server
 from .completions import Completion
+from .content import said
 from .context import ask_context
 from .cut_prompts import SMALLEST_CONTEXT, CutPrompts
 from .dialect import Chat, Dialect
@@ -30,6 +31,7 @@ from .limiter import Limiter, limiter_of
 from .pacing import Start
 from .patience import AloneUnanswered, Patience
 from .replies import read_reply
+from .sight import Sight
 from .track_record import TrackRecord
 from .transport import ConnectionFailed, Transport
 from .verdicts import Kind, Verdict
@@ -158,6 +160,7 @@ class ChatBackend:
         self._gate = Gate()
         self._refusals = self._faults = self._forbidden = 0
         self._prompts = CutPrompts()
+        self._sight = Sight()
         self._has_asked_context = self._has_told_of_cuts = False
         self._asking_context = asyncio.Lock()
         self._ended: UALError | None = None
@@ -234,6 +237,8 @@ class ChatBackend:
         while True:
             dialect = self._dialect.version
             verdict = await self._send(chat)
+            if self._sight.is_refused(chat, verdict):
+                raise endings.takes_no_images(self._server, self._config.model, verdict)
             if verdict.completion is not None:
                 return await self._completed(chat, verdict.completion)
             if verdict.kind is Kind.BAD_REQUEST and (
@@ -244,6 +249,8 @@ class ChatBackend:
             tries += 1
             if verdict.is_lost and account is not None:
                 account.lost(verdict.charged)
+            if self._sight.gives_up(chat, verdict):
+                raise endings.takes_no_images(self._server, self._config.model, verdict)
             self._give_up_where_useless(verdict, tries)
             # What breaks the server may be this one request: after some tries another one goes.
             self._gate.widen(1 + tries // _TRIES_AT_START)
@@ -328,7 +335,7 @@ class ChatBackend:
         if not self._prompts.is_cut(chat.messages, completion.prompt_tokens, chat.max_tokens):
             return completion
         if not self._has_told_of_cuts:
-            size = sum(len(message.get("content") or "") for message in chat.messages)
+            size = sum(len(said(message)) for message in chat.messages)
             self._say(
                 f"{self._server.url} read {completion.prompt_tokens:,} tokens of a prompt of "
                 f"{size:,} characters: it cuts prompts to its context and does not say so; such "

@@ -34,6 +34,9 @@ cut prompt had is of another where the text is longer at that rate, and always w
 What is a little beyond a context of which nothing is known passes until the second such prompt. A
 text that has hardly more characters than the count has tokens is none of this: such a server counts
 otherwise.
+
+How many tokens an image has is not known: of prompts with images the first two rules alone are
+asked, and no rate is learned.
 """
 
 from __future__ import annotations
@@ -44,6 +47,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from .content import images_in, said
 from .rates import Rates
 
 _RUN: Final = re.compile(r"(.)\1{3,}|\s+", re.DOTALL)
@@ -111,13 +115,15 @@ class CutPrompts:
         """
         if prompt_tokens < SMALLEST_CONTEXT:
             return False
-        texts = [text for message in messages if isinstance(text := message.get("content"), str)]
+        texts = [said(message) for message in messages]
         size = sum(len(text) if text.isascii() else 2 * len(text) for text in texts)
         if self._is_at_the_context(prompt_tokens, max_tokens) or _weighs_too_much(
             texts, size, prompt_tokens
         ):
             self._ceilings.append(prompt_tokens)
             return True
+        if next(images_in(messages), None) is not None:
+            return False
         self._seen += 1
         if self._seen > _LEARNED_FIRST and size < _LONG * self._largest_size:
             return False

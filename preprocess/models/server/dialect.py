@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import orjson
-
 from axolotl_ual.settings.server import ServerConfig
+
+from .content import as_json, images_in, put_before
 
 _RESPONSE_FORMAT: Final = re.compile(
     r"response_?format|json_schema|json_object|json mode|structured[ _]outputs?|guided|grammar|"
@@ -49,7 +49,8 @@ class Chat:
     """One question to a model.
 
     Attributes:
-        messages: of roles system, user, assistant.
+        messages: of roles system, user, assistant; the content of one is a text, or a list of
+            texts and images (`content.py`).
         max_tokens: of the completion.
         temperature: of sampling.
         response_format: a JSON schema, or None.
@@ -79,6 +80,11 @@ class Chat:
     plain: list[dict[str, Any]] | None = None
     shortened: bool = False
     replaced: bool = False
+
+    @property
+    def has_images(self) -> bool:
+        """Whether images are shown."""
+        return any(True for _ in images_in(self.messages))
 
     @property
     def wants_logprobs(self) -> bool:
@@ -127,7 +133,7 @@ def _merge_system(body: dict[str, Any], chat: Chat) -> None:
     first, *rest = body["messages"]
     if first["role"] == "system" and rest:
         second, *others = rest
-        merged = {**second, "content": f"{first['content']}\n\n{second['content']}"}
+        merged = {**second, "content": put_before(f"{first['content']}\n\n", second["content"])}
         body["messages"] = [merged, *others]
 
 
@@ -277,7 +283,7 @@ class Dialect:
         for fallback in FALLBACKS:
             if fallback.name in self._given_up:
                 fallback.change(body, chat)
-        return orjson.dumps({**body, **(self._config.extra_body or {})})
+        return as_json({**body, **(self._config.extra_body or {})})
 
     def adapt(self, chat: Chat, message: str, param: str) -> bool:
         """Change or leave out what a server objected to.

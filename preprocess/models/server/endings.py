@@ -18,6 +18,15 @@ def unreachable(server: Server, verdict: Verdict) -> BackendError:
     )
 
 
+def takes_no_images(server: Server, model: str, verdict: Verdict) -> BackendError:
+    """No request with images was accepted."""
+    return BackendError(
+        f"{server.url} takes no images for {model}: {verdict.message}",
+        f"set ual.annotate.images to `omit` to judge the text alone, or name a model that sees "
+        f"images in {server.section}.model; where that one does, mend the images that it speaks of",
+    )
+
+
 def refuses_all(server: Server, model: str, verdict: Verdict) -> BackendError:
     """Nothing was accepted."""
     return BackendError(

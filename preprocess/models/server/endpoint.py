@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-import orjson
-
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.server import ServerConfig
 
 from .address import Server, check_key, find_server
+from .content import bytes_of_text, images_in
 from .dialect import Chat
+from .image_tokens import most_tokens
 from .prices import Price, find_price
 from .replies import Completion
 
@@ -54,17 +54,19 @@ class Endpoint:
     def highest_cost(self, chat: Chat) -> float:
         """USD that a request can cost at most; 0 where no price is known.
 
-            most = p_in * (bytes of the text + frame) + p_out * n * max_tokens
+            most = p_in * (bytes of the text + images + frame) + p_out * n * max_tokens
 
         A tokenizer that falls back to bytes never makes more tokens than there are bytes, so the
-        bound holds for any language. The prompt is paid once for all n completions of a request.
+        bound holds for any language. Images count as `image_tokens.py` says. The prompt is paid
+        once for all n completions of a request.
         """
         if self.price is None:
             return 0.0
         asked = [[*chat.messages, *chat.tools], chat.plain or []]
-        prompt = _FRAME_TOKENS + max(sum(len(orjson.dumps(p)) for p in parts) for parts in asked)
+        prompt = _FRAME_TOKENS + max(sum(map(bytes_of_text, parts)) for parts in asked)
         if chat.response_format is not None:
-            prompt += len(orjson.dumps(chat.response_format))
+            prompt += bytes_of_text(chat.response_format)
+        prompt += sum(most_tokens(image, self.config.model) for image in images_in(chat.messages))
         return self.price.most(prompt, chat.n * chat.max_tokens)
 
     def cost(self, completion: Completion, most: float) -> float:
