@@ -93,18 +93,18 @@ def turns_of(
 def _with_image(messages: list[Message], image: Image, fields: ChatFields) -> list[Message]:
     """The messages with an image of a column where Axolotl puts it.
 
-    That is the first part of a message that says it is an image and not which, in the last message
-    that has one; else behind what the user says first.
+    That is a part of a message that says it is an image and not which; else behind what the user
+    says first. A second part that names none stays as it is, and cannot be read.
     """
     contents = [message.raw.get(fields.content) for message in messages]
-    places = [
+    bare = (
         (number, place)
         for number, said in enumerate(contents)
-        for place in [next((i for i, part in enumerate(_parts(said)) if is_bare(part)), None)]
-        if place is not None
-    ]
-    if places:
-        number, place = places[-1]
+        for place, part in enumerate(_parts(said))
+        if is_bare(part)
+    )
+    if (found := next(bare, None)) is not None:
+        number, place = found
         parts = [*_parts(contents[number])]
         parts[place] = {**parts[place], "image": image}
     else:

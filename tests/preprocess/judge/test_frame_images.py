@@ -73,6 +73,13 @@ def test_texts_are_cut_behind_the_line_of_each_image(dialogue: list[str | None],
         assert seen == [i for i in range(place) if dialogue[i] is not None]
 
 
+def test_the_tenth_line_is_not_the_first() -> None:
+    sample = Sample((*map(shown, range(12)), Turn("assistant", "Yes.", True)), True)
+    fenced = fence(sample, 64)
+    parts = [*with_images(load_rubric("uncertainty-v2").sample(fenced), fenced)]
+    assert [part for part in parts if isinstance(part, Image)] == IMAGES
+
+
 def judge(**config: Any) -> Uncertainty:
     rubric = config.pop("rubric", "uncertainty-v1")
     return Uncertainty(JudgeConfig(model="m", **config), load_rubric(rubric), "verbalized")

@@ -50,6 +50,8 @@ def test_the_estimate_at_low_detail_and_at_an_address() -> None:
     assert most_tokens(Image("image", address=address), "m") == 16_400
     # 8 tiles: 2833 + 8 * 5667.
     assert most_tokens(Image("image", address=address), "gpt-4o-mini") == 48_169
+    # Taken as 768 x 768, 4 tiles: 2833 + 4 * 5667.
+    assert most_tokens(image(100, 100), "gpt-4o-mini") == 25_501
 
 
 @given(st.integers(1, 8000), st.integers(1, 8000))
@@ -83,13 +85,17 @@ def test_the_highest_cost_counts_images_by_the_bound_and_not_by_their_bytes() ->
 
 
 def test_prompts_with_images_teach_no_rate() -> None:
-    """Forty tokens of text and a thousand of an image are no measure for texts."""
+    """Forty tokens of text and a thousand of an image are no measure for texts.
+
+    By their rate a text of 1,022 words and signs would be 28,000 tokens, so 1,024 would be where it
+    was cut.
+    """
     prompts = CutPrompts()
     seen = [{"role": "user", "content": [text_part("Which is it? " * 12), image(9, 9)]}]
     for _ in range(20):
-        assert not prompts.is_cut(seen, 1_040, 64)
-    told = [{"role": "user", "content": "Which one of these is it? " * 100}]
-    assert not prompts.is_cut(told, 700, 64)
+        assert not prompts.is_cut(seen, 1_000, 64)
+    told = [{"role": "user", "content": "Which one of these is it? " * 146}]
+    assert not prompts.is_cut(told, 1_024, 64)
     prompts.context = 2_048
     assert prompts.is_cut(seen, 2_048, 64)
 
