@@ -13,7 +13,6 @@ from typing import Any
 
 from axolotl.integrations.base import BasePlugin
 
-from axolotl_ual.errors import UnsupportedError
 from axolotl_ual.host import PLUGIN, asks_for_plugin, host, names_plugin
 
 
@@ -56,12 +55,16 @@ class UALPlugin(BasePlugin):
         self._curriculum = None
         if not self._acts(cfg):
             return None
+        from axolotl.integrations.base import PluginManager
+
         from axolotl_ual.host_names import check
         from axolotl_ual.schedule.curriculum import load
         from axolotl_ual.settings.preference import kind_of_rl, trains_reward_model
+        from axolotl_ual.settings.rivals import rivals
         from axolotl_ual.settings.ual import parse_ual
 
-        self._refuse_rivals(cfg)
+        for error in rivals(cfg, PluginManager.get_instance().plugins):
+            raise error
         check("data", "trainer", _use(kind_of_rl(cfg), trains_reward_model(cfg)))
         ual = parse_ual(cfg.ual)
         if ual.smoothing.prior == "reference" or ual.loss.anchor is not None:
@@ -116,21 +119,6 @@ class UALPlugin(BasePlugin):
 
         loaded = PluginManager.get_instance().plugins.values()
         return next((plugin for plugin in loaded if isinstance(plugin, UALPlugin)), self) is self
-
-    def _refuse_rivals(self, cfg: Any) -> None:
-        """Stop where another plugin has a trainer: the first one listed would win, silently."""
-        from axolotl.integrations.base import PluginManager
-
-        for name, plugin in PluginManager.get_instance().plugins.items():
-            if isinstance(plugin, UALPlugin):
-                continue
-            trainer = plugin.get_trainer_cls(cfg)
-            if trainer is not None:
-                raise UnsupportedError(
-                    f"plugins: `{name}` and `{PLUGIN}` both bring a trainer "
-                    f"({trainer.__name__} and UALTrainer), and only one can train",
-                    f"take `{name}` or `{PLUGIN}` out of `plugins:`",
-                )
 
     def _seed(self, cfg: Any) -> None:
         if host().seeds_model or cfg.seed is None or not self._acts(cfg):

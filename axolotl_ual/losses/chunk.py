@@ -117,14 +117,15 @@ class Chunk:
         self, logits_CV: Tensor, label_C: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Logits become exponentials; returns log and sum of these, and g (None is 1)."""
-        token = "none" if self.weighting is None else self.weighting.token
-        top_CK = largest_logits(logits_CV) if token == "entropy" else None
+        weighting = Weighting() if self.weighting is None else self.weighting
+        token, entropy = weighting.token, weighting.entropy
+        top_CK = largest_logits(logits_CV, entropy.tokens) if token == "entropy" else None
         largest_C = logits_CV.amax(dim=1) if top_CK is None else top_CK.amax(dim=1)
         logits_CV.sub_(largest_C[:, None]).exp_()
         sum_C = logits_CV.sum(dim=1)
         total_C = largest_C + sum_C.log()
         if top_CK is not None:
-            return total_C, sum_C, entropy_weight(top_CK)
+            return total_C, sum_C, entropy_weight(top_CK, entropy)
         return total_C, sum_C, (label_C - total_C).exp() if token == "probability" else None
 
     def _add(

@@ -268,7 +268,7 @@ class SmoothedObjective:
         hidden, weight, bias = given
         rule, weighting = self.rule, None
         if not rule.plain:
-            weighting = Weighting(batch.weight_N, rule.token, rule.anchor, source)
+            weighting = Weighting(batch.weight_N, rule.token, rule.anchor, source, rule.entropy)
         scale, cap = self.head.transform
         return chunked_smoothed_ce(
             hidden,

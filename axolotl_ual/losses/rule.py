@@ -10,7 +10,7 @@ from torch import Tensor
 from axolotl_ual.errors import ConfigError, UnsupportedError
 
 from .heads import Head
-from .token_weights import TokenWeight
+from .token_weights import EAFT, Entropy, TokenWeight
 
 Kernel = Literal["auto", "model", "chunked"]
 
@@ -40,12 +40,14 @@ class Rule:
         token: the weight that follows from the model's own prediction.
         anchor: factor of the KL divergence from the reference.
         prior: whether the smoothed mass goes to the reference, where there is one.
+        entropy: of the token weight of that name; other than EAFT's it is asked for by `use_eaft`.
     """
 
     weighted: bool = False
     token: TokenWeight = "none"
     anchor: float = 0.0
     prior: bool = True
+    entropy: Entropy = EAFT
 
     @property
     def plain(self) -> bool:
@@ -54,11 +56,12 @@ class Rule:
 
     @property
     def asked(self) -> str:
-        """The key under `ual.loss` that asks for more; empty where all tokens count alike."""
+        """The key of a recipe that asks for more; empty where all tokens count alike."""
+        own = self.entropy.normalized
         keys = {
-            "weight": self.weighted,
-            "token_weight": self.token != "none",
-            "anchor": self.anchor > 0.0,
+            "ual.loss.weight": self.weighted,
+            "ual.loss.token_weight" if own else "use_eaft": self.token != "none",
+            "ual.loss.anchor": self.anchor > 0.0,
         }
         return next((key for key, given in keys.items() if given), "")
 
@@ -75,16 +78,18 @@ def kernel_of(rule: Rule, kernel: Kernel, head: Head) -> Kernel:
     """
     if not rule.plain and kernel == "model":
         raise ConfigError(
-            f"ual.loss.{rule.asked}: is computed in chunks, and `ual.loss.kernel: model` asks for "
+            f"{rule.asked}: is computed in chunks, and `ual.loss.kernel: model` asks for "
             "the model's own loss, in which all tokens count alike",
             "set `ual.loss.kernel: auto`",
         )
     chunked = kernel == "chunked" or not rule.plain
     if chunked and not head.is_plain:
-        key = "kernel: chunked" if rule.plain else f"{rule.asked}: is computed in chunks, and"
+        key = "ual.loss.kernel: chunked:"
+        if not rule.plain:
+            key = f"{rule.asked}: is computed in chunks, and"
         fix = "leave `lm_head` out of `lora_target_modules`"
         raise UnsupportedError(
-            f"ual.loss.{key}{':' if rule.plain else ''} the head of {head.name} has an adapter",
+            f"{key} the head of {head.name} has an adapter",
             f"set `ual.loss.kernel: model`, or {fix}" if rule.plain else fix,
         )
     return "chunked" if chunked else kernel

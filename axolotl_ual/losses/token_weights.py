@@ -12,16 +12,17 @@ over the global batch, so that a weight of 2 is the row twice. g is a constant f
 
     none         g = 1
     probability  g = p_y                                        DFT, arXiv 2508.05629
-    entropy      g = H(p') / ln 20, p' the 20 largest of p      EAFT, arXiv 2601.02151
-                 made to sum to 1: in [0, 1]
+    entropy      g = (H(p') / ln K)^a, p' the K largest of p    EAFT, arXiv 2601.02151
+                 made to sum to 1, K = 20 and a = 1: in [0, 1]
 
 Like the papers' own code, the divisor counts tokens and not their g: a batch in which the model is
 unlikely (or certain) takes a smaller step. The anchor is that of ASFT (arXiv 2509.23753), which
 adds it to `probability`; there as here it is the KL from the model before tuning.
 
-Rivals: Axolotl's `use_eaft` leaves the division by ln 20 out, which makes its loss 3.0 times this
-one, and raises the entropy to a power; LLaMA-Factory divides by 3. Focal loss (arXiv 1708.02002)
-weighs by (1 - p_y)^gamma, which is the opposite of `probability`, and with a gradient.
+Rivals: Axolotl's `use_eaft` leaves the division by ln K out (`normalized` is False here), which
+makes its loss 3.0 times this one, and lets the recipe choose K and a; LLaMA-Factory divides by 3.
+Focal loss (arXiv 1708.02002) weighs by (1 - p_y)^gamma, which is the opposite of `probability`, and
+with a gradient.
 
 Shape legend: C tokens of a chunk, V rows of the head, K largest of them, B blocks of them.
 """
@@ -45,6 +46,24 @@ _BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
+class Entropy:
+    """How the g of `entropy` is made.
+
+    Attributes:
+        tokens: K, at least 2.
+        power: a, finite and at least 0.
+        normalized: whether the entropy, in nats, is divided by ln K.
+    """
+
+    tokens: int = ENTROPY_TOKENS
+    power: float = 1.0
+    normalized: bool = True
+
+
+EAFT: Final = Entropy()
+
+
+@dataclass(frozen=True, slots=True)
 class Weighting:
     """What the tokens of a micro-batch count.
 
@@ -53,18 +72,25 @@ class Weighting:
         token: how g is made.
         anchor: lambda.
         reference: gives r where there is an anchor; with a prior they are the same.
+        entropy: of the token weight of that name.
     """
 
     weight_N: Tensor | None = None
     token: TokenWeight = "none"
     anchor: float = 0.0
     reference: Prior | None = None
+    entropy: Entropy = EAFT
 
 
-def entropy_weight(top_CK: Tensor) -> Tensor:
-    """The g of `entropy`, of shape (C,) and in [0, 1], from the largest logits of each token."""
+def entropy_weight(top_CK: Tensor, entropy: Entropy = EAFT) -> Tensor:
+    """The g of `entropy`, of shape (C,), from the largest logits of each token.
+
+    It is in [0, 1] where it is normalized, and otherwise at most (ln K)^a.
+    """
     entropy_C = torch.special.entr(top_CK.softmax(dim=1)).sum(dim=1)
-    return entropy_C / math.log(top_CK.shape[1])
+    if entropy.normalized:
+        entropy_C = entropy_C / math.log(top_CK.shape[1])
+    return entropy_C if entropy.power == 1.0 else entropy_C.pow(entropy.power)
 
 
 def largest_logits(logits_CV: Tensor, count: int = ENTROPY_TOKENS) -> Tensor:

@@ -27,6 +27,7 @@ from axolotl_ual.settings.prompts_rules import of_prompts
 from axolotl_ual.settings.reestimate_rules import of_reestimation
 from axolotl_ual.settings.reference_rules import of_the_reference
 from axolotl_ual.settings.reward_rules import of_reward_models
+from axolotl_ual.settings.rivals import of_plugins
 from axolotl_ual.settings.sentence_rules import of_sentence_units
 from axolotl_ual.settings.streaming_rules import of_streaming
 from axolotl_ual.settings.ual import UALConfig, parse_ual
@@ -68,11 +69,6 @@ _RULES = (
         "process_reward_model",
         "learns labels of the steps of a response, and a smoothing is of a sample or a pair",
         "leave `ual:` empty, or take `process_reward_model:` out",
-    ),
-    _Rule(
-        "use_eaft",
-        _OWN_LOSS,
-        "set `use_eaft: false`, and `ual.loss.token_weight: entropy`, which is computed in chunks",
     ),
     _Rule(
         "use_dft",
@@ -143,6 +139,7 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
         if rule.key in recipe and rule.wrong(recipe[rule.key])
         if not (rule.key == "orpo_alpha" and recipe.get("rl"))
     ]
+    errors.extend(of_plugins(recipe))
     errors.extend(_unknown_to_the_host(recipe, on))
     errors.extend(_conflicts(recipe))
     errors.extend(of_reward_models(recipe, on.fsdp_generation))

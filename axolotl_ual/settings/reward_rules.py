@@ -51,6 +51,7 @@ def _of_data(recipe: Mapping[str, Any]) -> Iterator[UALError]:
         "streaming": "streamed rows become batches of single texts, and a pair has two",
         "skip_prepare_dataset": "leaves tokenising to a collator, which knows nothing of pairs",
         "processor_type": "is for rows with images, and pairs of reward models are of text",
+        "use_eaft": "weighs tokens, and the loss is of pairs",
     }.items():
         if recipe.get(key):
             shown = str(recipe[key]).lower() if recipe[key] is True else recipe[key]

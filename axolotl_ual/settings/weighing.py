@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
+from axolotl_ual.settings.eaft import WHAT, asks_for_eaft, of_eaft
 from axolotl_ual.settings.loss import LossConfig
 from axolotl_ual.settings.preference import SMOOTHED, kind_of_rl
 from axolotl_ual.settings.ual import parse_ual
@@ -21,7 +22,7 @@ def of_weights(recipe: Mapping[str, Any]) -> Iterator[UALError]:
         loss = parse_ual(recipe.get("ual")).loss
     except ConfigError:
         return
-    asked = _asked(loss)
+    asked = [*_asked(loss), *([WHAT] if asks_for_eaft(recipe) else [])]
     if not asked:
         return
     if recipe.get("rl"):
@@ -32,6 +33,8 @@ def of_weights(recipe: Mapping[str, Any]) -> Iterator[UALError]:
             f"{asked[0]}: is computed in chunks, and the head has an adapter",
             "leave `lm_head` out of `lora_target_modules`",
         )
+    if asks_for_eaft(recipe):
+        yield from of_eaft(recipe, loss)
     if loss.anchor is not None:
         yield from _of_the_anchor(recipe, loss)
     if loss.weight is not None and loss.weight.message is not None:

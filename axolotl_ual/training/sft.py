@@ -18,6 +18,7 @@ and each has the sums of its own part.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,6 +33,8 @@ from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.objective import SmoothedObjective
 from axolotl_ual.losses.rule import Kernel, Rule, Weights
+from axolotl_ual.losses.token_weights import Entropy
+from axolotl_ual.settings.eaft import asks_for_eaft, eaft_of
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.training.context import aligned, context_size
 from axolotl_ual.training.metrics import (
@@ -65,6 +68,8 @@ class UALTrainer(ReestimatedMixin, AxolotlTrainer):
         for name, keep in (("data_collator", True), ("eval_data_collator", False)):
             if kwargs.get(name) is not None:
                 kwargs[name] = SmoothingCollator(kwargs[name], keep=keep)
+        # Axolotl hands `use_eaft` over as this; it is part of the loss in the model's forward.
+        kwargs.pop("compute_loss_func", None)
         super().__init__(*args, **kwargs)
         self._check_arguments()
         self._means = Means()
@@ -109,9 +114,13 @@ class UALTrainer(ReestimatedMixin, AxolotlTrainer):
                 num_rows,
                 reference,
                 smoothing.reference_temperature,
-                rule_of(self.ual),
+                self._rule,
             )
         return self._objective
+
+    @property
+    def _rule(self) -> Rule:
+        return rule_of(self.ual, self.axolotl_cfg)
 
     def _kernel(self) -> Kernel:
         """`auto` leaves the model's loss alone where the recipe chose a kernel for it.
@@ -121,7 +130,7 @@ class UALTrainer(ReestimatedMixin, AxolotlTrainer):
         if self._parts > 1:
             return "chunked"
         chosen = [key for key in _KERNELS if self.axolotl_cfg.get(key)]
-        if chosen and self.ual.loss.kernel == "auto" and rule_of(self.ual).plain:
+        if chosen and self.ual.loss.kernel == "auto" and self._rule.plain:
             return "model"
         return self.ual.loss.kernel
 
@@ -260,14 +269,18 @@ def _or_one(mass: Tensor) -> Tensor:
     return torch.where(mass > 0, mass, 1.0)
 
 
-def rule_of(ual: UALConfig) -> Rule:
-    """What a recipe has tokens count."""
-    return Rule(
+def rule_of(ual: UALConfig, recipe: Mapping[str, Any]) -> Rule:
+    """What a recipe with this `ual:` block has tokens count."""
+    rule = Rule(
         weighted=ual.loss.weight is not None,
         token=ual.loss.token_weight,
         anchor=0.0 if ual.loss.anchor is None else ual.loss.anchor.weight,
         prior=ual.smoothing.prior == "reference",
     )
+    if not asks_for_eaft(recipe):
+        return rule
+    tokens, power = eaft_of(recipe)
+    return replace(rule, token="entropy", entropy=Entropy(tokens, power, normalized=False))
 
 
 def _num_classes(tokenizer: Any) -> int | None:

@@ -103,6 +103,7 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {"kd_trainer": True},
         {"use_dft": True},
         {"use_eaft": True},
+        {"plugins": ["axolotl.integrations.diffusion.DiffusionPlugin"]},
         {"label_smoothing_factor": 0.1},
         {"trainer_cls": "my.Trainer"},
         {"dpo_loss_type": ["ipo"]},

@@ -33,6 +33,7 @@ def problems(recipe: Path) -> list[str]:
     found = _take_out_what_fails(cfg)
     try:
         prepare_plugins(cfg)
+        found += _rivals(cfg)
     except UALError as error:
         found.append(str(error))
     try:
@@ -45,6 +46,19 @@ def problems(recipe: Path) -> list[str]:
     except (AttributeError, ImportError, TypeError, ValueError) as error:
         found.append(f"{type(error).__name__}: {error}")
     return found
+
+
+def _rivals(cfg: Any) -> list[str]:
+    """What the plugin refuses once all the others are loaded, as it does when data are."""
+    from axolotl.integrations.base import PluginManager
+
+    from axolotl_ual.host import asks_for_plugin
+    from axolotl_ual.settings.left_alone import left_alone
+    from axolotl_ual.settings.rivals import rivals
+
+    if not asks_for_plugin(cfg) or left_alone(cfg) is not None:
+        return []
+    return [str(error) for error in rivals(cfg, PluginManager.get_instance().plugins)]
 
 
 def _take_out_what_fails(cfg: Any) -> list[str]:

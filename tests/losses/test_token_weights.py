@@ -22,7 +22,7 @@ from axolotl_ual.losses.prior import Reference
 from axolotl_ual.losses.reference import AdapterOff, FrozenModel
 from axolotl_ual.losses.rule import Rule
 from axolotl_ual.losses.smoothed_ce import mean_row
-from axolotl_ual.losses.token_weights import Weighting, entropy_weight, largest_logits
+from axolotl_ual.losses.token_weights import Entropy, Weighting, entropy_weight, largest_logits
 from axolotl_ual.losses.transform import Transform
 from reference.models import HEADS, VOCAB, batch, llama
 from reference.token_weights import weighted_loss, weighted_sum
@@ -140,6 +140,50 @@ def test_entropy_is_1_where_20_are_alike_and_0_where_one_is_sure() -> None:
     assert found.tolist() == pytest.approx([1.0, 0.0, math.log(2) / math.log(20)], abs=1e-6)
 
 
+def test_entropy_as_it_is_and_to_a_power() -> None:
+    logits = torch.tensor([[0.0, 0.0, 0.0, -50.0]])
+    # Of the two likeliest, 1/2 and 1/2: ln 2 nats, which is all there is of two tokens.
+    top = largest_logits(logits, 2)
+    assert entropy_weight(top, Entropy(2, 3.0)).tolist() == pytest.approx([1.0])
+    assert entropy_weight(top, Entropy(2, 3.0, normalized=False)).tolist() == pytest.approx(
+        [math.log(2) ** 3]
+    )
+    # Of the three likeliest, 1/3 each: ln 3; to the power of 0 it is 1, as for every token.
+    top = largest_logits(logits, 3)
+    assert entropy_weight(top, Entropy(3, 1.0, normalized=False)).tolist() == pytest.approx(
+        [math.log(3)]
+    )
+    assert entropy_weight(top, Entropy(3, 0.0, normalized=False)).tolist() == [1.0]
+
+
+@pytest.mark.host
+@given(
+    seed=st.integers(0, 2**31),
+    tokens=st.integers(2, 50),
+    power=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+)
+def test_unsmoothed_it_is_the_loss_of_axolotls_eaft(seed: int, tokens: int, power: float) -> None:
+    from axolotl.monkeypatch.loss.eaft import eaft_loss
+    from transformers.modeling_outputs import CausalLMOutput
+
+    parts = case(torch.float64, seed, 40)
+    ours, theirs = ([parts[n].clone().requires_grad_() for n in ("hidden", "head")] for _ in "12")
+    sums = chunked_smoothed_ce(
+        *ours,
+        parts["labels"],
+        torch.zeros_like(parts["smoothing"]),
+        weighting=Weighting(token="entropy", entropy=Entropy(tokens, power, normalized=False)),
+        tokens=4,
+    )
+    logits = F.pad(F.linear(*theirs), (0, 0, 0, 1))[None]
+    labels = F.pad(parts["labels"], (1, 0), value=-100)[None]
+    wanted = eaft_loss(CausalLMOutput(logits=logits), labels, 1, alpha=power, k=tokens)
+    pairs = zip(derivatives(sums.total, ours), derivatives(wanted, theirs), strict=True)
+    for found, expected in pairs:
+        # Axolotl takes the entropy in float32.
+        assert (found - expected).norm() < 1e-5 * expected.norm().clamp(min=1.0)
+
+
 def test_tokens_do_not_weigh_in_their_margin_alone() -> None:
     parts = case(torch.float32, 0, 11)
     given = (parts["hidden"], parts["head"], parts["labels"], parts["smoothing"])
@@ -236,10 +280,10 @@ def test_a_model_that_fuses_its_loss_is_computed_in_chunks() -> None:
 
 @pytest.mark.parametrize("rule", [Rule(weighted=True), Rule(token="entropy"), Rule(anchor=0.1)])
 def test_kernels_that_cannot(rule: Rule) -> None:
-    with pytest.raises(ConfigError, match=f"ual.loss.{rule.asked}: is computed in chunks"):
+    with pytest.raises(ConfigError, match=f"{rule.asked}: is computed in chunks"):
         SmoothedObjective(llama(), "model", rule=rule)
     model = innermost(HEADS["LoRA on it"]())
-    with pytest.raises(UnsupportedError, match=f"ual.loss.{rule.asked}.*has an adapter") as caught:
+    with pytest.raises(UnsupportedError, match=f"{rule.asked}.*has an adapter") as caught:
         SmoothedObjective(model, "auto", rule=rule)
     assert caught.value.fix == "leave `lm_head` out of `lora_target_modules`"
 

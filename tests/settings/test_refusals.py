@@ -23,7 +23,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "process_reward_model: true: learns labels of the steps of a response",
         "leave `ual:` empty, or take `process_reward_model:` out",
     ),
-    ({"use_eaft": True}, "use_eaft: true: brings a loss", "set `use_eaft: false`"),
+    (
+        {"plugins": ["axolotl.integrations.diffusion:DiffusionPlugin"]},
+        "plugins: `axolotl.integrations.diffusion:DiffusionPlugin` trains to fill masked tokens in",
+        "out of `plugins:`",
+    ),
     ({"use_dft": True}, "use_dft: true: brings a loss", "set `use_dft: false`"),
     ({"orpo_alpha": 0.1}, "orpo_alpha: 0.1: brings a loss", "take `orpo_alpha:` out"),
     ({"kd_trainer": True}, "kd_trainer: true: brings a loss", "take `kd_trainer:` out"),

@@ -110,7 +110,33 @@ ALPACA = [{"path": "a.jsonl", "type": "alpaca"}]
             "use `type: chat_template`",
         ),
         ({"use_dft": True}, {}, "use_dft: true", "`ual.loss.token_weight: probability`"),
-        ({"use_eaft": True}, {}, "use_eaft: true", "`ual.loss.token_weight: entropy`"),
+        (
+            {"use_eaft": True},
+            {"token_weight": "entropy"},
+            "use_eaft: true: and `ual.loss.token_weight: entropy` both weigh a token",
+            "take one of them out",
+        ),
+        (
+            {"use_eaft": True},
+            {"kernel": "model"},
+            "use_eaft: true: is computed in chunks, and `ual.loss.kernel: model`",
+            "set `ual.loss.kernel: auto`",
+        ),
+        ({"use_eaft": True, "eaft_k": 1}, {}, "eaft_k: 1: the entropy of fewer", "2 or more"),
+        ({"use_eaft": True, "eaft_alpha": -1.0}, {}, "eaft_alpha: -1.0: gives", "0 or more"),
+        (
+            {"use_eaft": True, "lora_target_modules": ["lm_head"]},
+            {},
+            "use_eaft: true: is computed in chunks, and the head has an adapter",
+            "leave `lm_head` out",
+        ),
+        ({"use_eaft": True, "rl": "dpo"}, {}, "use_eaft: true: `rl: dpo` has a", "take it out"),
+        (
+            {"use_eaft": True, "reward_model": True},
+            {},
+            "use_eaft: true: weighs tokens, and the loss is of pairs",
+            "take `use_eaft:` out",
+        ),
     ],
 )
 def test_recipes_that_cannot(
@@ -126,6 +152,8 @@ def test_recipes_that_cannot(
         ({"adapter": "lora"}, {"anchor": {"weight": 0.1}, "token_weight": "probability"}),
         ({}, {"anchor": {"weight": 0.1, "reference": "base"}}),
         ({"datasets": CHAT}, {"weight": {"message": "weight"}}),
+        ({"use_eaft": True, "eaft_k": 5, "eaft_alpha": 0.0}, {"weight": "w"}),
+        ({"use_eaft": False, "eaft_k": 1, "eaft_alpha": -1.0}, {}),
         ({"rl": "dpo"}, {"weight": {"from": "gap", "at_0": 0.5, "at_1": 1}}),
         ({"datasets": ALPACA, "liger_fused_linear_cross_entropy": True}, {"weight": "w"}),
     ],

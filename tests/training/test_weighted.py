@@ -243,3 +243,21 @@ def test_a_weight_of_2_is_the_pair_twice(
     count = len(data)
     assert once.values("ual/weight") == pytest.approx([sum(weights) / count])
     assert f"{count} training rows weigh 0 to 2" in once.text
+
+
+def test_unsmoothed_eaft_is_axolotls_own(model: Path, tmp_path: Path) -> None:
+    """Its weight has the recipe's own power and number of tokens, and no division by ln K."""
+    data = [{key: row[key] for key in ("instruction", "output")} for row in rows([1.0] * 8)]
+    settings = {
+        **{"model": model, "max_steps": 2, "micro_batch_size": 4, "use_eaft": True},
+        **{"eaft_k": 5, "eaft_alpha": 2.0, "adapter": None},
+    }
+    alpaca = {"type": "alpaca"}
+    theirs = train(tmp_path / "theirs", data, alpaca, {**settings, "plugins": []})
+    for folder, given, same in (("ours", 0.0, True), ("smoothed", 0.2, False)):
+        made = [{**row, "ual_smoothing": given} for row in data]
+        ours = train(tmp_path / folder, made, alpaca, settings)
+        for key in ("loss", "grad_norm"):
+            wanted = pytest.approx(theirs.values(key), rel=1e-4)
+            assert (ours.values(key) == wanted) is same, key
+        assert len(ours.values("ual/token_weight")) == 2

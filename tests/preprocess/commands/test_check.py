@@ -72,6 +72,26 @@ def test_what_axolotl_refuses_is_told_beside_our_own_problems(model: Path) -> No
         assert words in result.output
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rival", "said"),
+    [
+        ("axolotl.integrations.diffusion.DiffusionPlugin", "trains to fill masked tokens in"),
+        ("tiny_plugins.TorchSmoothing", "and `axolotl_ual.UALPlugin` both bring a trainer"),
+    ],
+)
+def test_another_trainer_is_refused_once(
+    model: Path, monkeypatch: pytest.MonkeyPatch, rival: str, said: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(tiny.__file__).parent))
+    path = write(model, plugins=[rival, "axolotl_ual.UALPlugin"])
+    result = CliRunner().invoke(main, ["check", str(path)])
+    assert result.exit_code == 1
+    text = " ".join(result.output.split())
+    assert text.count(f"plugins: `{rival}` {said}") == 1
+    assert text.count(f"take `{rival}` or `axolotl_ual.UALPlugin` out of `plugins:`") == 1
+
+
 def test_before_annotation(model: Path) -> None:
     (problem,) = examine(write(model)).problems
     assert "axolotl-ual annotate recipe.yaml" in problem
