@@ -8,18 +8,17 @@ GPU, several processes or a server is taken out or set back, and listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tiny_images
+from axolotl_rows import DATASETS, ROWS, annotated, rows
 
 import tiny
 
 Recipe = dict[str, Any]
 
-ROWS = 48
-DATASETS = ("datasets", "test_datasets", "pretraining_dataset")
 _TOKENS = ["<unk>", "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|eot_id|>"]
 
 FAMILIES: Mapping[str, str] = {
@@ -109,6 +108,13 @@ _ON_A_CPU: Mapping[str, Any] = {
     **dict.fromkeys(("load_in_4bit", "load_in_8bit", "gptq", "tf32", "fp16"), False),
     **dict.fromkeys(("lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel"), False),
 }
+_SHORT_ANSWERS: Mapping[str, Any] = {
+    **dict.fromkeys(("use_vllm", "async_prefetch"), False),
+    "max_completion_length": 8,
+    "num_generations": 2,
+    "generation_kwargs": None,
+}
+_CHANGED = {"optimizer", "plugins", "gradient_checkpointing", "trl"}
 _NOT_HERE = re.compile(
     r"flash_|fsdp|deepspeed|ddp|dp_|tensor_parallel|context_para|expert_parallel|experts_impl"
     r"|torch_compile|flex_attn|fp8|float16|bfloat16|torch_dtype|cut_cross|liger_|use_scatter"
@@ -168,112 +174,11 @@ def _config(kind: str, tokenizer: Any) -> Any:
     )
 
 
-def _question(n: int) -> str:
-    return f"Tell me about the number {n} ?"
-
-
-def _answer(n: int) -> str:
-    return f"The number {n} comes after {n - 1}. " * (1 + n % 3)
-
-
-def _said(entry: Mapping[str, Any], pairs: list[tuple[str, str]]) -> list[dict[str, str]]:
-    """Messages with the names that a dataset gives to their parts."""
-    names = {"role": "role", "content": "content", **(entry.get("message_property_mappings") or {})}
-    names["role"] = entry.get("message_field_role", names["role"])
-    names["content"] = entry.get("message_field_content", names["content"])
-    people = {"user": "human", "assistant": "gpt"} if names["role"] == "from" else {}
-    return [{names["role"]: people.get(who, who), names["content"]: text} for who, text in pairs]
-
-
-def _chat(entry: Mapping[str, Any], n: int) -> Recipe:
-    pairs = [("user", _question(n)), ("assistant", _answer(n))]
-    return {entry.get("field_messages", "messages"): _said(entry, pairs)}
-
-
-def _pair(entry: Mapping[str, Any], n: int) -> Recipe:
-    chosen, rejected = (_said(entry, [("assistant", text)]) for text in (_answer(n), "No."))
-    return {
-        entry.get("field_messages", "messages"): _said(entry, [("user", _question(n))]),
-        entry.get("field_chosen", "chosen"): chosen[0],
-        entry.get("field_rejected", "rejected"): rejected[0],
-    }
-
-
-def _dialogues(entry: Mapping[str, Any], n: int) -> Recipe:
-    asked = ("user", _question(n))
-    good, bad = (_said({}, [asked, ("assistant", text)]) for text in (_answer(n), "No."))
-    return {"prompt": _question(n), "chosen": good, "rejected": bad}
-
-
-_FORMATS: Mapping[str, Callable[[Mapping[str, Any], int], Recipe]] = {
-    "alpaca": lambda _, n: {"instruction": _question(n), "input": "", "output": _answer(n)},
-    "completion": lambda entry, n: {entry.get("field") or "text": _answer(n)},
-    "tokens": lambda _, n: {
-        "input_ids": list(range(1, 9 + n % 3)),
-        "attention_mask": [1] * (8 + n % 3),
-        "labels": [-100] * 2 + list(range(3, 9 + n % 3)),
-    },
-    "pretrain": lambda entry, n: {entry.get("text_column") or "text": _answer(n)},
-    "chat_template": _chat,
-    "chat_template.default": _pair,
-    "chat_template.argilla": _dialogues,
-    "chatml.ultra": _dialogues,
-    "llama3.ultra": lambda _, n: {
-        "prompt": _question(n),
-        "completion": _said({}, [("user", _question(n)), ("assistant", _answer(n))]),
-        "label": bool(n % 2),
-    },
-    "bradley_terry.chat_template": lambda _, n: {
-        "system": "",
-        "input": _question(n),
-        "chosen": _answer(n),
-        "rejected": "No.",
-    },
-    "stepwise_supervised": lambda _, n: {
-        "prompt": _question(n),
-        "completions": [_answer(n), "So it is."],
-        "labels": [True, bool(n % 2)],
-    },
-}
-"""Row n of a dataset by the `type` of its entry."""
-
-
-def rows(entry: Mapping[str, Any]) -> list[Recipe]:
-    """Rows of the format of an entry, with our columns.
-
-    Raises:
-        KeyError: of no known format.
-    """
-    form = _FORMATS[_format(entry)]
-    return [{**form(entry, n), **_annotated(n)} for n in range(ROWS)]
-
-
-def _format(entry: Mapping[str, Any]) -> str:
-    """The type of an entry, without what follows a colon; tokens where it is left empty."""
-    named = str(entry.get("type", "chat_template") or "tokens")
-    return named if named in _FORMATS else named.partition(":")[0]
-
-
-def unknown_formats(recipe: Recipe) -> list[str]:
-    """Types of a recipe's entries of which no rows can be made."""
-    if recipe.get("processor_type"):
-        return []
-    listed = [recipe.get(key) or [] for key in DATASETS]
-    entries = [one for found in listed for one in (found if isinstance(found, list) else [found])]
-    named = {_format(entry) for entry in entries if not isinstance(entry, str)}
-    return sorted(named - _FORMATS.keys())
-
-
-def _annotated(n: int) -> Recipe:
-    stage = ("conservative", "moderate", "exploratory")[n % 3]
-    return {"ual_uncertainty": (n % 5) / 5, "ual_smoothing": (n % 5) / 20, "ual_stage": stage}
-
-
 def _pictured(folder: Path) -> list[Recipe]:
     """Rows with images."""
     drawn = tiny_images.draw(folder)
     return [
-        {"messages": tiny_images.messages(n, drawn[n % len(drawn)]), **_annotated(n)}
+        {"messages": tiny_images.messages(n, drawn[n % len(drawn)]), **annotated(n)}
         for n in range(ROWS)
     ]
 
@@ -320,7 +225,7 @@ def swapped(recipe: Recipe, folder: Path) -> tuple[Recipe, str, list[str]]:
         small["pretraining_dataset"] = [_streamed(e) for e in small["pretraining_dataset"]]
     small.update(_modules(small, folder / "model"))
     changed = {key for key in kept if key in small and small[key] != kept[key]}
-    return small, kind, sorted(gone | (changed & (_ON_A_CPU.keys() | {"optimizer", "plugins"})))
+    return small, kind, sorted(gone | (changed & (_ON_A_CPU.keys() | _CHANGED)))
 
 
 def _streamed(entry: Recipe) -> Recipe:
@@ -349,6 +254,10 @@ def _sizes(kept: Recipe, folder: Path) -> Iterator[tuple[str, Any]]:
     yield "special_tokens", {"pad_token": "<pad>", **(kept.get("special_tokens") or {})}
     if kept.get("val_set_size"):
         yield "val_set_size", 0.25
+    if isinstance(kept.get("gradient_checkpointing"), str):  # to offload needs a GPU
+        yield "gradient_checkpointing", True
+    if kept.get("trl"):
+        yield "trl", {**kept["trl"], **_SHORT_ANSWERS}
     if kept.get("lisa_n_layers"):
         yield "lisa_n_layers", 1
     if kept.get("streaming_multipack_buffer_size"):

@@ -7,6 +7,7 @@ well does not train on a CPU whoever trains it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
@@ -24,7 +25,8 @@ from typing import Any
 
 import tiny_zygote
 import yaml
-from axolotl_tiny import swapped, unknown_formats
+from axolotl_rows import unknown_formats
+from axolotl_tiny import swapped
 
 import tiny
 from axolotl_ual.host import PLUGIN, host
@@ -32,9 +34,15 @@ from axolotl_ual.settings.refusals import unsupported
 
 Recipe = dict[str, Any]
 
+_STAND_INS = Path(__file__).resolve().parent / "axolotl_stand_ins"
+"""Modules that recipes name and Axolotl does not ship."""
 _ERROR = re.compile(r"^(\w[\w.]*(?:Error|Exception|Refused|Exit)): (.*)$")
 _SAID = "Axolotl said "
-_PLUMBING = ("tiny_plugins.BF16OnCPU", "tiny_plugins.Recorder")
+_PLUMBING = (
+    "tiny_plugins.BF16OnCPU",
+    "tiny_plugins.Recorder",
+    "strided_on_cpu.StridedOnCPU",
+)
 
 
 _IMPORTED = (
@@ -67,7 +75,7 @@ def train_all(recipes: Mapping[Path, Recipe], folder: Path, results: Path, limit
         if name in known:
             continue
         before = os.times()
-        found = _asked(path, recipe) or _tried(recipe, limit)
+        found = _asked(path, recipe) or _tried(path, recipe, limit)
         spent = os.times()
         seconds = round(sum(spent[2:4]) - sum(before[2:4]), 1)
         line = {"recipe": name, "axolotl": host().version, **found, "seconds": seconds}
@@ -121,11 +129,13 @@ def table(results: list[dict[str, Any]]) -> Iterator[str]:
             yield f"| {entry['recipe']} | {entry['outcome']} | {entry['why']} |"
 
 
-def _tried(recipe: Recipe, limit: int) -> dict[str, Any]:
+def _tried(path: Path, recipe: Recipe, limit: int) -> dict[str, Any]:
     """What came of training a recipe with the plugin."""
     if unknown := unknown_formats(recipe):
         return {"outcome": "untried", "why": f"no rows of `type: {unknown[0]}` can be made here"}
     folder = Path(tempfile.mkdtemp(prefix="recipe-"))
+    beside = [str(path.parent), str(_STAND_INS)]
+    sys.path[:0] = beside
     try:
         facts, found = _in_a_fork(recipe, folder / "with", limit, plugin=True)
         if found["outcome"] != "failed":
@@ -135,6 +145,7 @@ def _tried(recipe: Recipe, limit: int) -> dict[str, Any]:
             found = {**found, "outcome": "host", "alone": without["why"]}
         return {**found, **facts}
     finally:
+        del sys.path[: len(beside)]
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -146,9 +157,12 @@ def _in_a_fork(
     output = folder / "output.txt"
     child = os.fork()
     if child == 0:
+        os.setsid()
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         os._exit(_run(recipe, folder, output, plugin))
     ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # workers of a dataloader outlive a run
     text = output.read_text(encoding="utf-8", errors="replace") if output.is_file() else ""
     swap = folder / "swap.json"
     facts = json.loads(swap.read_text()) if swap.is_file() else {}

@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield importlib.import_module
-    for name in ("axolotl_tiny", "axolotl_train"):
+    for name in ("axolotl_rows", "axolotl_tiny", "axolotl_train"):
         sys.modules.pop(name, None)
 
 
@@ -32,7 +32,7 @@ def test_the_last_error_tells_how_a_run_ended(module: Any) -> None:
 
 
 def test_rows_have_the_names_that_a_dataset_reads(module: Any) -> None:
-    rows = module("axolotl_tiny").rows
+    rows = module("axolotl_rows").rows
     names = {"role": "from", "content": "value"}
     entry = {"type": "chat_template", "field_messages": "c", "message_property_mappings": names}
     row = rows(entry)[1]
@@ -43,13 +43,13 @@ def test_rows_have_the_names_that_a_dataset_reads(module: Any) -> None:
     assert rows({"type": None})[0].keys() >= {"input_ids", "labels", "ual_smoothing"}
 
 
-def test_formats_of_which_no_rows_are_made_are_named(module: Any) -> None:
-    unknown = module("axolotl_tiny").unknown_formats
+def test_formats_of_which_no_rows_are_made_are_named(module: Any, tmp_path: Path) -> None:
+    unknown = module("axolotl_rows").unknown_formats
     known = [{"type": "alpaca:chat"}, {"type": None}, {"path": "p"}]
     assert unknown({"datasets": known, "pretraining_dataset": "text"}) == []
     recipe = {"datasets": [*known, {"type": "unheard_of.transform"}]}
     assert unknown(recipe) == ["unheard_of.transform"]
-    assert module("axolotl_train")._tried(recipe, 1)["outcome"] == "untried"
+    assert module("axolotl_train")._tried(tmp_path / "r.yaml", recipe, 1)["outcome"] == "untried"
 
 
 @pytest.mark.parametrize(
