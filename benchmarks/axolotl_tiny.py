@@ -114,7 +114,9 @@ _SHORT_ANSWERS: Mapping[str, Any] = {
     "num_generations": 2,
     "generation_kwargs": None,
 }
-_CHANGED = {"optimizer", "plugins", "gradient_checkpointing", "trl"}
+_CHANGED = {"optimizer", "plugins", "gradient_checkpointing", "trl", "bf16", "sample_packing"}
+_UNPACKED = ("granitemoehybrid", "nemotron_h")
+"""Axolotl keeps packed rows apart in their Mamba layers by kernels for a GPU."""
 _NOT_HERE = re.compile(
     r"flash_|fsdp|deepspeed|ddp|dp_|tensor_parallel|context_para|expert_parallel|experts_impl"
     r"|torch_compile|flex_attn|fp8|float16|bfloat16|torch_dtype|cut_cross|liger_|use_scatter"
@@ -214,6 +216,10 @@ def swapped(recipe: Recipe, folder: Path) -> tuple[Recipe, str, list[str]]:
     if images:
         small.update(processor_type="AutoProcessor", chat_template="qwen2_vl")
     small["attn_implementation"] = attention
+    if kind in _UNPACKED:
+        small["sample_packing"] = False
+    if kind == "falcon" and not small["adapter"]:  # its layer norms are of both dtypes then
+        small["bf16"] = False
     small["base_model"] = str(folder / "model")
     small["plugins"] = [name for name in kept.get("plugins", []) if not _PLUGINS.search(name)]
     for key in DATASETS:
@@ -269,16 +275,24 @@ def _modules(small: Recipe, model: Path) -> Recipe:
     if small["adapter"] is None:
         return {}
     named = small.get("lora_target_modules")
-    has = [name for name in _parameters(model)]
-    patterns = [named] if isinstance(named, str) else [rf"(.*\.)?{one}" for one in named or []]
-    found = any(re.fullmatch(one, name) for one in patterns for name in has)
-    wanted: Recipe = {} if found or not patterns else {"lora_target_modules": None}
+    has = _parameters(model)
+    spelled = named
+    if isinstance(named, str) and not _matches(named, has):
+        spelled = re.sub(r"language_model(\\?\.)", "", named)  # a model of text alone has none
+    found = _matches(spelled, has)
+    wanted: Recipe = {} if spelled is None else {"lora_target_modules": spelled if found else None}
     if not found and not small.get("lora_target_linear"):
         wanted["lora_target_linear"] = True
     parts = small.get("lora_target_parameters") or []
     if parts and not any(name.endswith(part) for part in parts for name in has):
         wanted["lora_target_parameters"] = None
     return wanted
+
+
+def _matches(named: Any, has: list[str]) -> bool:
+    """Whether what a recipe names, a pattern or the ends of names, is there."""
+    patterns = [named] if isinstance(named, str) else [rf"(.*\.)?{one}" for one in named or []]
+    return any(re.fullmatch(one, name) for one in patterns for name in has)
 
 
 def _parameters(model: Path) -> list[str]:
