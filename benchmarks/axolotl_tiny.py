@@ -281,11 +281,13 @@ def _modules(small: Recipe, model: Path) -> Recipe:
         spelled = re.sub(r"language_model(\\?\.)", "", named)  # a model of text alone has none
     found = _matches(spelled, has)
     wanted: Recipe = {} if spelled is None else {"lora_target_modules": spelled if found else None}
+    parts = small.get("lora_target_parameters") or []
+    if any(name.endswith(part) for part in parts for name in has):
+        found = True
+    elif parts:
+        wanted["lora_target_parameters"] = None
     if not found and not small.get("lora_target_linear"):
         wanted["lora_target_linear"] = True
-    parts = small.get("lora_target_parameters") or []
-    if parts and not any(name.endswith(part) for part in parts for name in has):
-        wanted["lora_target_parameters"] = None
     return wanted
 
 
