@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +45,9 @@ def test_rows_have_the_names_that_a_dataset_reads(module: Any) -> None:
     assert rows({"type": "alpaca:chat"})[0].keys() >= {"instruction", "output"}
     assert rows({"type": "pretrain", "text_column": "t"})[0]["t"]
     assert rows({"type": None})[0].keys() >= {"input_ids", "labels", "ual_smoothing"}
+    # Its transform leaves all other columns in a row, and the trainer makes tensors of them.
+    assert rows({"type": "ebft_pretrain.transform"})[0].keys() == {"question", "answer"}
+    assert rows({"type": "rwd.gsm8k_transform"})[0].keys() >= {"question", "ual_stage"}
 
 
 def test_formats_of_which_no_rows_are_made_are_named(module: Any, tmp_path: Path) -> None:
@@ -50,6 +57,57 @@ def test_formats_of_which_no_rows_are_made_are_named(module: Any, tmp_path: Path
     recipe = {"datasets": [*known, {"type": "unheard_of.transform"}]}
     assert unknown(recipe) == ["unheard_of.transform"]
     assert module("axolotl_train")._tried(tmp_path / "r.yaml", recipe, 1)["outcome"] == "untried"
+
+
+ATTENTION = ["model.layers.0.self_attn.q_proj", "model.layers.0.mlp.experts.down_proj"]
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"lora_target_modules": ["q_proj"]}, ["q_proj"]),
+        ({"lora_target_modules": ["Wqkv"]}, None),
+        (
+            {"lora_target_modules": r"model.language_model.layers.[\d]+.self_attn.(q|k)_proj"},
+            r"model.layers.[\d]+.self_attn.(q|k)_proj",
+        ),
+        ({"lora_target_parameters": ["mlp.experts.down_proj"]}, None),
+    ],
+)
+def test_an_adapter_is_where_the_tiny_model_has_it(
+    module: Any, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], wanted: Any
+) -> None:
+    tiny_model = module("axolotl_tiny")
+    monkeypatch.setattr(tiny_model, "_parameters", lambda _: ATTENTION)
+    small = {"adapter": "lora", **given}
+    small.update(tiny_model._modules(small, Path()))
+    assert small.get("lora_target_modules") == wanted
+    named = wanted or small.get("lora_target_parameters")
+    assert small.get("lora_target_linear", False) is (not named)
+
+
+@pytest.mark.slow
+def test_what_a_run_leaves_running_is_ended(
+    module: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A dataloader's worker lives on where the run's process ends without cleaning up."""
+    train = module("axolotl_train")
+
+    def leave_one(recipe: Any, folder: Path, *_: Any) -> int:
+        worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        (folder / "worker").write_text(str(worker.pid))
+        return 0
+
+    monkeypatch.setattr(train, "_run", leave_one)
+    train._in_a_fork({}, tmp_path / "run", 60, plugin=True)
+    worker = int((tmp_path / "run" / "worker").read_text())
+    for _ in range(1000):
+        state = Path(f"/proc/{worker}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.01)
+    os.kill(worker, signal.SIGKILL)
+    raise AssertionError("the worker still runs")
 
 
 @pytest.mark.parametrize(
