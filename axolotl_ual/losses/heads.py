@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -29,7 +29,12 @@ class Tap:
     """A module of a head, whose forward notes its input and can run a job instead.
 
     A job is run by calling the module, so that an engine that shards its weights gathers them for
-    the call, and is told of the gradient that the job's result brings.
+    the call, and is told of the gradient that the job's result brings. Where the first generation
+    of FSDP has wrapped it, alone or in a part of the model, the call is that of its wrapper.
+
+    Args:
+        module: a module of the head.
+        model: in which it is wrapped.
 
     Attributes:
         input: what the model called the module with, since it was last taken.
@@ -37,8 +42,10 @@ class Tap:
         plain: the module's own forward.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, model: nn.Module) -> None:
         self.module = module
+        self._model = model
+        self._unit: nn.Module | None = None
         self.input: Tensor | None = None
         self.answer: Callable[..., Any] | None = None
         self.plain = module.forward
@@ -47,6 +54,7 @@ class Tap:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """The module's forward is this tap's while the block runs."""
+        self._unit = None
         with replaced_forward(self.module, self._forward) as self.plain:
             yield
 
@@ -58,7 +66,12 @@ class Tap:
     def call(self, hidden: Tensor, job: Callable[[Tensor], Tensor]) -> Tensor:
         """Call the module to run `job` in the place of its forward."""
         self._job = job
-        result: Tensor = self.module(hidden)
+        if self._unit is None:
+            self._unit = _fsdp_unit(self.module, self._model)
+        unit: Any = self._unit
+        inner = unit if unit is self.module else unit.module
+        with nullcontext() if inner is self.module else replaced_forward(inner, self.module):
+            result: Tensor = unit(hidden)
         return result
 
     def _forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -76,8 +89,8 @@ class LinearTap(Tap):
         scale: constant factor on its output.
     """
 
-    def __init__(self, module: nn.Module, scale: float = 1.0) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, model: nn.Module, scale: float = 1.0) -> None:
+        super().__init__(module, model)
         self.scale = scale
         self._mean: tuple[Any, MeanRow] | None = None
 
@@ -122,9 +135,9 @@ class Head:
         self.outer: nn.Module = model.get_output_embeddings()
         self.transform = transform_of(model.config)
         inner = _copy_in_training(self.outer)
-        self.taps = [LinearTap(inner)]
+        self.taps = [LinearTap(inner, model)]
         if hasattr(inner, "base_layer"):
-            self.taps = [LinearTap(inner.base_layer), *_adapters(inner, self.name)]
+            self.taps = [LinearTap(inner.base_layer, model), *_adapters(inner, model)]
             if self.transform.cap is not None:
                 raise UnsupportedError(
                     f"{self.name}: its logits have a soft cap and its head has an adapter",
@@ -199,8 +212,8 @@ def _copy_in_training(head: nn.Module) -> Any:
     return copies[head.active_adapters[0]]
 
 
-def _adapters(layer: Any, name: str) -> list[LinearTap]:
-    taps = []
+def _adapters(layer: Any, model: nn.Module) -> list[LinearTap]:
+    taps, name = [], type(model).__name__
     for adapter in layer.active_adapters:
         if adapter not in layer.lora_A:
             continue
@@ -209,8 +222,20 @@ def _adapters(layer: Any, name: str) -> list[LinearTap]:
                 f"{name}: the adapter on its head is not plain LoRA (DoRA, for example)",
                 "leave the head (`lm_head`) out of `lora_target_modules`",
             )
-        taps.append(LinearTap(layer.lora_B[adapter], float(layer.scaling[adapter])))
+        taps.append(LinearTap(layer.lora_B[adapter], model, float(layer.scaling[adapter])))
     return taps
+
+
+def _fsdp_unit(module: nn.Module, model: nn.Module) -> nn.Module:
+    """The wrapper below a model, by the first generation of FSDP, that gathers a module's weight.
+
+    The module itself where the model's own wrapper does, whose call is under way.
+    """
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    wrappers = [unit for unit in model.modules() if isinstance(unit, FullyShardedDataParallel)]
+    around = [unit for unit in wrappers if any(part is module for part in unit.modules())]
+    return around[-1] if around else module
 
 
 def _require_whole(weight: Tensor, layer: nn.Module) -> None:

@@ -65,7 +65,7 @@ class AdapterOff:
                 _FIX,
             )
         original = getattr(head.outer, "original_module", None)
-        self._tap = None if original is None else LinearTap(original)
+        self._tap = None if original is None else LinearTap(original, model)
         self.tap = self._tap or head.base
 
     @contextmanager

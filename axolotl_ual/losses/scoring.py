@@ -45,7 +45,7 @@ class TokenScorer:
 
     def __init__(self, model: nn.Module, chunk: int = 256) -> None:
         self.model = model
-        self.head = Tap(model.get_output_embeddings())
+        self.head = Tap(model.get_output_embeddings(), model)
         self.chunk = chunk
         self.transform = transform_of(model.config)
         self._checked = False

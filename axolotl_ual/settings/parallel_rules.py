@@ -96,11 +96,7 @@ def sequence_cuts(recipe: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def of_fsdp(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
-    """What does not go with the first generation of FSDP, which only Axolotl 0.19 has.
-
-    A head that is a unit of its own is whole within its unit's call alone, and not where the loss
-    reads it: within the call of the model.
-    """
+    """What does not go with the first generation of FSDP, which only Axolotl 0.19 has."""
     config = recipe.get("fsdp_config") or {}
     if not (recipe.get("fsdp") or config):
         return
@@ -119,19 +115,6 @@ def of_fsdp(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
             "generation of FSDP; the first is held to that for SFT alone",
             fix,
         )
-    saved = recipe.get("lora_modules_to_save") or []
-    policy = config.get("auto_wrap_policy") or config.get("fsdp_auto_wrap_policy")
-    for alone, key in (
-        (has_adapter_on_head(recipe), "lora_target_modules"),
-        (bool(recipe.get("adapter")) and "lm_head" in saved, "lora_modules_to_save"),
-        (policy == "SIZE_BASED_WRAP", "fsdp_config.auto_wrap_policy: SIZE_BASED_WRAP"),
-    ):
-        if alone:
-            yield UnsupportedError(
-                f"{what}: `{key}` makes the head a unit of its own, whose weight the first "
-                "generation of FSDP gathers within that unit's call alone",
-                fix,
-            )
 
 
 def _above_one(value: Any) -> bool:

@@ -26,12 +26,12 @@ Losses = Callable[[Any], Iterator[Tensor]]
 Gradients = dict[str, Tensor]
 
 
-def make_model(head: str) -> Any:
+def make_model(head: str, vocab_size: int = VOCAB) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCAB,
+        vocab_size=vocab_size,
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=2,
@@ -70,14 +70,17 @@ def fsdp2(model: Any, losses: Losses, num_micro: int) -> Gradients:
     }
 
 
-def fsdp1(model: Any, losses: Losses, num_micro: int) -> Gradients:
+def fsdp1(
+    model: Any, losses: Losses, num_micro: int, units: Callable[[Any], bool] | None = None
+) -> Gradients:
     from torch.distributed.fsdp import FullyShardedDataParallel
-    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+    from torch.distributed.fsdp.wrap import CustomPolicy
 
+    layer = type(model.model.layers[0])
     trained = {name for name, part in model.named_parameters() if part.requires_grad}
     wrapped = FullyShardedDataParallel(
         model,
-        auto_wrap_policy=ModuleWrapPolicy({type(model.model.layers[0])}),
+        auto_wrap_policy=CustomPolicy(units or (lambda module: isinstance(module, layer))),
         device_id=torch.device("cpu"),
         use_orig_params=True,
     )
@@ -90,6 +93,16 @@ def fsdp1(model: Any, losses: Losses, num_micro: int) -> Gradients:
             for long, part in wrapped.named_parameters()
             if (name := long.replace("_fsdp_wrapped_module.", "")) in trained
         }
+
+
+def fsdp1_head(model: Any, losses: Losses, num_micro: int) -> Gradients:
+    """The head is a unit of its own, whole within a call of its unit alone."""
+    alone = (type(model.model.layers[0]), torch.nn.Linear)
+    gradients = fsdp1(
+        model, losses, num_micro, lambda module: isinstance(module, alone) and module is not model
+    )
+    assert type(model.lm_head).__name__ == "FullyShardedDataParallel"
+    return gradients
 
 
 def zero3(model: Any, losses: Losses, num_micro: int) -> Gradients:
@@ -122,7 +135,7 @@ ENGINES = {"ddp": ddp, "fsdp2": fsdp2, "zero3": zero3}
 
 def gradients(engine: str, model: Any, losses: Losses, num_micro: int = 1) -> Gradients:
     """Gradients of the sum of the losses by parameter, whole, on every process."""
-    found = {**ENGINES, "fsdp1": fsdp1}[engine](model, losses, num_micro)
+    found = {**ENGINES, "fsdp1": fsdp1, "fsdp1_head": fsdp1_head}[engine](model, losses, num_micro)
     return {name: gradient.detach().clone() for name, gradient in found.items()}
 
 

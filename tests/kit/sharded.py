@@ -19,7 +19,7 @@ from torch import Tensor
 
 from engines import ENGINES, HEADS, ROWS, VOCAB, gradients, make_model, save_over_processes
 
-ALL = (*ENGINES, "fsdp1")
+ALL = (*ENGINES, "fsdp1", "fsdp1_head")
 CUTS = [(1, 1), (1, 2), (1, 8), (2, 1), (2, 4), (4, 1), (4, 2)]
 """(processes, micro-batches of each)"""
 WEIGHTED_CUTS = [(1, 1), (1, 4), (2, 2), (4, 2)]

@@ -266,31 +266,24 @@ def test_the_first_generation_of_fsdp_where_the_host_has_it(
     assert unsupported({"fsdp_config": {"offload_params": True}}) == []
 
 
+def test_pairs_are_not_trained_with_the_first_generation_of_fsdp() -> None:
+    fsdp = {"fsdp": ["full_shard", "auto_wrap"]}
+    (error,) = unsupported({**fsdp, "rl": "dpo"}, describe("0.19.0"))
+    said = "fsdp_version: 1: `rl: dpo` trains the same on each process with the second"
+    assert error.problem.startswith(said)
+    assert error.fix == "set `fsdp_version: 2`"
+
+
 @pytest.mark.parametrize(
-    ("keys", "said"),
+    "keys",
     [
-        ({"rl": "dpo"}, "`rl: dpo` trains the same on each process with the second"),
-        (
-            {"adapter": "lora", "lora_target_modules": ["lm_head"]},
-            "`lora_target_modules` makes the head a unit of its own",
-        ),
-        (
-            {"adapter": "lora", "lora_modules_to_save": ["lm_head"]},
-            "`lora_modules_to_save` makes the head a unit of its own",
-        ),
-        (
-            {"fsdp_config": {"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP"}},
-            "`fsdp_config.auto_wrap_policy: SIZE_BASED_WRAP` makes the head a unit",
-        ),
+        {"adapter": "lora", "lora_target_modules": ["lm_head"]},
+        {"adapter": "lora", "lora_modules_to_save": ["lm_head"]},
+        {"fsdp_config": {"fsdp_auto_wrap_policy": "SIZE_BASED_WRAP"}},
     ],
 )
-def test_what_the_first_generation_of_fsdp_cannot_do(
-    monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any], said: str
-) -> None:
-    monkeypatch.setattr(refusals, "host", lambda: describe("0.19.0"))
-    (error,) = unsupported({"fsdp": ["full_shard", "auto_wrap"], **keys})
-    assert error.problem.startswith(f"fsdp_version: 1: {said}")
-    assert error.fix == "set `fsdp_version: 2`"
+def test_the_first_generation_of_fsdp_may_wrap_a_head_alone(keys: dict[str, Any]) -> None:
+    assert unsupported({"fsdp": ["full_shard"], **keys}, describe("0.19.0")) == []
 
 
 @pytest.mark.parametrize(

@@ -288,6 +288,17 @@ if host().fsdp_generation == 1:
     reference = {"smoothing": {"prior": "reference"}}
     SHARDED["first generation"] = (1, None, {})
     SHARDED["first generation, adapter"] = (1, "lora", {"ual": reference})
+    # A head that trains beside an adapter is a unit of its own, and so is one above a size.
+    copy = {"lora_model_dir": None, "lora_modules_to_save": ["lm_head"]}
+    SHARDED["first generation, copy of the head"] = (1, "lora", {"ual": reference, **copy})
+    on_head = {"lora_target_linear": False, "lora_target_modules": ["q_proj", "lm_head"]}
+    SHARDED["first generation, adapter on the head"] = (
+        1,
+        "lora",
+        {"lora_model_dir": None, "ual": {"loss": {"kernel": "model"}}, **on_head},
+    )
+    by_size = {"auto_wrap_policy": "SIZE_BASED_WRAP", "min_num_params": 3000}
+    SHARDED["first generation, by size"] = (1, None, {"fsdp_config": by_size})
 
 
 OF_GENERATION: dict[int, dict[str, Any]] = {
@@ -300,13 +311,19 @@ OF_GENERATION: dict[int, dict[str, Any]] = {
 @pytest.mark.parametrize(("generation", "adapter", "more"), SHARDED.values(), ids=SHARDED)
 def test_fsdp(bench: Bench, generation: int, adapter: str | None, more: dict[str, Any]) -> None:
     """Two processes that share one model's shards train as one with twice the accumulation."""
+    layers = {
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
+    }
+    more = dict(more)
+    wrapped = more.pop("fsdp_config", layers)
     shared: dict[str, Any] = {
-        **more,
         "adapter": adapter,
         "lora_model_dir": adapter and str(bench.adapter),
         "learning_rate": 1e-3,
         "max_steps": 2,
         "save_strategy": "no",
+        **more,
     }
     one = bench.train(rows(), plugins=[PLUGIN], gradient_accumulation_steps=4, **shared)
     two = bench.train(
@@ -315,8 +332,7 @@ def test_fsdp(bench: Bench, generation: int, adapter: str | None, more: dict[str
         gradient_accumulation_steps=2,
         fsdp_version=generation,
         fsdp_config={
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "transformer_layer_cls_to_wrap": "LlamaDecoderLayer",
+            **wrapped,
             "state_dict_type": "FULL_STATE_DICT",
             **OF_GENERATION[generation],
         },
