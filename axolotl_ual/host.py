@@ -39,6 +39,8 @@ class Host:
         lacks: settings that newer ones have, and that it drops without a word.
         loads_installed_plugins: a plugin that is installed runs without a line in the recipe.
         seeds_model: it seeds before it makes the model and the adapter.
+        cuts_layers: it trains every parameter of a model whose layers are cut over processes, and
+            sends tokens to experts on other processes without a kernel for GPUs alone.
     """
 
     version: str | None
@@ -47,6 +49,7 @@ class Host:
     lacks: frozenset[str]
     loads_installed_plugins: bool
     seeds_model: bool
+    cuts_layers: bool
 
     @property
     def untested(self) -> str | None:
@@ -75,6 +78,7 @@ def describe(installed: str | None) -> Host:
         lacks=frozenset(name for name, since in _SETTINGS.items() if minor < since),
         loads_installed_plugins=minor >= (0, 21),
         seeds_model=minor >= (0, 21),
+        cuts_layers=minor >= (0, 20),
     )
 
 

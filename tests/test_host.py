@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import EntryPoint
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -14,23 +15,24 @@ pytestmark = pytest.mark.host
 
 
 @pytest.mark.parametrize(
-    ("version", "tokens", "fsdp", "loads", "seeds"),
+    ("version", "tokens", "fsdp", "loads", "seeds", "cuts"),
     [
-        ("0.19.0", False, 1, False, False),
-        ("0.20.0", True, 2, False, False),
-        ("0.21.0", True, 2, True, True),
-        ("0.21.3.dev0", True, 2, True, True),
-        ("0.22.0.dev0", True, 2, True, True),
-        ("1.0", True, 2, True, True),
-        (None, True, 2, True, True),
+        ("0.19.0", False, 1, False, False, False),
+        ("0.20.0", True, 2, False, False, True),
+        ("0.21.0", True, 2, True, True, True),
+        ("0.21.3.dev0", True, 2, True, True, True),
+        ("0.22.0.dev0", True, 2, True, True, True),
+        ("1.0", True, 2, True, True, True),
+        (None, True, 2, True, True, True),
     ],
 )
 def test_what_each_host_does(
-    version: str | None, tokens: bool, fsdp: int, loads: bool, seeds: bool
+    version: str | None, tokens: bool, fsdp: int, loads: bool, seeds: bool, cuts: bool
 ) -> None:
     found = describe(version)
     assert (found.averages_tokens, found.fsdp_generation) == (tokens, fsdp)
     assert (found.loads_installed_plugins, found.seeds_model) == (loads, seeds)
+    assert found.cuts_layers == cuts
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,7 @@ def test_the_host_is_the_one_that_is_installed() -> None:
     assert found.seeds_model == hasattr(train, "seed_model_initialization")
     assert found.loads_installed_plugins == hasattr(plugins, "PLUGIN_ENTRY_POINT_GROUP")
     assert found.averages_tokens == hasattr(trainers, "model_loss_accepts_num_items_in_batch")
+    assert found.cuts_layers == (find_spec("axolotl.monkeypatch.accelerate.tp") is not None)
     schema = config.AxolotlInputConfig.model_fields
     assert found.lacks == {name for name in describe("0.1").lacks if name not in schema}
     assert (found.fsdp_generation == 2) == hasattr(validation, "FSDP1_MIGRATION_DOCS")

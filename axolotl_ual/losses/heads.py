@@ -3,7 +3,9 @@
 A head is a linear layer, alone, trained as a copy (`modules_to_save`), or with a LoRA adapter on
 it, whose logits are W h + s B (A d(h)) + b: a second linear layer B on the adapter's own input.
 Some models then scale their logits or cap them. A weight of four bits (bitsandbytes) is read as
-its layer's own forward reads it: dequantised, for as long as it is used.
+its layer's own forward reads it: dequantised, for as long as it is used. One that tensor
+parallelism has cut over processes is gathered for as long, and each process keeps its part of the
+gradient.
 """
 
 from __future__ import annotations
@@ -93,19 +95,32 @@ class LinearTap(Tap):
         super().__init__(module, model)
         self.scale = scale
         self._mean: tuple[Any, MeanRow] | None = None
+        self._read: tuple[Tensor, Tensor | None] | None = None
 
     def run(self, hidden: Tensor, job: Job) -> Tensor:
         """Call the layer to run `job` on its weight and bias."""
-        return self.call(hidden, lambda given: job(given, self._weight(), self.module.bias))
+
+        def on_weight(given: Tensor) -> Tensor:
+            self._read = self._weight(), _whole(self.module.bias)
+            try:
+                return job(given, *self._read)
+            finally:
+                self._read = None
+
+        return self.call(hidden, on_weight)
 
     def mean(self, num_rows: int | None) -> MeanRow:
         """The mean row, kept while the layer is frozen. To be called within a job."""
+        if self._read is None:
+            raise RuntimeError(
+                "the mean row of a head was asked for outside of a call of its layer"
+            )
         weight, bias = self.module.weight, self.module.bias
         if weight.requires_grad or (bias is not None and bias.requires_grad):
-            return mean_row(self._weight(), bias, num_rows)
+            return mean_row(*self._read, num_rows)
         key = (weight._version, weight.device, weight.dtype, num_rows)
         if self._mean is None or self._mean[0] != key:
-            self._mean = (key, mean_row(self._weight(), bias, num_rows))
+            self._mean = (key, mean_row(*self._read, num_rows))
         return self._mean[1]
 
     def _weight(self) -> Tensor:
@@ -113,7 +128,7 @@ class LinearTap(Tap):
         state = _four_bits(self.module)
         if state is None:
             _require_whole(weight, self.module)
-            return weight
+            return _whole(weight)
         from bitsandbytes.functional import dequantize_4bit
 
         dequantized: Tensor = dequantize_4bit(weight.detach(), state)
@@ -236,6 +251,15 @@ def _fsdp_unit(module: nn.Module, model: nn.Module) -> nn.Module:
     wrappers = [unit for unit in model.modules() if isinstance(unit, FullyShardedDataParallel)]
     around = [unit for unit in wrappers if any(part is module for part in unit.modules())]
     return around[-1] if around else module
+
+
+def _whole(weight: Any) -> Any:
+    """A weight as a plain tensor: gathered where tensor parallelism has cut it.
+
+    Each process computes the same loss from the same hidden states, so that the gradient of the
+    whole is the same everywhere: the way back takes this process's part of it, and adds up nothing.
+    """
+    return weight.full_tensor() if hasattr(weight, "full_tensor") else weight
 
 
 def _require_whole(weight: Tensor, layer: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError
 from axolotl_ual.host import Host
-from axolotl_ual.settings.ual import parse_ual
+from axolotl_ual.settings.ual import UALConfig, parse_ual
 from axolotl_ual.settings.weighing import has_adapter_on_head
 
 _CONTEXT = ("context_parallel_size", "sequence_parallel_degree")
@@ -59,17 +59,18 @@ def _of_ual(recipe: Mapping[str, Any], what: str) -> Iterator[UALError]:
             "sequence, and not over the tokens of a step",
             "set `ual.loss.kernel: auto`",
         )
+    seen = "a process sees the predictions of one part of each sequence"
+    yield from _of_predictions(ual, f"with `{what}` {seen}")
+
+
+def _of_predictions(ual: UALConfig, why: str) -> Iterator[UALError]:
+    """Features that gather the predictions of every row, each from one process."""
     if ual.reestimate is not None:
-        yield UnsupportedError(
-            f"ual.reestimate: with `{what}` a process sees the predictions of one part of each "
-            "sequence",
-            "take `reestimate:` out",
-        )
+        yield UnsupportedError(f"ual.reestimate: {why}", "take `reestimate:` out")
     if ual.curriculum.active and ual.curriculum.evaluate_at_boundary:
         yield UnsupportedError(
-            f"ual.curriculum.evaluate_at_boundary: with `{what}` a process sees the predictions of "
-            "one part of each sequence",
-            "set it to false; `eval_steps` evaluates with context parallelism as well",
+            f"ual.curriculum.evaluate_at_boundary: {why}",
+            "set it to false; `eval_steps` evaluates all the same",
         )
 
 
@@ -114,6 +115,95 @@ def of_fsdp(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
             f"{what}: `rl: {recipe['rl']}` trains the same on each process with the second "
             "generation of FSDP; the first is held to that for SFT alone",
             fix,
+        )
+
+
+def of_layers(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
+    """What does not go with layers whose weights are cut over processes: tensor parallelism.
+
+    Args:
+        recipe: the YAML as a mapping.
+        on: the Axolotl to train with.
+    """
+    size = recipe.get("tensor_parallel_size")
+    if not _above_one(size):
+        return
+    what, fix = f"tensor_parallel_size: {size}", "set it to 1, with FSDP2 or ZeRO-3"
+    if recipe.get("adapter"):
+        yield UnsupportedError(
+            f"{what}: PEFT makes an adapter of the part of a weight that a process has, so each "
+            f"process would train another one (`adapter: {recipe['adapter']}`)",
+            f"{fix}, or take `adapter:` out",
+        )
+    else:
+        yield from _host_stops(recipe, on, what, fix)
+    if recipe.get("rl") or recipe.get("reward_model"):
+        yield UnsupportedError(
+            f"{what}: losses of pairs and of prompts are added up over processes, and those that "
+            "share a model's layers have the same rows",
+            fix,
+        )
+    if recipe.get("deepspeed"):
+        yield UnsupportedError(
+            f"{what}: with `deepspeed`, layers are cut twice: by transformers as the model loads, "
+            "and by DeepSpeed once more",
+            "take `deepspeed:` out, with FSDP (`fsdp_version: 2`) in its place",
+        )
+    try:
+        ual = parse_ual(recipe.get("ual"))
+    except ConfigError:
+        return
+    seen = "several processes see the predictions of the same rows"
+    yield from _of_predictions(ual, f"with `{what}` {seen}")
+
+
+def of_experts(recipe: Mapping[str, Any], on: Host) -> Iterator[UALError]:
+    """What does not go with experts that lie on different processes: expert parallelism.
+
+    Args:
+        recipe: the YAML as a mapping.
+        on: the Axolotl to train with.
+    """
+    size = recipe.get("expert_parallel_size")
+    if not _above_one(size):
+        return
+    why = (
+        "Axolotl hands experts out from a GPU of the first process, and there no test has compared "
+        "the smoothed loss with that of one process"
+    )
+    if not on.cuts_layers:
+        why = (
+            f"Axolotl {on.version} sends tokens to their experts by DeepEP alone, kernels for GPUs "
+            "with NVLink that are built from source, and where they are missing it goes on with "
+            "all experts on every process"
+        )
+    yield UnsupportedError(
+        f"expert_parallel_size: {size}: {why}", "set it to 1, with FSDP2 or ZeRO-3"
+    )
+
+
+def _host_stops(
+    recipe: Mapping[str, Any], on: Host, what: str, fix: str
+) -> Iterator[UnsupportedError]:
+    """Where Axolotl does not train so, plugin or not."""
+    if recipe.get("fsdp") or recipe.get("fsdp_config"):
+        why = (
+            "over several groups of processes Axolotl 0.21 stops before the first step, as "
+            "transformers shards the layers while it loads them and Accelerate finds none of the "
+            "class that it is to wrap; over one group there is nothing left to shard"
+        )
+        if not on.cuts_layers:
+            why = (
+                "Axolotl stops before the first step, as Accelerate imports `ReplicateParallel`, "
+                "which this transformers does not have"
+            )
+        yield UnsupportedError(f"{what}: beside FSDP, {why}", f"{fix}, or take `fsdp_config:` out")
+    if not on.cuts_layers:
+        yield UnsupportedError(
+            f"{what}: Axolotl {on.version} stops after the first backward pass, plugin or not: the "
+            'norm of the gradients "got mixed torch.Tensor and DTensor", as embeddings and norms '
+            "stay whole beside the layers that are cut",
+            f"{fix}, or use Axolotl 0.20 or 0.21",
         )
 
 

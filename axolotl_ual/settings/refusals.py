@@ -14,7 +14,7 @@ from axolotl_ual.host import Host, host
 from axolotl_ual.settings.deepspeed import deepspeed_config
 from axolotl_ual.settings.image_rules import of_images
 from axolotl_ual.settings.left_alone import left_alone
-from axolotl_ual.settings.parallel_rules import of_context, of_fsdp
+from axolotl_ual.settings.parallel_rules import of_context, of_experts, of_fsdp, of_layers
 from axolotl_ual.settings.preference import (
     ON_PROMPTS,
     PREFERENCE_TRAINERS,
@@ -45,18 +45,7 @@ class _Rule:
     wrong: Callable[[Any], bool] = bool
 
 
-def _above_one(value: Any) -> bool:
-    return isinstance(value, (int, float)) and value > 1
-
-
 _OWN_LOSS = "brings a loss of its own, so the label smoothing of a sample would be left out"
-_CUT_LAYERS = (
-    "cuts the weights of each layer over devices, the head's among them, and the smoothed loss has "
-    "not been shown to be right there"
-)
-_CUT_EXPERTS = (
-    "keeps experts on different devices, and the smoothed loss has not been shown to be right there"
-)
 
 _RULES = (
     _Rule(
@@ -95,8 +84,6 @@ _RULES = (
         "ones could be trained on",
         "take `push_dataset_to_hub:` out",
     ),
-    _Rule("tensor_parallel_size", _CUT_LAYERS, "set it to 1, with FSDP2 or ZeRO-3", _above_one),
-    _Rule("expert_parallel_size", _CUT_EXPERTS, "set it to 1, with FSDP2 or ZeRO-3", _above_one),
 )
 
 
@@ -142,6 +129,8 @@ def unsupported(recipe: Mapping[str, Any], on: Host | None = None) -> list[UALEr
     errors.extend(of_plugins(recipe))
     errors.extend(_unknown_to_the_host(recipe, on))
     errors.extend(_conflicts(recipe))
+    errors.extend(of_layers(recipe, on))
+    errors.extend(of_experts(recipe, on))
     errors.extend(of_reward_models(recipe, on.fsdp_generation))
     if trains_reward_model(recipe):
         return errors

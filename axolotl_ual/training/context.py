@@ -5,6 +5,9 @@ attention or Ulysses exchange what attention needs of the other parts. Label, sm
 reference of a token belong to the position before it, and at the end of a part that is another
 process's. So they are moved to that position before the cut, over the whole rows. The loss of a
 part is a sum over its tokens, divided by the tokens of all processes: parts add up to the rows.
+
+With tensor parallelism processes share rows as well, and each has the loss of all their tokens:
+what is added up over processes counts a share each, and the loss of a process counts in full.
 """
 
 from __future__ import annotations
@@ -37,13 +40,21 @@ def context_size(accelerator: Any) -> int:
     return 1 if config is None else int(config.cp_size)
 
 
+def tensor_size(accelerator: Any) -> int:
+    """Processes that compute the same on the same rows, each with a part of the weights.
+
+    1 without tensor parallelism.
+    """
+    config = getattr(accelerator, "parallelism_config", None)
+    return 1 if config is None else int(config.tp_size)
+
+
 def share_of(accelerator: Any) -> Share:
     """The share of this process, as Accelerate gives batches out.
 
     Processes that get the same rows are next to each other in the mesh.
     """
-    config = getattr(accelerator, "parallelism_config", None)
-    same = 1 if config is None else int(config.cp_size) * int(config.tp_size)
+    same = context_size(accelerator) * tensor_size(accelerator)
     return Share(accelerator.num_processes // same, accelerator.process_index // same)
 
 

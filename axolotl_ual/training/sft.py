@@ -11,8 +11,9 @@ Trainer and engines divide by the number G of micro-batches and by W whatever th
 `tokens` each micro-batch's share is multiplied by both. One process, one micro-batch and no
 smoothing leave nll itself, bit for bit.
 
-Processes that share rows (context parallelism, `context`) count each token of them in equal shares,
-and each has the sums of its own part.
+Processes that share rows (`context`) count each token of them in equal shares. With context
+parallelism each has the sums of its own part. With tensor parallelism each has the sums of all, and
+W is the number of groups that have rows of their own.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from axolotl_ual.losses.rule import Kernel, Rule, Weights
 from axolotl_ual.losses.token_weights import Entropy
 from axolotl_ual.settings.eaft import asks_for_eaft, eaft_of
 from axolotl_ual.settings.ual import UALConfig, parse_ual
-from axolotl_ual.training.context import aligned, context_size
+from axolotl_ual.training.context import aligned, context_size, tensor_size
 from axolotl_ual.training.metrics import (
     ANCHOR_PART,
     ENTROPY,
@@ -82,6 +83,13 @@ class UALTrainer(ReestimatedMixin, AxolotlTrainer):
                 f"label_smoothing_factor: {self.args.label_smoothing_factor}: one smoothing for "
                 "all samples, on top of each sample's own",
                 "set it to 0, and `ual.smoothing.mean` to what you want on average",
+            )
+        if 1 < self._copies < self.accelerator.num_processes:
+            raise UnsupportedError(
+                f"tensor_parallel_size: {self._copies}: with {self.accelerator.num_processes} "
+                "processes there are groups of them with rows of their own, whose gradients FSDP "
+                "alone would add up, beside which Axolotl does not start",
+                "train with as many processes, or set it to 1, with FSDP2 or ZeRO-3",
             )
         if self.args.n_gpu > 1:
             raise UnsupportedError(
@@ -201,6 +209,10 @@ class UALTrainer(ReestimatedMixin, AxolotlTrainer):
     def _parts(self) -> int:
         return context_size(self.accelerator)
 
+    @property
+    def _copies(self) -> int:
+        return tensor_size(self.accelerator)
+
     def _share(self, mass: Tensor) -> Tensor:
         """What of rows' mass this process counts, where others have the same rows."""
         return mass if self._parts == 1 else mass / self._parts
@@ -243,12 +255,14 @@ class UALTrainer(ReestimatedMixin, AxolotlTrainer):
         if self.ual.loss.normalization == "micro_batch":
             return Weights((mass > 0).to(torch.float32), 1.0 / _or_one(mass), mass)
         items = _or_one(mass if self._num_items is None else self._num_items.to(torch.float32))
-        shares = self.accelerator.num_processes * self.current_gradient_accumulation_steps
+        groups = self.accelerator.num_processes // self._copies
+        shares = groups * self.current_gradient_accumulation_steps
         return Weights(mass / items * shares, shares / items, mass)
 
     def _add_up(self, tensor: Tensor) -> Tensor:
+        """The sum over processes, those that have the same being one."""
         summed: Tensor = self.accelerator.reduce(tensor, reduction="sum")
-        return summed
+        return summed if self._copies == 1 else summed / self._copies
 
 
 def _num_trained(labels_BT: Tensor) -> Tensor:

@@ -70,6 +70,7 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {"context_parallel": {"size": 2}},
         {"sequence_parallel_degree": 2},
         {"tensor_parallel_size": 2},
+        {"tensor_parallel_size": 2, "adapter": None},
         {"expert_parallel_size": 2},
     ],
     "Data": [

@@ -247,3 +247,23 @@ class CutCrossEntropyFork(BasePlugin):
         from transformers import LlamaForCausalLM
 
         LlamaForCausalLM.forward = _cut_cross_entropy
+
+
+class LayersCutOnCPU(BasePlugin):
+    """Lets Accelerate cut layers over processes on a CPU, which it takes for a GPU's business."""
+
+    def register(self, cfg: Any) -> None:
+        from accelerate.parallelism_config import ParallelismConfig
+
+        build = ParallelismConfig.build_device_mesh
+        ParallelismConfig.build_device_mesh = lambda self, _: build(self, "cpu")
+        ParallelismConfig._validate_accelerator = lambda self, _: None
+
+    def add_callbacks_post_trainer(self, cfg: Any, trainer: Any) -> list[Any]:
+        return [_HeadCut()]
+
+
+class _HeadCut(TrainerCallback):
+    def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+        head = model.get_output_embeddings().weight
+        assert any(place.is_shard() for place in head.placements), "the head is not cut"

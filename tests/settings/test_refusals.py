@@ -183,8 +183,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
         "ual.curriculum.evaluate_at_boundary: with `context_parallel_size: 2`",
         "`eval_steps` evaluates",
     ),
-    ({"tensor_parallel_size": 2}, "tensor_parallel_size: 2: cuts", "set it to 1"),
-    ({"expert_parallel_size": 2}, "expert_parallel_size: 2: keeps", "set it to 1"),
     (
         {"peft_use_dora": True, "lora_target_modules": ["q_proj", "lm_head"]},
         "peft_use_dora: true: the margin of a head with an adapter",
