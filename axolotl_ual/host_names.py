@@ -127,6 +127,9 @@ NAMES: Final[dict[Use, tuple[str, ...]]] = {
         "trl.trainer.reward_trainer:RewardTrainer.log(self, logs, start_time=)",
     ),
     "prompts": (
+        "axolotl.core.trainers.ebft.trainer:EBFTMixin",
+        "axolotl.core.trainers.ebft.trainer:EBFTMixin._feature_matching_reward"
+        "(self, prompts, completions, ground_truth=, remaining_turns=, **kwargs)",
         "axolotl.core.trainers.grpo.trainer:AxolotlGRPOTrainer",
         "trl.trainer.grpo_config:GRPOConfig",
         "trl.trainer.grpo_trainer:GRPOTrainer._get_train_sampler(self, dataset=)",

@@ -87,6 +87,7 @@ MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.schedule.layout",
     "axolotl_ual.schedule.plan",
     "axolotl_ual.training.dpo",
+    "axolotl_ual.training.ebft",
     "axolotl_ual.training.grpo",
     "axolotl_ual.training.pairs",
     "axolotl_ual.training.reestimated",

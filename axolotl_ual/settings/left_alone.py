@@ -15,8 +15,6 @@ from axolotl_ual.errors import ConfigError
 from axolotl_ual.settings.preference import PREFERENCE_TRAINERS, REWARD_MODEL, SMOOTHED, kind_of_rl
 from axolotl_ual.settings.ual import UALConfig, parse_ual
 
-_OWN: Final = "ebft"
-"""The `rl:` of Axolotl that the plugin never trains: it compares features, not responses."""
 _STEPS: Final = "process_reward_model"
 
 
@@ -27,7 +25,7 @@ def left_alone(recipe: Mapping[str, Any]) -> str | None:
         recipe: the YAML as a mapping. One whose `ual:` block is wrong is not left alone.
     """
     rl = kind_of_rl(recipe)
-    unsmoothed = {*PREFERENCE_TRAINERS, _OWN} - set(SMOOTHED)
+    unsmoothed = PREFERENCE_TRAINERS.keys() - set(SMOOTHED)
     of_steps = rl is None and recipe.get(_STEPS) and not recipe.get(REWARD_MODEL)
     if rl not in unsmoothed and not of_steps:
         return None

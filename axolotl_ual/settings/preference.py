@@ -18,6 +18,7 @@ PREFERENCE_TRAINERS: Final = {
     "kto": "axolotl_ual.training.dpo.UALKTOTrainer",
     "grpo": "axolotl_ual.training.grpo.UALGRPOTrainer",
     "gdpo": "axolotl_ual.training.grpo.UALGRPOTrainer",
+    "ebft": "axolotl_ual.training.ebft.UALEBFTTrainer",
 }
 """The trainer of each `rl:` that this plugin trains with."""
 
@@ -27,8 +28,8 @@ SMOOTHED: Final = ("dpo", "ipo")
 REWARD_MODEL: Final = "reward_model"
 """The key of a recipe that trains a reward model on pairs, without `rl:`."""
 
-ON_PROMPTS: Final = ("grpo", "gdpo")
-"""Those that are trained on prompts, without given responses."""
+ON_PROMPTS: Final = ("grpo", "gdpo", "ebft")
+"""Those that are trained on prompts, and on responses that the model samples itself."""
 
 TRAINED_ON_PAIRS: Final = ("dpo", "ipo", "simpo")
 """Those that Axolotl trains on a dialogue with two answers, as `ual.pairs` makes them."""

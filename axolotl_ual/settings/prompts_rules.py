@@ -1,4 +1,4 @@
-"""What a recipe with `rl: grpo` or `gdpo` may not say: it trains on prompts, by rewards."""
+"""What a recipe with `rl: grpo`, `gdpo` or `ebft` may not say: it trains on prompts, by rewards."""
 
 from __future__ import annotations
 
@@ -43,6 +43,12 @@ def of_prompts(recipe: Mapping[str, Any], ual: UALConfig) -> Iterator[UALError]:
             f"rl: {rl}: the plugin orders and leaves out prompts, and `ual.curriculum` asks for "
             "neither: it would have no effect",
             "set `ual.curriculum.mode` or `ual.curriculum.keep`, or take the plugin out",
+        )
+    if rl == "ebft" and (recipe.get("ebft") or {}).get("mode") == "strided":
+        yield UnsupportedError(
+            "ebft.mode: strided: cuts documents into blocks by a trainer of its own, whose order "
+            "the curriculum does not reach",
+            "leave `ual:` empty, or set `ebft.mode: structured` and name prompts with responses",
         )
     for key in _OTHER_TRAINERS:
         if (recipe.get("trl") or {}).get(key):

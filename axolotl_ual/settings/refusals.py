@@ -51,7 +51,7 @@ _RULES = (
     _Rule(
         "rl",
         "is trained in an order and with a loss of its own, which the plugin does not reach",
-        f"leave `ual:` empty, use one of {', '.join(PREFERENCE_TRAINERS)}, or take `rl:` out",
+        f"use one of {', '.join(PREFERENCE_TRAINERS)}, or take `rl:` out",
         lambda value: bool(value) and kind_of_rl({"rl": value}) not in PREFERENCE_TRAINERS,
     ),
     _Rule(

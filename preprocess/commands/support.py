@@ -97,7 +97,7 @@ SETTINGS: Final[dict[str, list[Mapping[str, Any]]]] = {
         {**_IMAGES, "ual": {"loss": {"weight": {"message": "weight"}}}},
     ],
     "Losses": [
-        {"rl": "ebft"},
+        {"ebft": {"mode": "strided"}},
         {"reward_model": True},
         {"process_reward_model": True},
         {"orpo_alpha": 0.1},
@@ -249,6 +249,8 @@ def _concerns(setting: Mapping[str, Any], kind: str) -> bool:
         return kind in SMOOTHED
     if {"annotations", "reestimate"} & ual.keys() or setting.keys() >= _IMAGES.keys():
         return kind == "sft"
+    if "ebft" in setting:
+        return kind == "ebft"
     if "trl" in setting:
         return kind in ON_PROMPTS
     return kind != "sft" or not {"pairs", "preference"} & ual.keys()
@@ -274,10 +276,10 @@ def support_page() -> str:
 _OPENING: Final = """# Support
 
 Written by `axolotl-ual agent-docs support`: each setting is put on top of a plain recipe (a LoRA
-adapter; for `orpo`, `simpo`, `kto`, `grpo` and `gdpo` a curriculum; `reward` is `reward_model:
-true`), and the rules are asked that `axolotl-ual check` and the plugin ask. *yes*: accepted. *no*:
-the run stops before the model is loaded. A number: only on these versions of Axolotl. A dash: this
-kind of training does not read it.
+adapter; for `orpo`, `simpo`, `kto`, `grpo`, `gdpo` and `ebft` a curriculum; `reward` is
+`reward_model: true`), and the rules are asked that `axolotl-ual check` and the plugin ask. *yes*:
+accepted. *no*: the run stops before the model is loaded. A number: only on these versions of
+Axolotl. A dash: this kind of training does not read it.
 
 Accepted is what the rules accept. What Axolotl itself refuses is not in these tables; `axolotl-ual
 check RECIPE` asks both. Settings that are not named here are Axolotl's own and left alone.

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from axolotl.integrations.base import BasePlugin
+
 ANSWERED = "answered"
 
 
@@ -34,6 +36,29 @@ def few_letters(
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(asked) + "\n")
     return [-float(len(set(completion[-1]["content"]))) for completion in completions]
+
+
+def with_truth(cfg: Any, **options: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The same with the response that `rl: ebft` compares with."""
+    prompt, removed = transform(cfg, **options)
+
+    def with_response(row: dict[str, Any], tokenizer: Any = None) -> dict[str, Any]:
+        return {**prompt(row), "ground_truth": f"answer to {row['question']}"}
+
+    return with_response, removed
+
+
+class WritesAnswered(BasePlugin):
+    """Puts the reward that writes down what was answered beside the trainer's own."""
+
+    def post_trainer_create(self, cfg: Any, trainer: Any) -> None:
+        (own,) = trainer.reward_funcs
+
+        def both(prompts: Any, completions: Any, **columns: Any) -> Any:
+            few_letters(prompts, completions, **columns)
+            return own(prompts=prompts, completions=completions, **columns)
+
+        trainer.reward_funcs[0] = both
 
 
 def answered(folder: Path, processes: int = 1) -> list[list[str]]:

@@ -14,9 +14,14 @@ from axolotl_ual.settings.refusals import TRAINER, unsupported
 IMAGES = {"processor_type": "AutoProcessor", "skip_prepare_dataset": True}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (
-        {"rl": "ebft", "ual": {"curriculum": {"mode": "phased"}}},
-        "rl: ebft: is trained in an order and with a loss of its own",
-        "leave `ual:` empty, use one of",
+        {"rl": "other", "ual": {"curriculum": {"mode": "phased"}}},
+        "rl: other: is trained in an order and with a loss of its own",
+        "use one of",
+    ),
+    (
+        {"rl": "ebft", "ebft": {"mode": "strided"}, "ual": {"curriculum": {"mode": "phased"}}},
+        "ebft.mode: strided: cuts documents into blocks by a trainer of its own",
+        "leave `ual:` empty, or set `ebft.mode: structured`",
     ),
     (
         {"process_reward_model": True, "ual": {"curriculum": {"mode": "phased"}}},

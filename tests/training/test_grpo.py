@@ -92,6 +92,21 @@ def test_stages_are_answered_one_after_the_other(work: Path, rl: str) -> None:
     assert run.values("epoch")[:6] == pytest.approx([step / 6 for step in range(1, 7)])
 
 
+def test_prompts_of_ebft_follow_the_stages(work: Path) -> None:
+    """Its features are compared with those of the row's own response."""
+    settings = grpo(work, "ebft", {"mode": "phased"}, rl="ebft", ebft={"use_whitening": False})
+    settings["trl"] = {**settings["trl"], "reward_funcs": None}
+    settings["datasets"][0]["type"] = "tiny_rewards.with_truth"
+    settings["plugins"] = [*settings["plugins"], "tiny_rewards.WritesAnswered"]
+    run = tiny.axolotl(settings, work / "ebft")
+    order = prompts_of(answered(work / "ebft"))
+    assert set(order[:5]) == set(NUMBERS["conservative"])
+    assert set(order[5:8]) == set(NUMBERS["moderate"])
+    assert set(order[8:]) == set(NUMBERS["exploratory"])
+    assert run.values("ual/stage") == [1, 1, 2, 2, 3, 3]
+    assert "12 prompts with 2 responses each, 2 prompts at a time, in 6 steps" in run.text
+
+
 def test_prompts_go_by_a_column_and_serve_several_steps(work: Path) -> None:
     # From the highest pass rate down, those below 0.2 (numbers 0 of 0, 5 of 1/12, 10 of 2/12) left
     # out. 4 prompts at a time are 8 responses: 2 steps of 4. 9 prompts are 2 times 4, and one.
