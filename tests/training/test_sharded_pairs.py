@@ -34,10 +34,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Tenso
     return results
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 1e-6), ("float64", 1e-12)])
+@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("float64", 1e-12)])
 def test_every_cut_and_engine_gives_the_step_of_one_process(
     found: dict[Any, dict[str, Tensor]], dtype: str, bound: float
 ) -> None:
+    """In float32 by its rounding, 3e-7 on one processor, 1.2e-6 on another."""
     cases = [case for case in sharded_pairs.cases() if case.dtype == dtype]
     cut = [case for case in cases if case.engine != STEPS and case.processes > 1]
     # Two losses with everything and four variants by themselves; in float64 there is no ZeRO-3.
