@@ -46,7 +46,7 @@ def sentence(number: int, length: int = 6) -> str:
 def contents() -> dict[str, bytes]:
     """Every file of the lock by name, with a few rows of its own format."""
     sums = [
-        {"question": f"What is {n} + 1?", "answer": f"{n} + 1 = {n + 1}\n#### {n + 1}"}
+        {"question": f"What is {n} + 1?", "answer": f"So <<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}"}
         for n in range(16)
     ]
     roles = [
@@ -98,6 +98,10 @@ def toy_protocol() -> dict[str, Any]:
     training["clustering"].update(tokens=4, states=60)
     training["diversity"].update(rows=2, tokens=4)
     staged.update(small, train_pairs=6, held_out_pairs=4)
+    fixed["transitions"].update(small, train_pairs=6, held_out_pairs=4, batch=2)
+    fixed["transitions"].update(changes=[1, 2], later=[1])
+    fixed["exact"].update(small, train_rows=8, held_out_rows=8)
+    fixed["exact"]["generated"].update(rows=2, tokens=4)
     fixed["own"].update(small, train_pairs=5, held_out_pairs=3, prompts=10, most_prompt_tokens=200)
     fixed["own"]["sampling"].update(n=3, max_tokens=4)
     fixed["estimators"].update(rows=6, resamples=20)
@@ -135,7 +139,7 @@ class Toy:
 @pytest.mark.slow
 def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    for study in ("estimators", "training", "staged", "own"):
+    for study in ("estimators", "training", "staged", "own", "transitions", "exact"):
         made = toy.ask(study, "run")
         assert made.returncode == 0, made.stderr[-3000:]
     assert {"spread", "judge", "self_consistency"} <= set(toy.written("estimators"))
@@ -143,6 +147,8 @@ def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
 
     own = json.loads((toy.results / "own" / "pairs.json").read_text(encoding="utf-8"))
     assert (len(own["gap"]), own["pairs"]) == (5, 3)
+    _check_transitions(toy)
+    _check_exact(toy)
 
     before = toy.written("staged")
     (toy.results / "staged" / "seed-0-clear.json").unlink()
@@ -161,10 +167,45 @@ def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
         "| self_consistency | 6 |",
         "| ual-reference | 1 |",
         "| smoothed | 1 |",
+        "| held out, after step | 1 | 2 | 3 |",
+        "| ual less sft |",
         "own answers, 3",
     ):
         assert line in page
     assert "5 pairs of the model's own answers, 3 held out" in page
+
+
+def read(toy: Toy, study: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(
+        (toy.results / study / f"{name}.json").read_text(encoding="utf-8")
+    )
+    return found
+
+
+def _check_transitions(toy: Toy) -> None:
+    """Three steps of two pairs: every pair once, in `staged` the clearest first."""
+    gap = read(toy, "transitions", "pairs")["gap"]
+    clearest = sorted(range(6), key=lambda pair: -gap[pair])
+    for arm in ("staged", "shuffled"):
+        run = read(toy, "transitions", f"seed-0-{arm}")
+        trained = [step["pairs"] for step in run["steps"]]
+        assert sorted(pair for pairs in trained for pair in pairs) == list(range(6))
+        if arm == "staged":
+            assert [set(pairs) for pairs in trained] == [
+                set(clearest[first : first + 2]) for first in (0, 2, 4)
+            ]
+        # Nothing has been learnt before the first step.
+        assert run["steps"][0]["margins"] == pytest.approx([0.0, 0.0], abs=1e-3)
+        assert list(run["margins"]) == ["1", "2", "3"]
+        assert {len(each) for each in run["margins"].values()} == {4}
+
+
+def _check_exact(toy: Toy) -> None:
+    """Four questions with one result each, of which two are answered freely."""
+    for name in ("base", "seed-0-sft", "seed-0-shuffled"):
+        found = read(toy, "exact", name)
+        assert found["results"] == [1.0] * 4
+        assert [len(found[key]) for key in ("generated", "given", "computed")] == [2, 4, 4]
 
 
 def load(name: str) -> ModuleType:
@@ -195,6 +236,9 @@ def test_verdicts_follow_the_rules() -> None:
     assert said("not_higher", -0.1, 0.01) == "supported"
     assert said("not_higher", 0.03, 0.1) == "not supported"
     assert said("not_higher", -0.1, 0.1) == "cannot tell"
+    assert said("not_lower", -0.01, 0.1) == "supported"
+    assert said("not_lower", -0.1, -0.03) == "not supported"
+    assert said("not_lower", -0.1, 0.1) == "cannot tell"
 
 
 def test_a_paired_difference_has_the_error_of_rows_and_of_seeds() -> None:

@@ -71,6 +71,8 @@ def make_mixture(sources: Sources, protocol: Mapping[str, Any], tokenizer: Any) 
         count, more = protocol["train_rows"] // 2, protocol["held_out_rows"] // 2
         train += drawn[:count]
         held_out += drawn[count : count + more]
+    if protocol["neutral_rows"] == 0:
+        return Mixture(train, held_out, [])
     neutral = _short(_rows(NEUTRAL, sources), protocol["most_tokens"], tokenizer)
     drawn = [neutral[number] for number in rng.permutation(len(neutral))]
     return Mixture(train, held_out, drawn[: protocol["neutral_rows"]])

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import estimators_page
+import exact_page
 import staged_page
 import training_page
+import transitions_page
 from study import PROTOCOL, RESULTS, results_of
 from verdicts import AGAINST, NOT_RUN, SUPPORTED, UNKNOWN, Claim
 
@@ -25,6 +27,8 @@ SECTIONS = {
     "training": training_page.section,
     "staged": staged_page.section,
     "own": staged_page.own_section,
+    "transitions": transitions_page.section,
+    "exact": exact_page.section,
 }
 HEAD = """\
 # Does it help?

@@ -14,7 +14,8 @@ import gzip
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,27 @@ def read_pairs(content: bytes, fixed: Mapping[str, Any], tokenizer: Any) -> list
     return [short[number] for number in order]
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of training.
+
+    Attributes:
+        number: from 1.
+        of: how many there are.
+        pairs: numbers of the pairs that it trained.
+        margins: theirs before it, as `Study.margins` has them.
+    """
+
+    number: int
+    of: int
+    pairs: list[int]
+    margins: list[float]
+
+
 class Study:
     """The model, the pairs and their gaps, which all runs share."""
+
+    arms: tuple[str, ...] = ARMS
 
     def __init__(self, results: Results, place: Place) -> None:
         torch.set_num_threads(1)
@@ -136,6 +156,20 @@ class Study:
     def run(self, arm: str, seed: int) -> dict[str, Any]:
         """Train an arm; measure it at its end and, for stability, on the way."""
         began = time.process_time()
+        measured = []
+        for step in self.steps(arm, seed):
+            marks = [max(1, round(step.of * part / 3)) for part in (1, 2, 3)]
+            if step.number in marks:
+                measured += [self.margins().tolist()] * marks.count(step.number)
+        return {
+            "arm": arm,
+            "seed": seed,
+            "margins": measured,
+            "cpu_seconds": round(time.process_time() - began, 1),
+        }
+
+    def steps(self, arm: str, seed: int) -> Iterator[Step]:
+        """Train an arm, pausing after each step."""
         eps = np.zeros(len(self.gap), dtype=np.float32)
         if arm == "smoothed":
             smoothing = self.fixed["smoothing"]
@@ -145,25 +179,16 @@ class Study:
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         weights = [weight for weight in self.tuned.model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=self.fixed["learning_rate"], weight_decay=0.0)
-        marks = [max(1, round(len(batches) * part / 3)) for part in (1, 2, 3)]
-        measured = []
         for number, batch in enumerate(batches, start=1):
             self.tuned.model.train()
-            self._step(batch, eps, optimizer, weights)
-            if number in marks:
-                self.tuned.model.eval()
-                measured += [self._margins().tolist()] * marks.count(number)
+            margins = self._step(batch, eps, optimizer, weights)
+            self.tuned.model.eval()
+            yield Step(number, len(batches), batch, margins)
         self.tuned.stop()
-        return {
-            "arm": arm,
-            "seed": seed,
-            "margins": measured,
-            "cpu_seconds": round(time.process_time() - began, 1),
-        }
 
     def _step(
         self, batch: Sequence[int], eps: Floats, optimizer: Any, weights: Sequence[Any]
-    ) -> None:
+    ) -> list[float]:
         rows = [self.train[one][place] for place in (0, 1) for one in batch]
         before = torch.from_numpy(self.before["train"][list(batch)].T.reshape(-1)).float()
         ratio = self.log_p(rows) - before
@@ -176,9 +201,11 @@ class Study:
         torch.nn.utils.clip_grad_norm_(list(weights), 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        found: list[float] = (beta * margin).detach().tolist()
+        return found
 
-    def _margins(self) -> Floats:
-        """Beta times the log-ratio of chosen over rejected, less the base model's."""
+    def margins(self) -> Floats:
+        """Of held-out pairs: beta times how much tuning favours the chosen answer (log-ratio)."""
         ratio = self.score(self.held_out) - self.before["held_out"]
         found: Floats = self.fixed["beta"] * (ratio[:, 0] - ratio[:, 1])
         return found
@@ -198,7 +225,7 @@ def gaps(log_p: Floats, tokens: Floats) -> Floats:
 
 def make(results: Results, place: Place, kind: type[Study] = Study) -> None:
     """Make every run that is missing."""
-    planned = [(arm, seed) for seed in results.protocol["seeds"] for arm in ARMS]
+    planned = [(arm, seed) for seed in results.protocol["seeds"] for arm in kind.arms]
     missing = [(arm, seed) for arm, seed in planned if not results.has(f"seed-{seed}-{arm}")]
     if results.has("pairs") and not missing:
         print("nothing is missing")

@@ -24,7 +24,7 @@ REPEATS = "Repeats of staged DPO differ less about the held-out pairs than those
 STABLE = "Staged DPO is steadier from one third of the steps to the next than DPO on shuffled pairs"
 THIRDS = (
     "A third of the steps is no stage: each epoch goes through all three. What a change of stage "
-    "does by itself is not measured.\n"
+    "does is measured step by step below.\n"
 )
 Runs = Mapping[str, Mapping[int, Any]]
 

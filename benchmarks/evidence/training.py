@@ -143,7 +143,7 @@ def planned(fixed: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
                 yield arm, seed
 
 
-def make(results: Results, place: Place) -> None:
+def make(results: Results, place: Place, kind: type[Study] = Study) -> None:
     """Make every run that is missing."""
     missing = [
         (f"seed-{seed}-{arm}", arm, seed)
@@ -153,7 +153,7 @@ def make(results: Results, place: Place) -> None:
     if results.has("base") and not missing:
         print("nothing is missing")
         return
-    study = Study(results, place)
+    study = kind(results, place)
     if not results.has("base"):
         results.write("base", study.base())
     base = results.read()["base"]

@@ -108,8 +108,7 @@ def lower(difference: Difference, margin: float) -> str:
 
 def higher(difference: Difference, margin: float) -> str:
     """Likewise of the claim that the arm is higher."""
-    turned = Difference(-difference.value, -difference.high, -difference.low, difference.seeds)
-    return lower(turned, margin)
+    return lower(_turned(difference), margin)
 
 
 def not_higher(difference: Difference, margin: float) -> str:
@@ -119,3 +118,13 @@ def not_higher(difference: Difference, margin: float) -> str:
     if difference.high < margin:
         return SUPPORTED
     return AGAINST if difference.low > margin else UNKNOWN
+
+
+def not_lower(difference: Difference, margin: float) -> str:
+    """Likewise of the claim that the arm is lower by no more than the margin."""
+    return not_higher(_turned(difference), margin)
+
+
+def _turned(one: Difference) -> Difference:
+    """Reference less arm."""
+    return Difference(-one.value, -one.high, -one.low, one.seeds)
