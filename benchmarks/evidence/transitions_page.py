@@ -33,10 +33,11 @@ def section(results: Results) -> Section:
         return Section(TITLE, [f"{NOT_RUN.capitalize()}.\n"], claims)
     shown = ", ".join(map(str, fixed["changes"]))
     head = (
-        f"The first epoch of study 4's runs on HH-RLHF, made once more: {len(base['gap'])} pairs, "
-        f"{base['pairs']} held out. In `staged` the next stage begins after steps {shown}; "
-        "`shuffled` has no stages and is measured at the same steps, after equally many pairs. A "
-        "margin is beta times the log-ratio of chosen over rejected.\n"
+        "The first epoch of study 4's runs on HH-RLHF, made once more (gaps are computed anew, so "
+        f"the order of pairs is not quite the same): {len(base['gap'])} pairs, {base['pairs']} "
+        f"held out. In `staged` the next stage begins after steps {shown}; `shuffled` has no "
+        "stages and is measured at the same steps, after equally many pairs. A margin is beta "
+        "times the log-ratio of chosen over rejected.\n"
     )
     return Section(
         TITLE, [head, _held_out(runs, fixed), _changes(runs, fixed), _steps(runs)], claims
