@@ -39,9 +39,10 @@ def section(results: Results) -> Section:
         "stages and is measured at the same steps, after equally many pairs. A margin is beta "
         "times the log-ratio of chosen over rejected.\n"
     )
-    return Section(
-        TITLE, [head, _held_out(runs, fixed), _changes(runs, fixed), _steps(runs)], claims
-    )
+    seeds = ", ".join(f"{arm} {len(runs[arm])}" for arm in ARMS)
+    number = f"Seeds that are there, of {len(fixed['seeds'])} planned: {seeds}.\n"
+    tables = [_held_out(runs, fixed), _changes(runs, fixed), _steps(runs)]
+    return Section(TITLE, [head, number, *tables], claims)
 
 
 def right(margins: Floats) -> Floats:
