@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from study import Results
 from verdicts import (
+    LOOKED_AT,
     NOT_RUN,
     UNKNOWN,
     Claim,
@@ -62,6 +63,7 @@ def section(results: Results) -> Section:
     missing = _missing(runs, fixed)
     if missing:
         lines.append(f"Not all seeds are there: {missing}. `resume` makes the rest.\n")
+    lines.append(LOOKED_AT)
     return Section(TITLE, lines, claims)
 
 

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 from study import Results
-from verdicts import NOT_RUN, Claim, Difference, Section, by_seed, not_higher, not_lower, paired
+from verdicts import (
+    LOOKED_AT,
+    NOT_RUN,
+    Claim,
+    Difference,
+    Section,
+    by_seed,
+    not_higher,
+    not_lower,
+    paired,
+)
 
 TITLE = "Study 4, step by step: what a change of stage does"
 ARMS = ("staged", "shuffled")
@@ -42,7 +52,7 @@ def section(results: Results) -> Section:
     seeds = ", ".join(f"{arm} {len(runs[arm])}" for arm in ARMS)
     number = f"Seeds that are there, of {len(fixed['seeds'])} planned: {seeds}.\n"
     tables = [_held_out(runs, fixed), _changes(runs, fixed), _steps(runs)]
-    return Section(TITLE, [head, number, *tables], claims)
+    return Section(TITLE, [head, number, *tables, LOOKED_AT], claims)
 
 
 def right(margins: Floats) -> Floats:

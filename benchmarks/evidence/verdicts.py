@@ -17,6 +17,10 @@ from scipy import stats
 from axolotl_ual.evaluation.differences import Spread, clustered_spread, seed_spread, t_test
 
 LEAST_SEEDS = 3
+LOOKED_AT = (
+    "Results were looked at when one seed was there, before the three that were planned. Nothing "
+    "was changed by what they showed.\n"
+)
 SUPPORTED, AGAINST, UNKNOWN, NOT_RUN = "supported", "not supported", "cannot tell", "not run yet"
 
 
