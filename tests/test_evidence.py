@@ -102,6 +102,9 @@ def toy_protocol() -> dict[str, Any]:
     fixed["transitions"].update(changes=[1, 2], later=[1])
     fixed["exact"].update(small, train_rows=8, held_out_rows=8)
     fixed["exact"]["generated"].update(rows=2, tokens=4)
+    fixed["ablated"].update(small, train_rows=8, held_out_rows=8, controls=["sft"])
+    fixed["ablated"]["generation"].update(rows=2, max_tokens=4)
+    fixed["ablated"]["clustering"].update(tokens=4, rows=60)
     fixed["own"].update(small, train_pairs=5, held_out_pairs=3, prompts=10, most_prompt_tokens=200)
     fixed["own"]["sampling"].update(n=3, max_tokens=4)
     fixed["estimators"].update(rows=6, resamples=20)
@@ -139,7 +142,7 @@ class Toy:
 @pytest.mark.slow
 def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
     toy = Toy(tmp_path)
-    for study in ("estimators", "training", "staged", "own", "transitions", "exact"):
+    for study in ("estimators", "training", "staged", "own", "transitions", "exact", "ablated"):
         made = toy.ask(study, "run")
         assert made.returncode == 0, made.stderr[-3000:]
     assert {"spread", "judge", "self_consistency"} <= set(toy.written("estimators"))
@@ -149,6 +152,7 @@ def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
     assert (len(own["gap"]), own["pairs"]) == (5, 3)
     _check_transitions(toy)
     _check_exact(toy)
+    _check_ablated(toy)
 
     before = toy.written("staged")
     (toy.results / "staged" / "seed-0-clear.json").unlink()
@@ -169,6 +173,7 @@ def test_the_studies_run_from_data_to_page(tmp_path: Path) -> None:
         "| smoothed | 1 |",
         "| held out, after step | 1 | 2 | 3 |",
         "| ual less sft |",
+        "(NLL, upper half by entropy), by `ablate` | cannot tell |",
         "own answers, 3",
     ):
         assert line in page
@@ -206,6 +211,24 @@ def _check_exact(toy: Toy) -> None:
         found = read(toy, "exact", name)
         assert found["results"] == [1.0] * 4
         assert [len(found[key]) for key in ("generated", "given", "computed")] == [2, 4, 4]
+
+
+def _check_ablated(toy: Toy) -> None:
+    """Eight rows, of two sources and in two halves, measured once for each arm."""
+    results = read(toy, "ablated", "evaluation")["results"]
+    measures = {"nll", "ece_mass_15", "exact_match", "silhouette"}
+    assert {one["measure"] for one in results} == measures
+    nll = {one["group"].split(" [")[0]: one for one in results if one["measure"] == "nll"}
+    assert {name: one["prompts"] for name, one in nll.items()} == {
+        **{"all": 8, "source = gsm8k": 4, "source = roleplay": 4},
+        **{"entropy of base 1/2": 4, "entropy of base 2/2": 4},
+    }
+    for one in nll.values():
+        assert set(one["values"]) == {"base", "sft", "ual"}
+        assert one["differences"]["sft"]["value"] == pytest.approx(
+            one["values"]["sft"] - one["values"]["ual"], abs=1e-4
+        )
+        assert one["differences"]["sft"]["error"] > 0
 
 
 def load(name: str) -> ModuleType:

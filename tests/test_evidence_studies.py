@@ -19,7 +19,15 @@ EVIDENCE = Path(__file__).resolve().parents[1] / "benchmarks" / "evidence"
 def scripts(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The scripts as modules."""
     monkeypatch.syspath_prepend(EVIDENCE)
-    names = ("exact", "exact_page", "mixed", "transitions", "transitions_page", "tuning")
+    names = (
+        "ablated_page",
+        "exact",
+        "exact_page",
+        "mixed",
+        "transitions",
+        "transitions_page",
+        "tuning",
+    )
     return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
 
 
@@ -141,3 +149,43 @@ def test_a_share_below_the_floor_decides_nothing(scripts: SimpleNamespace) -> No
     assert said(0.0, 0.0) == "cannot tell"
     assert said(1.0, 1.0) == "supported"
     assert said(0.0, 1.0) == "not supported"
+
+
+def test_the_document_of_ablate_is_turned_round(scripts: SimpleNamespace) -> None:
+    """It has each arm less UAL, and a claim is of UAL less the arm."""
+    page = scripts.ablated_page
+
+    def result(measure: str, group: str, **values: float) -> dict[str, Any]:
+        # t(0.975; 4) = 2.7764 errors of 0.1 on either side, and 1.96 where nothing limits them.
+        errors = {"sft": {"error": 0.1, "freedom": 4.0}, "constant": {}}
+        errors["shuffled"] = {"error": 0.1, "freedom": None}
+        return {
+            "measure": measure,
+            "group": group,
+            "by_seed": {"ual": [0.0] * 3},
+            "differences": {arm: {"value": v, **errors[arm]} for arm, v in values.items()},
+        }
+
+    half = "entropy of base {}/2 [0.1, 2]"
+    found = {
+        "results": [
+            result("nll", "all", constant=0.5, shuffled=-0.5),
+            result("nll", half.format(1), sft=-0.3),
+            result("nll", half.format(2), sft=0.5),
+            result("ece_mass_15", "all", sft=0.2),
+            result("silhouette", "all", sft=-0.3),
+        ]
+    }
+    fixed = {"controls": ["sft", "constant", "shuffled"], "margin": 0.02}
+    claims = [page._claim(found, fixed, *claim) for claim in page.CLAIMS]
+    assert [(claim.verdict, claim.numbers) for claim in claims] == [
+        ("supported", "-0.500 [-0.778, -0.222] nats a token, 3 seeds"),
+        ("not supported", "+0.300 [+0.022, +0.578] nats a token, 3 seeds"),
+        ("cannot tell", "-0.500 nats a token, 3 seeds"),
+        ("not supported", "+0.500 [+0.304, +0.696] nats a token, 3 seeds"),
+        ("cannot tell", "-0.200 [-0.478, +0.078], 3 seeds"),
+        ("supported", "+0.300 [+0.022, +0.578], 3 seeds"),
+    ]
+    assert page._claim(None, fixed, *page.CLAIMS[0]).verdict == "not run yet"
+    only_sft = {**fixed, "controls": ["sft"]}
+    assert page._claim(found, only_sft, *page.CLAIMS[2]).verdict == "not run yet"

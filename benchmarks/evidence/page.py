@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import ablated_page
 import estimators_page
 import exact_page
 import staged_page
@@ -25,6 +26,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
 SECTIONS = {
     "estimators": estimators_page.section,
     "training": training_page.section,
+    "ablated": ablated_page.section,
     "staged": staged_page.section,
     "own": staged_page.own_section,
     "transitions": transitions_page.section,
