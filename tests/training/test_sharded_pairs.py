@@ -34,20 +34,52 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, Tenso
     return results
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [("float32", 2e-6), ("float64", 1e-12)])
-def test_every_cut_and_engine_gives_the_step_of_one_process(
-    found: dict[Any, dict[str, Tensor]], dtype: str, bound: float
+def test_in_float64_every_cut_is_the_step_of_one_process(
+    found: dict[Any, dict[str, Tensor]],
 ) -> None:
-    """In float32 by its rounding, 3e-7 on one processor, 1.2e-6 on another."""
-    cases = [case for case in sharded_pairs.cases() if case.dtype == dtype]
-    cut = [case for case in cases if case.engine != STEPS and case.processes > 1]
-    # Two losses with everything and four variants by themselves; in float64 there is no ZeRO-3.
-    assert len(cut) == (6 * 4 if dtype == "float32" else 2 * 3)
-    for case in cut:
-        alone = found[tuple(Case(case.variant, "ddp", 1, 1, dtype))]
-        assert len(alone) > 20
-        for name, error in errors(found[tuple(case)], alone).items():
-            assert error < bound, (case, name, error)
+    """So that what float32 has beyond it is rounding, and no rule that a cut changes."""
+    for case in cuts("float64", 2 * 3):
+        for name, error in errors(found[tuple(case)], alone(found, case, "float64")).items():
+            assert error < 1e-12, (case, name, error)
+
+
+def test_in_float32_every_cut_errs_no_more_than_one_process(
+    found: dict[Any, dict[str, Tensor]],
+) -> None:
+    """Than twice as much, of the step in float64.
+
+    One process errs by 2e-6 to 4e-6, by which kernels the processor takes. A cut adds up in
+    another order, and which of two orders comes out closer is chance.
+    """
+    # Two losses with everything and four variants by themselves.
+    each = cuts("float32", 6 * 4)
+    own = [
+        error
+        for case in each
+        for error in errors(alone(found, case, "float32"), alone(found, case, "float64")).values()
+    ]
+    assert max(own) < 1e-5
+    for case in each:
+        for name, error in errors(found[tuple(case)], alone(found, case, "float64")).items():
+            assert error < max(1e-6, 2 * max(own)), (case, name, error)
+
+
+def cuts(dtype: str, number: int) -> list[Case]:
+    """The cases of one step over several processes; in float64 there is no ZeRO-3."""
+    each = [
+        case
+        for case in sharded_pairs.cases()
+        if case.dtype == dtype and case.engine != STEPS and case.processes > 1
+    ]
+    assert len(each) == number
+    return each
+
+
+def alone(found: dict[Any, dict[str, Tensor]], case: Case, dtype: str) -> dict[str, Tensor]:
+    """What one process makes of the same pairs."""
+    result = found[tuple(Case(case.variant, "ddp", 1, 1, dtype))]
+    assert len(result) > 20
+    return result
 
 
 def test_variants_train_differently(found: dict[Any, dict[str, Tensor]]) -> None:
