@@ -8,7 +8,7 @@ from typing import Any
 
 from scipy import stats
 from study import Results
-from verdicts import NOT_RUN, Claim, Difference, Section, higher, lower, not_higher
+from verdicts import NOT_RUN, Claim, Difference, Section, claim_of, higher, lower, not_higher
 
 TITLE = "Study 2 by `axolotl-ual ablate`"
 UAL = "ual"
@@ -88,10 +88,9 @@ def _claim(
 ) -> Claim:
     claim = f"{words}, by `ablate`"
     if found is None or other not in fixed["controls"]:
-        return Claim(claim, NOT_RUN, "")
+        return claim_of(claim, None, say, fixed["margin"])
     one = difference(group(found, measure, name), other)
-    unit = " nats a token" if measure == NLL else ""
-    return Claim(claim, say(one, fixed["margin"]), f"{one}{unit}, {one.seeds} seeds")
+    return claim_of(claim, one, say, fixed["margin"], "nats a token" if measure == NLL else "")
 
 
 def _table(found: Mapping[str, Any], fixed: Mapping[str, Any]) -> str:

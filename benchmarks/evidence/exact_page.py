@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from verdicts import (
     Claim,
     Difference,
     Section,
+    claim_of,
     higher,
     not_lower,
     paired,
@@ -97,12 +99,12 @@ def _claim(
 ) -> Claim:
     claim = f"{words} ({MEASURES[measure]})"
     found = difference(runs, "ual", other, measure)
-    if found is None:
-        return Claim(claim, NOT_RUN, "")
-    numbers = f"{found}, {found.seeds} seed" + ("s" if found.seeds > 1 else "")
-    if _best(runs, ("ual", other), measure) < fixed["floor"]:
-        return Claim(claim, UNKNOWN, f"{numbers}; both below {fixed['floor']}")
-    return Claim(claim, say(found, fixed["margin"]), numbers)
+    line = claim_of(claim, found, say, fixed["margin"])
+    if found is not None and _best(runs, ("ual", other), measure) < fixed["floor"]:
+        return replace(
+            line, verdict=UNKNOWN, numbers=f"{line.numbers}; both below {fixed['floor']}"
+        )
+    return line
 
 
 def _best(runs: Runs, arms: tuple[str, ...], measure: str) -> float:

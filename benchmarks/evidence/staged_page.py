@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 from study import Results
-from verdicts import NOT_RUN, Claim, Difference, Section, by_seed, higher, lower, paired
+from verdicts import NOT_RUN, Claim, Difference, Section, by_seed, claim_of, higher, lower, paired
 
 TITLE = "Study 4: preference pairs in stages"
 OWN_TITLE = "Study 4, on pairs of the model's own answers"
@@ -51,7 +51,7 @@ def _section(results: Results, title: str, pairs: str, suffix: str) -> Section:
         (REPEATS, repeats(by_arm), "of the pairs"),
         (STABLE, steadiness(by_arm), "in accuracy"),
     ):
-        claims.append(_said(words + suffix, found_difference, lower, margin, what))
+        claims.append(claim_of(words + suffix, found_difference, lower, margin, what))
     if base is None or not by_arm:
         return Section(title, [f"{NOT_RUN.capitalize()}.\n"], claims)
     head = (
@@ -68,20 +68,7 @@ def _right(run: Any, third: int) -> list[float]:
 
 
 def _claim(words: str, runs: Runs, other: str, margin: float) -> Claim:
-    return _said(words, _difference(runs, "staged", other), higher, margin, "in accuracy")
-
-
-def _said(
-    words: str,
-    difference: Difference | None,
-    say: Callable[[Difference, float], str],
-    margin: float,
-    what: str,
-) -> Claim:
-    if difference is None:
-        return Claim(words, NOT_RUN, "")
-    seeds = f"{difference.seeds} seed" + ("s" if difference.seeds > 1 else "")
-    return Claim(words, say(difference, margin), f"{difference} {what}, {seeds}")
+    return claim_of(words, _difference(runs, "staged", other), higher, margin, "in accuracy")
 
 
 def _common(runs: Runs, arm: str, other: str) -> list[tuple[Any, Any]]:

@@ -14,6 +14,7 @@ from verdicts import (
     Difference,
     Section,
     by_seed,
+    claim_of,
     higher,
     lower,
     not_higher,
@@ -21,6 +22,7 @@ from verdicts import (
 )
 
 TITLE = "Study 2: tuning a real model on mixed text"
+TOKEN = "nats a token"
 GROUPS = ("gsm8k", "roleplay", "high entropy", "low entropy")
 _INTERVALS = (
     "Differences to SFT in NLL a token, with 95 % intervals; those of one seed are over rows alone "
@@ -106,22 +108,17 @@ def _claims(runs: Runs | None, fixed: Mapping[str, Any]) -> list[Claim]:
     """Each claim of the paper as a comparison of two arms."""
     margin = fixed["margin"]
 
-    def claim(words: str, found: Difference | None, say: Verdict, unit: str) -> Claim:
-        if found is None:
-            return Claim(words, NOT_RUN, "")
-        return Claim(words, say(found, margin), f"{found}{unit}, {_seeds(found.seeds)}")
-
     def nll(words: str, arm: str, reference: str, group: str, say: Verdict = lower) -> Claim:
         found = None if runs is None else runs.nll_difference(arm, reference, group)
-        return claim(words, found, say, " nats a token")
+        return claim_of(words, found, say, margin, TOKEN)
 
-    def one(words: str, number: Callable[[Run], float], unit: str, say: Verdict) -> Claim:
+    def one(words: str, number: Callable[[Run], float], say: Verdict) -> Claim:
         found = None if runs is None else runs.difference("ual", "sft", number)
-        return claim(words, found, say, unit)
+        return claim_of(words, found, say, margin)
 
     def divergence(words: str, arm: str) -> Claim:
         found = None if runs is None else runs.kl_difference(arm, "sft")
-        return claim(words, found, lower, " nats a token")
+        return claim_of(words, found, lower, margin, TOKEN)
 
     high, low = "high entropy", "low entropy"
     return [
@@ -145,14 +142,10 @@ def _claims(runs: Runs | None, fixed: Mapping[str, Any]) -> list[Claim]:
         divergence("UAL forgets less than SFT (KL to the base model on neutral text)", "ual"),
         divergence("UAL to the reference prior forgets less than SFT (KL)", "ual-reference"),
         one("UAL is better calibrated than SFT (ECE, 15 bins of equal mass)",
-            lambda run: float(run["ece"]["all"]), "", lower),
+            lambda run: float(run["ece"]["all"]), lower),
         one("Hidden states gather better by their next token than after SFT (Silhouette)",
-            lambda run: float(run["silhouette"]), "", higher),
+            lambda run: float(run["silhouette"]), higher),
     ]  # fmt: skip
-
-
-def _seeds(number: int) -> str:
-    return f"{number} seed" + ("s" if number > 1 else "")
 
 
 def _lines(runs: Runs, fixed: Mapping[str, Any]) -> list[str]:

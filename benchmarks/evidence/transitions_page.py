@@ -14,6 +14,7 @@ from verdicts import (
     Difference,
     Section,
     by_seed,
+    claim_of,
     not_higher,
     not_lower,
     paired,
@@ -116,28 +117,16 @@ def _claims(runs: Runs, fixed: Mapping[str, Any]) -> list[Claim]:
     changes, margins = fixed["changes"], fixed["margin"]
     claims = []
     for words, value, name, unit in (
-        (ACCURACY, right, "accuracy", " in accuracy"),
+        (ACCURACY, right, "accuracy", "in accuracy"),
         (MARGIN, margin, "margin", ""),
     ):
         for later in fixed["later"]:
             found = difference(runs, value, changes, later)
             said = words.format(later=LATER[later])
-            claims.append(_said(said, found, not_lower, margins[name], unit))
-    claims.append(_said(LOSS, jumps(runs, changes), not_higher, margins["loss"], " nats a pair"))
+            claims.append(claim_of(said, found, not_lower, margins[name], unit))
+    loss = jumps(runs, changes)
+    claims.append(claim_of(LOSS, loss, not_higher, margins["loss"], "nats a pair"))
     return claims
-
-
-def _said(
-    words: str,
-    found: Difference | None,
-    say: Callable[[Difference, float], str],
-    most: float,
-    unit: str,
-) -> Claim:
-    if found is None:
-        return Claim(words, NOT_RUN, "")
-    seeds = f"{found.seeds} seed" + ("s" if found.seeds > 1 else "")
-    return Claim(words, say(found, most), f"{found}{unit}, {seeds}")
 
 
 def _held_out(runs: Runs, fixed: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ with one number a run, that over seeds alone.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,6 +92,29 @@ def _difference(
     test = t_test(value, [*spreads, *seeds])
     half = math.inf if test is None else float(stats.t.ppf(0.975, test.freedom)) * test.error
     return Difference(value, value - half, value + half, len(arm))
+
+
+def claim_of(
+    words: str,
+    found: Difference | None,
+    say: Callable[[Difference, float], str],
+    margin: float,
+    unit: str = "",
+) -> Claim:
+    """A claim as a difference decides it.
+
+    Args:
+        words: the claim.
+        found: None where it was not run.
+        say: `lower`, `higher`, `not_lower` or `not_higher`.
+        margin: differences up to it are none.
+        unit: of the difference, for people.
+    """
+    if found is None:
+        return Claim(words, NOT_RUN, "")
+    numbers = f"{found} {unit}".rstrip()
+    seeds = f"{found.seeds} seed" + ("s" if found.seeds > 1 else "")
+    return Claim(words, say(found, margin), f"{numbers}, {seeds}")
 
 
 def lower(difference: Difference, margin: float) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +26,11 @@ pytestmark = pytest.mark.slow
 ADDRESS = "https://example.com/red.png"
 
 
-@pytest.fixture(scope="module")
-def process() -> Iterator[judge_server.Running]:
-    with judge_server.running() as judge:
-        yield judge
-
-
 @pytest.fixture
-def judge(process: judge_server.Running) -> judge_server.Running:
-    process.restore()
-    process.set(keep=True)
-    return process
+def judge(server: judge_server.Running) -> judge_server.Running:
+    """The server of this folder, which keeps what it was sent."""
+    server.set(keep=True)
+    return server
 
 
 def drawn(number: int, kind: str = "PNG", edge: int = 8) -> bytes:
