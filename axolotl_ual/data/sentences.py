@@ -109,6 +109,29 @@ class SentenceSmoothing:
         smoothing_T = np.where(answer, own_T, np.float32(row[SMOOTHING]))
         return np.split(smoothing_T, np.cumsum(sizes)[:-1])
 
+    def trained_characters(
+        self, source: Mapping[str, Any], tokenized: Mapping[str, Any]
+    ) -> list[int]:
+        """How many characters the trained text of a row has, by each way to read it.
+
+        Args:
+            source: the row as its strategy takes it.
+            tokenized: what the strategy made of it: one sequence, or a list of them.
+
+        Returns:
+            Of each reading the characters that are no white space, -1 where tokens cannot be read
+            one by one. Sentences with another number of characters are not found in the row.
+        """
+        pieces = self._pieces(source, tokenized)
+        ids, answer = (list(chain.from_iterable(parts)) for parts in zip(*pieces, strict=True))
+        found = []
+        for reading in self._readings:
+            try:
+                found.append(_read(reading, _Piece(ids, answer))[1])
+            except UnsupportedError:
+                found.append(-1)
+        return found
+
     def _make_readings(self) -> Iterator[_Reading]:
         ends = [
             self.tokenizer.encode(token, add_special_tokens=False)

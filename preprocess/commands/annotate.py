@@ -197,7 +197,8 @@ def annotate_rows(
     smoothing, column = solved(uncertainty).astype(np.float32), None
     if sentences is not None:
         smoothing_S = solved(sentences.uncertainty_S).astype(np.float32)
-        smoothing, column = sentences.means(smoothing_S), sentences.column(smoothing_S)
+        whole = np.zeros(uncertainty.size, np.bool_) if rows.whole is None else rows.whole
+        smoothing, column = sentences.means(smoothing_S), sentences.column(smoothing_S, whole)
     smoothing[np.isnan(uncertainty)] = wanted.mean
     stages = assign_stages(uncertainty, recipe.ual.stages.thresholds)
     made = Annotations(uncertainty, smoothing, stages, found.columns, column)

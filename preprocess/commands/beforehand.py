@@ -34,6 +34,7 @@ class Rows:
         untrained: rows without a trained token.
         weight: int64 of shape (N,): sequences of a row in the training set; None: not known.
         facts: for the manifest.
+        whole: bool of shape (N,): rows whose sentences training would not find; None: not known.
     """
 
     sources: list[Source]
@@ -41,6 +42,7 @@ class Rows:
     untrained: int = 0
     weight: npt.NDArray[np.int64] | None = None
     facts: dict[str, Any] | None = None
+    whole: npt.NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, sources: list[Source]) -> Rows:
@@ -95,6 +97,7 @@ def look_at_rows(
         int((untrained & rows.judged).sum()),
         _weights(training),
         _facts(training),
+        _whole(training),
     )
 
 
@@ -120,6 +123,13 @@ def without(recipe: Recipe, rows: Rows, dropped: npt.NDArray[np.bool_]) -> Rows:
     weight = np.zeros_like(rows.weight)
     weight[~dropped] = _weights(training)
     return replace(rows, weight=weight, facts={**(rows.facts or {}), **_counts(training)})
+
+
+def _whole(training: Training) -> npt.NDArray[np.bool_]:
+    each = [np.zeros(len(rows.trained), dtype=np.bool_) for rows in training.rows]
+    for whole, rows in zip(each, training.rows, strict=True):
+        whole[list(rows.whole)] = True
+    return np.concatenate(each)
 
 
 def _weights(training: Training) -> npt.NDArray[np.int64]:
@@ -198,6 +208,13 @@ def _told(training: Training, sources: Sequence[Source], only: bool) -> Iterator
             f"{changed:,} rows: what the chat template does not write of a response (thinking of "
             "earlier turns, reasoning, tool calls) is not trained, and not judged"
         )
+    whole = _whole(training)
+    if whole.any():
+        yield (
+            f"{int(whole.sum()):,} rows are smoothed as a whole: the chat template or the "
+            "tokenizer writes their text in its own way, so sentences are not found in it:"
+        )
+        yield from _first(_names(sources, whole))
     if untrained.any():
         yield f"{int(untrained.sum()):,} rows have no trained token, and are not judged:"
         yield from _first(_names(sources, untrained))
@@ -242,8 +259,10 @@ def _counts(training: Training) -> dict[str, int]:
 
 def _facts(training: Training) -> dict[str, Any]:
     tokens = np.concatenate([rows.tokens for rows in training.rows])
+    whole = int(_whole(training).sum())
     return {
         **_counts(training),
+        **({"rows_smoothed_as_a_whole": whole} if whole else {}),
         "rows_beyond_sequence_len": int((tokens > training.sequence_len).sum()),
         "rows_not_written_whole": sum(len(rows.changed) for rows in training.rows),
     }

@@ -16,7 +16,7 @@ import logging
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +24,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from axolotl_ual.columns import TOKEN_SMOOTHING
+from axolotl_ual.data.sentences import SentenceSmoothing
 from axolotl_ual.data.strategy import CarryingStrategy
+from axolotl_ual.data.token_text import num_letters
 from axolotl_ual.errors import UALError, words_of
 
 from .recipe import Recipe
@@ -57,6 +60,8 @@ class TrainedRows:
         weight: int64 of shape (N,): its sequences in the training set. Of rows with equal tokens
             the first count as those that are left.
         changed: the samples of rows of which the chat template leaves something out, by row.
+        whole: rows whose sentences training would not find, where sentences are scored: chat
+            template or tokenizer write their text in their own way.
     """
 
     sequences: npt.NDArray[np.int64]
@@ -64,6 +69,7 @@ class TrainedRows:
     trained: npt.NDArray[np.int64]
     weight: npt.NDArray[np.int64]
     changed: dict[int, Sample] = field(default_factory=dict)
+    whole: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -138,6 +144,8 @@ class _Preparation:
         self._keys: list[list[tuple[int, int]]] = [[] for _ in sizes]
         self._made = 0
         self._merges_equal = bool(self._config.dataset_exact_deduplication)
+        annotate = recipe.ual.annotate
+        self._by_sentence = annotate is not None and annotate.unit == "sentence"
 
     def run(self) -> Training:
         from axolotl.utils.data import sft
@@ -172,7 +180,9 @@ class _Preparation:
             return self._tables[config.path]
 
         def carry(strategy: Any, dataset: Dataset, **options: Any) -> Any:
-            return wrap(CarryingStrategy(strategy, {ROW: ROW}), dataset, **options)
+            counter = _Characters(strategy) if self._counts(strategy) else None
+            carrying = CarryingStrategy(strategy, {ROW: ROW}, sentences=counter)
+            return wrap(carrying, dataset, **options)
 
         def look(made: Sequence[Dataset], config: Any) -> Any:
             looked = [self._look(*pair) for pair in zip(self._sources, made, strict=True)]
@@ -194,24 +204,46 @@ class _Preparation:
             for (module, name), value in stock.items():
                 setattr(module, name, value)
 
+    def _counts(self, strategy: Any) -> bool:
+        """Whether sentences will be looked for in what a chat template writes."""
+        return self._by_sentence and hasattr(strategy, "roles_to_train")
+
     def _look(self, number: int, made: Dataset) -> Dataset:
         """Note what was made of the rows of a dataset, and mark each sequence."""
         rows, source = self._found[number], self._given[number]
         writing = str(source.entry.type).startswith("chat_template")
         compare = _Comparison(source, rows, decoder(self._tokenizer)) if writing else None
         keys = []
-        for batch in made.select_columns([ROW, "input_ids", "labels"]).iter(_BATCH):
-            for row, ids, labels in zip(*batch.values(), strict=True):
+        ours = [name for name in (ROW, TOKEN_SMOOTHING) if name in made.column_names]
+        for batch in made.select_columns([*ours, "input_ids", "labels"]).iter(_BATCH):
+            counted = batch.get(TOKEN_SMOOTHING) or [()] * len(batch[ROW])
+            columns = (batch[ROW], batch["input_ids"], batch["labels"], counted)
+            for row, ids, labels, counts in zip(*columns, strict=True):
                 flags = [label != IGNORED for label in labels]
                 rows.sequences[row] += 1
                 rows.tokens[row] = max(rows.tokens[row], len(ids))
                 rows.trained[row] += sum(flags)
                 if compare is not None and any(flags):
-                    compare.add(row, ids, flags)
+                    compare.add(row, ids, flags, counts)
                 self._made += 1
                 keys.append(_key(ids, labels) if self._merges_equal else self._made)
                 self._keys[number].append((row, keys[-1]))
-        return made.remove_columns([ROW]).add_column(KEY, np.array(keys, dtype=np.int64))
+        return made.remove_columns(ours).add_column(KEY, np.array(keys, dtype=np.int64))
+
+
+class _Characters:
+    """Counts the characters in which training would look for the sentences of a row."""
+
+    def __init__(self, strategy: Any) -> None:
+        self._reader = SentenceSmoothing(strategy, {})
+
+    def of_row(
+        self, row: Mapping[str, Any], source: Mapping[str, Any], tokenized: Mapping[str, Any]
+    ) -> list[npt.NDArray[np.float32]]:
+        """They take the place of a smoothing, in each sequence of the row."""
+        counts = self._reader.trained_characters(source, tokenized)
+        sequences = len(tokenized["input_ids"]) if self._reader.strategy.supports_batched else 1
+        return [np.asarray(counts, dtype=np.float32)] * sequences
 
 
 class _Comparison:
@@ -225,8 +257,10 @@ class _Comparison:
         self._in_order = zip(self._numbers, source.samples, strict=True)
         self._now: tuple[int, Sample | None] = (-1, None)
 
-    def add(self, row: int, ids: Sequence[int], flags: Sequence[bool]) -> None:
-        """Compare the sample of a row with its tokens."""
+    def add(
+        self, row: int, ids: Sequence[int], flags: Sequence[bool], counts: Sequence[float]
+    ) -> None:
+        """Compare the sample of a row with its tokens, and with the characters that they write."""
         sample = self._sample(row)
         if sample is None:
             return
@@ -235,6 +269,8 @@ class _Comparison:
             self._rows.trained[row] = 0
         elif kept is not sample:
             self._rows.changed[row] = kept
+        if kept is not None and counts and _num_letters(kept) not in counts:
+            self._rows.whole.add(row)
 
     def _sample(self, row: int) -> Sample | None:
         """The sample of a row; rows mostly come in their order, and some are not judged."""
@@ -245,6 +281,10 @@ class _Comparison:
         place = int(np.searchsorted(self._numbers, row))
         found = place < len(self._numbers) and self._numbers[place] == row
         return self._source.samples[place] if found else None
+
+
+def _num_letters(sample: Sample) -> int:
+    return sum(num_letters(turn.text) for turn in sample.turns if turn.trained)
 
 
 def _empty(rows: int) -> TrainedRows:

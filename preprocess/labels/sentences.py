@@ -104,9 +104,16 @@ class Scored:
         first_S = self.uncertainty_S[is_first][np.cumsum(is_first) - 1]
         return bool(np.array_equal(first_S, self.uncertainty_S, equal_nan=True))
 
-    def column(self, smoothing_S: npt.NDArray[np.float32]) -> pa.Array:
-        """`ual_sentences`: lists of structs, null where no sentence was scored."""
-        known = ~np.isnan(self.uncertainty_S)
+    def column(
+        self, smoothing_S: npt.NDArray[np.float32], whole: npt.NDArray[np.bool_]
+    ) -> pa.Array:
+        """`ual_sentences`: lists of structs, null where no sentence was scored.
+
+        Args:
+            smoothing_S: of each sentence.
+            whole: bool of shape (N,): rows that are smoothed as a whole, and null.
+        """
+        known = ~np.isnan(self.uncertainty_S) & ~whole[self.row_S]
         number_R = np.bincount(self.row_S[known], minlength=self.rows)
         ends = np.concatenate([[0], np.cumsum(number_R)]).astype(np.int32)
         fields = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -57,3 +58,52 @@ def test_sentences_that_were_scored_are_those_that_are_trained(tmp_path: Path) -
     run = tiny.axolotl(recipe, tmp_path / "run")
     assert "12 of 12 training rows carry smoothing" in run.text
     assert "12 of them one for each sentence" in run.text
+
+
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'] | replace('air', 'thin air') }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_row_that_its_template_writes_otherwise_is_smoothed_as_a_whole(tmp_path: Path) -> None:
+    """It is told before anything is scored, and the training goes on."""
+    model = tiny.make_model(tmp_path / "model")
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Question {n}. Sure?"},
+                {"role": "assistant", "content": ANSWERS[answer]},
+            ]
+        }
+        for n, answer in enumerate([1, 0, 2, 1])
+    ]
+    path = tiny.write_rows(tmp_path / "chats.jsonl", chats)
+    annotate = {"output": str(tmp_path / "out"), "estimator": "perplexity", "unit": "sentence"}
+    recipe = tiny.recipe(
+        model,
+        tmp_path / "run",
+        [{"path": str(path), "type": "chat_template"}],
+        plugins=["axolotl_ual.UALPlugin"],
+        ual={"annotate": annotate},
+        chat_template="jinja",
+        chat_template_jinja=TEMPLATE,
+        max_steps=2,
+    )
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    plan = CliRunner().invoke(main, ["annotate", str(tmp_path / "recipe.yaml"), "--dry-run"])
+    said = " ".join(plan.output.split())
+    assert "1 rows are smoothed as a whole: the chat template or the tokenizer writes" in said
+    assert f"{path}: row 1 (line 2)" in said
+    result = CliRunner().invoke(main, ["annotate", str(tmp_path / "recipe.yaml")])
+    assert result.exit_code == 0, result.output
+    (table,) = (pq.read_table(file) for file in (tmp_path / "out").glob("*.parquet"))
+    sentences = table["ual_sentences"].to_pylist()
+    assert [row is None for row in sentences] == [False, True, False, False]
+    assert None not in table["ual_smoothing"].to_pylist()
+    facts = json.loads((tmp_path / "out" / "manifest.json").read_text())["trained"]
+    assert facts["rows_smoothed_as_a_whole"] == 1
+    run = tiny.axolotl(recipe, tmp_path / "run")
+    assert "4 of 4 training rows carry smoothing" in run.text
+    assert "3 of them one for each sentence" in run.text
