@@ -15,6 +15,7 @@ UAL = "ual"
 NLL, ECE, SILHOUETTE, EXACT = "nll", "ece_mass_15", "silhouette", "exact_match"
 LOW, HIGH = "entropy of base 1/2", "entropy of base 2/2"
 COLUMNS = {
+    "NLL": (NLL, "all"),
     "NLL gsm8k": (NLL, "source = gsm8k"),
     "NLL roleplay": (NLL, "source = roleplay"),
     "NLL high entropy": (NLL, HIGH),
