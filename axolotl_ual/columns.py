@@ -29,6 +29,8 @@ scored."""
 TOKEN_SMOOTHING: Final = "ual_token_smoothing"
 """Prepared data only: float32 list, the smoothing of each token of the row; null or empty where the
 row has no sentences, and then its `ual_smoothing` counts."""
+IGNORE_INDEX: Final = -100
+"""The label of a token that is not trained on, as PyTorch's cross entropy has it."""
 SEMANTIC: Final = "ual_semantic"
 FACTUAL: Final = "ual_factual"
 VALUE: Final = "ual_value"

@@ -65,9 +65,11 @@ SHARED_MODULES = {
     "axolotl_ual.data.fingerprint",
     "axolotl_ual.data.shared",
     "axolotl_ual.data.strategy",
+    "axolotl_ual.data.token_text",
+    "axolotl_ual.data.trained_text",
 }
 """Read by both halves: where an annotated copy lies and whether it is of these data; how a prompt
-is rendered.
+is rendered, and what is trained of a row.
 """
 MAY_IMPORT_AXOLOTL = {
     "axolotl_ual.plugin",

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from axolotl_ual.columns import (
+    IGNORE_INDEX,
     PLACE,
     PREFIX,
     REFERENCE_IDS,
@@ -30,7 +31,6 @@ from axolotl_ual.columns import (
 from axolotl_ual.data.untokenised import spread
 from axolotl_ual.errors import DataError
 from axolotl_ual.losses.encoding import (
-    IGNORE_INDEX,
     encode_smoothing,
     join_smoothing,
     split_smoothing,

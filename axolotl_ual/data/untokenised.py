@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from axolotl_ual.columns import SMOOTHING, WEIGHT
+from axolotl_ual.columns import IGNORE_INDEX, SMOOTHING, WEIGHT
 from axolotl_ual.errors import DataError
-from axolotl_ual.losses.encoding import IGNORE_INDEX, encode_smoothing
+from axolotl_ual.losses.encoding import encode_smoothing
 
 
 def spread(rows: Sequence[Mapping[str, Any]], labels_BT: Tensor) -> dict[str, Tensor]:

@@ -12,13 +12,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.columns import PREFIX, WEIGHT
+from axolotl_ual.columns import IGNORE_INDEX, PREFIX, WEIGHT
 from axolotl_ual.data.carry import Weigh
 from axolotl_ual.data.strategy import TokenWeights
 from axolotl_ual.data.streamed import streamed_weights
 from axolotl_ual.data.tables import is_streamed
 from axolotl_ual.errors import AnnotationError, DataError
-from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.settings.loss import WeightConfig, is_weight
 
 WEIGHED_BY: Final = "ual_weighed_by"

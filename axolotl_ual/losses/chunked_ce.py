@@ -29,8 +29,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from axolotl_ual.columns import IGNORE_INDEX
+
 from .chunk import Chunk, Inputs
-from .encoding import IGNORE_INDEX
 from .gradients import Gradients
 from .prior import Part, Prior
 from .smoothed_ce import MeanRow, mean_row

@@ -10,16 +10,14 @@ exact in float64, through which numpy sends labels where there is nothing to pad
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from axolotl_ual.columns import IGNORE_INDEX
 from axolotl_ual.errors import DataError
-
-IGNORE_INDEX: Final = -100
-"""The label of a token that is not trained on, as PyTorch's cross entropy has it."""
 
 _LABEL_BITS = 23
 _LABEL_MASK = (1 << _LABEL_BITS) - 1

@@ -9,9 +9,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from axolotl_ual.columns import REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING, WEIGHT
+from axolotl_ual.columns import IGNORE_INDEX, REFERENCE_IDS, REFERENCE_LOGPROBS, SMOOTHING, WEIGHT
 
-from .encoding import IGNORE_INDEX, decode_smoothing
+from .encoding import decode_smoothing
 from .smoothed_ce import shift_left
 from .top_k import TopK
 

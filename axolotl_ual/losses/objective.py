@@ -19,11 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from axolotl_ual.columns import SMOOTHING, WEIGHT
+from axolotl_ual.columns import IGNORE_INDEX, SMOOTHING, WEIGHT
 from axolotl_ual.errors import UnsupportedError
 
 from .chunked_ce import Sums, chunk_tokens, chunked_smoothed_ce
-from .encoding import IGNORE_INDEX
 from .forward import Batch, last_position, makes_logits, never_all_masked, with_loss
 from .heads import Head, LinearTap, nothing, replaced_forward
 from .prior import Prior, Reference

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from axolotl_ual.columns import IGNORE_INDEX
 from axolotl_ual.errors import UnsupportedError
 
-from .encoding import IGNORE_INDEX
 from .heads import Tap, replaced_forward
 from .logprobs import aligned_logprobs, token_logprobs, token_statistics
 from .transform import require_equal, transform_of

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .encoding import IGNORE_INDEX
+from axolotl_ual.columns import IGNORE_INDEX
 
 _CHUNK_TOKENS = 1024
 

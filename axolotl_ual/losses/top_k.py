@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from .encoding import IGNORE_INDEX
+from axolotl_ual.columns import IGNORE_INDEX
+
 from .prior import Part
 from .smoothed_ce import MeanRow, accumulation_dtype
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from axolotl_ual.losses.encoding import IGNORE_INDEX
+from axolotl_ual.columns import IGNORE_INDEX
 from axolotl_ual.losses.forward import SHIFTED, at_predictors
 
 

@@ -15,9 +15,9 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import use_adapter
 
-from axolotl_ual.columns import MARGIN, SMOOTHING, STAGE, WEIGHT
+from axolotl_ual.columns import IGNORE_INDEX, MARGIN, SMOOTHING, STAGE, WEIGHT
 from axolotl_ual.errors import UnsupportedError
-from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing
+from axolotl_ual.losses.encoding import decode_smoothing
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.preference import (
     PreferenceKind,

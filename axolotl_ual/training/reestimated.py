@@ -31,12 +31,12 @@ from axolotl.utils.logging import get_logger
 from torch import Tensor
 from transformers import DataCollatorForSeq2Seq
 
-from axolotl_ual.columns import PLACE, ROW, SMOOTHING, UNCERTAINTY
+from axolotl_ual.columns import IGNORE_INDEX, PLACE, ROW, SMOOTHING, UNCERTAINTY
 from axolotl_ual.data.tables import smoothing_values
 from axolotl_ual.errors import ConfigError
 from axolotl_ual.labels.ranks import MAPPINGS, average_ranks
 from axolotl_ual.labels.smoothing import solve_smoothing
-from axolotl_ual.losses.encoding import IGNORE_INDEX, encode_smoothing
+from axolotl_ual.losses.encoding import encode_smoothing
 from axolotl_ual.schedule.plan import Plan
 from axolotl_ual.settings.reestimate_rules import Estimate, estimate_of
 from axolotl_ual.settings.ual import SmoothingConfig, parse_ual

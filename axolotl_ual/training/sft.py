@@ -27,10 +27,10 @@ import torch
 from axolotl.core.trainers.base import AxolotlTrainer
 from torch import Tensor, nn
 
-from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, WEIGHT
+from axolotl_ual.columns import IGNORE_INDEX, PREFIX, SMOOTHING, STAGE, WEIGHT
 from axolotl_ual.data.collator import SmoothingCollator
 from axolotl_ual.errors import AnnotationError, DataError, UnsupportedError
-from axolotl_ual.losses.encoding import IGNORE_INDEX, decode_smoothing
+from axolotl_ual.losses.encoding import decode_smoothing
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.objective import SmoothedObjective
 from axolotl_ual.losses.rule import Kernel, Rule, Weights

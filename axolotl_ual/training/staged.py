@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from transformers import Trainer
 
-from axolotl_ual.columns import PREFIX, SMOOTHING, STAGE, UNCERTAINTY, WEIGHT
-from axolotl_ual.losses.encoding import IGNORE_INDEX
+from axolotl_ual.columns import IGNORE_INDEX, PREFIX, SMOOTHING, STAGE, UNCERTAINTY, WEIGHT
 from axolotl_ual.losses.heads import causal_lm
 from axolotl_ual.losses.scoring import TokenScorer
 from axolotl_ual.schedule.curriculum import Curriculum

@@ -23,7 +23,7 @@ from study import Place, Results, main
 from training import Study, make
 from tuning import Tuned, collate
 
-from axolotl_ual.losses.encoding import IGNORE_INDEX
+from axolotl_ual.columns import IGNORE_INDEX
 from axolotl_ual.preprocess.models.local.causal import LocalModel
 from axolotl_ual.preprocess.models.local.generate import Draw, Generator
 

@@ -11,9 +11,9 @@ import torch
 from mixed import Encoded
 from tuning import Tuned, collate
 
+from axolotl_ual.columns import IGNORE_INDEX
 from axolotl_ual.evaluation.clustering import silhouettes
 from axolotl_ual.evaluation.predictions import MEASURES, Predictions, sum_by_row
-from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.preprocess.models.local.causal import LocalModel
 from axolotl_ual.preprocess.models.local.generate import Draw, Generator
 

@@ -25,8 +25,8 @@ from smollm import model_folder
 from study import Place, Results, main
 from tuning import Tuned, collate
 
+from axolotl_ual.columns import IGNORE_INDEX
 from axolotl_ual.labels.ranks import rank
-from axolotl_ual.losses.encoding import IGNORE_INDEX
 from axolotl_ual.losses.preference import pair_margin, preference_loss
 from axolotl_ual.preprocess.labels.pairs import smooth_pairs, stage_pairs
 

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from mixed import Encoded
 
-from axolotl_ual.losses.encoding import IGNORE_INDEX, encode_smoothing
+from axolotl_ual.columns import IGNORE_INDEX
+from axolotl_ual.losses.encoding import encode_smoothing
 from axolotl_ual.losses.objective import SmoothedObjective
 from axolotl_ual.losses.reference import AdapterOff
 from axolotl_ual.losses.rule import Weights

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from axolotl_ual.columns import IGNORE_INDEX
 from axolotl_ual.errors import ConfigError, UALError, UnsupportedError, words_of
 
 from .recipe import Entry, Recipe
@@ -23,7 +24,6 @@ from .sample import BadRow, Reader, Row, Sample, Turn, make_sample
 if TYPE_CHECKING:
     from datasets import Dataset
 
-IGNORED = -100
 """The label of a token that is not trained."""
 
 AXOLOTL_TYPES = (
@@ -129,7 +129,7 @@ def masked_turns(
     """
     for ids, labels in pieces:
         start, before = 0, ""
-        flags = [everything or label != IGNORED for label in labels]
+        flags = [everything or label != IGNORE_INDEX for label in labels]
         for trained, run in groupby(flags):
             end = start + len(list(run))
             # A run decoded by itself can lose its leading space, so the text up to it is taken off.

@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from axolotl_ual.columns import TOKEN_SMOOTHING
-from axolotl_ual.data.sentences import SentenceSmoothing
+from axolotl_ual.columns import IGNORE_INDEX, TOKEN_SMOOTHING
 from axolotl_ual.data.strategy import CarryingStrategy
 from axolotl_ual.data.token_text import num_letters
+from axolotl_ual.data.trained_text import TrainedText
 from axolotl_ual.errors import UALError, words_of
 
 from .recipe import Recipe
 from .rendered import only_rendered
 from .sample import Sample
 from .sources import Source
-from .tokenised import IGNORED, Decode, axolotl_config, decoder, load_tokenizer
+from .tokenised import Decode, axolotl_config, decoder, load_tokenizer
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -219,7 +219,7 @@ class _Preparation:
             counted = batch.get(TOKEN_SMOOTHING) or [()] * len(batch[ROW])
             columns = (batch[ROW], batch["input_ids"], batch["labels"], counted)
             for row, ids, labels, counts in zip(*columns, strict=True):
-                flags = [label != IGNORED for label in labels]
+                flags = [label != IGNORE_INDEX for label in labels]
                 rows.sequences[row] += 1
                 rows.tokens[row] = max(rows.tokens[row], len(ids))
                 rows.trained[row] += sum(flags)
@@ -235,14 +235,14 @@ class _Characters:
     """Counts the characters in which training would look for the sentences of a row."""
 
     def __init__(self, strategy: Any) -> None:
-        self._reader = SentenceSmoothing(strategy, {})
+        self._text = TrainedText(strategy)
 
     def of_row(
         self, row: Mapping[str, Any], source: Mapping[str, Any], tokenized: Mapping[str, Any]
     ) -> list[npt.NDArray[np.float32]]:
         """They take the place of a smoothing, in each sequence of the row."""
-        counts = self._reader.trained_characters(source, tokenized)
-        sequences = len(tokenized["input_ids"]) if self._reader.strategy.supports_batched else 1
+        counts = self._text.characters(source, tokenized)
+        sequences = len(tokenized["input_ids"]) if self._text.strategy.supports_batched else 1
         return [np.asarray(counts, dtype=np.float32)] * sequences
 
 

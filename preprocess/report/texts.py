@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from axolotl_ual.columns import PREFIX
+from axolotl_ual.columns import IGNORE_INDEX, PREFIX
 from axolotl_ual.errors import ConfigError
 
 from ..data.chat import chat_reader
@@ -35,7 +35,6 @@ TOKENS: Final = "tokens"
 _DIALOGUES: Final = ("messages", "conversations", "conversation")
 _RESPONSES: Final = ("output", "response", "answer", "completion", "chosen", "text")
 _ASSISTANT: Final = frozenset({"assistant", "gpt", "model", "bot"})
-_IGNORED: Final = -100
 """The label of a token that is not trained."""
 _SHOWN_TOKENS: Final = 200
 
@@ -183,7 +182,7 @@ def _message(message: Mapping[str, Any]) -> Turn:
 
 def _tokens(row: Row) -> Turns:
     ids, labels = row["input_ids"], row["labels"]
-    trained = sum(label != _IGNORED for label in labels)
+    trained = sum(label != IGNORE_INDEX for label in labels)
     shown = " ".join(map(str, ids[:_SHOWN_TOKENS])) + (" ..." if len(ids) > _SHOWN_TOKENS else "")
     return (Turn(f"{len(ids):,} tokens, {trained:,} of them trained", shown, True),)
 
@@ -191,7 +190,7 @@ def _tokens(row: Row) -> Turns:
 def _measure_tokens(batch: pa.RecordBatch) -> Measures:
     labels = batch.column("labels")
     counts = pc.fill_null(pc.list_value_length(labels), 0).to_numpy()
-    kept = pc.not_equal(labels.flatten(), _IGNORED).to_numpy(zero_copy_only=False)
+    kept = pc.not_equal(labels.flatten(), IGNORE_INDEX).to_numpy(zero_copy_only=False)
     row = np.repeat(np.arange(len(counts)), counts)
     length = np.bincount(row, weights=kept, minlength=len(counts)).astype(np.float32)
     return Measures(length, np.full(len(counts), np.nan, dtype=np.float32))

@@ -54,8 +54,10 @@ def test_a_sentence_without_a_score_takes_the_mean_of_its_row() -> None:
     found = scored([[(30, 0.2), (10, math.nan), (10, 0.6)], [(5, math.nan)]])
     assert found.uncertainty_S[:3] == pytest.approx([0.2, 0.3, 0.6], abs=1e-7)
     assert np.isnan(found.uncertainty_S[3])
-    column = found.column(np.zeros(4, dtype=np.float32)).to_pylist()
+    column = found.column(np.zeros(4, dtype=np.float32), np.zeros(2, dtype=bool)).to_pylist()
     assert [sentence["end"] for sentence in column[0]] == [30, 40, 50] and column[1] is None
+    whole = found.column(np.zeros(4, dtype=np.float32), np.array([True, False]))
+    assert whole.to_pylist() == [None, None]
 
 
 @given(rows_of)
@@ -120,7 +122,10 @@ def test_rows_without_any_score_have_no_part_in_the_map() -> None:
 def test_among_others_the_rows_are_placed() -> None:
     found = scored([[(4, 0.1)], [(1, 0.2), (1, 0.2)]]).among(np.asarray([1, 3]), 5)
     assert found.row_S.tolist() == [1, 3, 3]
-    assert [one is None for one in found.column(found.uncertainty_S).to_pylist()] == [
+    assert [
+        one is None
+        for one in found.column(found.uncertainty_S, np.zeros(5, dtype=bool)).to_pylist()
+    ] == [
         True,
         False,
         True,
