@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import tiny
 from axolotl_ual.data.sentences import SentenceSmoothing
 from axolotl_ual.data.strategy import CarryingStrategy
+from axolotl_ual.data.trained_text import TrainedText
 from axolotl_ual.errors import DataError, UnsupportedError
 from reference.sentences import Turn, columns, of_text
 
@@ -213,6 +214,20 @@ def test_tokens_that_a_template_sets_among_the_text_or_a_text_spells(
         *[(text, 0.25) for text in ("y", "</think>")],
         *[(text, 0.75) for text in ("z", "</s>")],
     ]
+
+
+def test_a_row_is_read_in_several_ways(tmp_path: Path) -> None:
+    """As 19 characters where `<think>` and `</think>` are text, as 4 where they are none."""
+    made = tiny.make_tokenizer(tmp_path)
+    made.name_or_path = "tiny"
+    strategy = strategy_of(made, "chat_template", template=thinking(made))
+    message = {"role": "assistant", "reasoning_content": "x. y", "content": "z"}
+    row = {"messages": [{"role": "user", "content": "Why?"}, message]}
+    assert strategy.supports_batched
+    batch = {key: [value] for key, value in row.items()}
+    text = TrainedText(strategy)
+    assert text.characters(batch, strategy.tokenize_prompt(batch)) == [19, 4, 19]
+    assert text.characters(batch, {"input_ids": [], "labels": []}) == []
 
 
 def test_a_special_token_that_a_text_spells(tokenizer: Any) -> None:
