@@ -50,8 +50,8 @@ def section(results: Results) -> Section:
     head = (
         "The first four arms of study 2 once more, by the commands alone: `axolotl train` trained "
         f"{len(fixed['seeds'])} seeds of each in float32, and `axolotl-ual evaluate` measured. "
-        f"Exact match is that of greedy answers to {fixed['generation']['rows']} questions. Study 2's "
-        "results were known when this was planned.\n"
+        f"Exact match is that of greedy answers to {fixed['generation']['rows']} questions. "
+        "Study 2's results were known when this was planned.\n"
     )
     return Section(TITLE, [head, _table(found, fixed)], claims)
 
